@@ -1,0 +1,1 @@
+"""Everything that needs torch: networks, losses, augmentations, the loops, the snapshots."""

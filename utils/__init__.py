@@ -1,0 +1,1 @@
+"""Everything that does without torch: data on disk, metrics, thresholds, submissions, flags."""

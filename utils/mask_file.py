@@ -1,0 +1,63 @@
+"""Files of probability masks: NAME.npy, float16 (N, H, W) in [0, 1], and NAME.json, which says whose they are."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.arrays import ArrayWriter, array_writer, open_array
+from utils.errors import UserError
+from utils.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Masks:
+    """An opened mask file."""
+
+    path: Path
+    array: np.ndarray
+    """(N, H, W) float16 probabilities, memory-mapped."""
+    ids: list[str]
+    about: dict[str, Any]
+    """What made it: `data_dir`, `part` (train or test), `snapshots`, ..."""
+
+
+@contextmanager
+def mask_writer(
+    path: str | Path, ids: Sequence[str], shape: tuple[int, int], about: dict[str, Any]
+) -> Iterator[ArrayWriter]:
+    """Write the masks of `ids` in order, batch by batch; both files appear when all are there.
+
+    The description is removed first and comes back last: an array without one is half of a pair, and is refused.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise UserError(f"{path}: the name of a mask file ends in .npy")
+    with array_writer(path, (len(ids), *shape), np.float16) as writer:
+        yield writer
+        path.with_suffix(".json").unlink(missing_ok=True)
+    write_json(path.with_suffix(".json"), {"ids": list(ids), **about})
+
+
+def open_masks(path: str | Path) -> Masks:
+    """Open a mask file, memory-mapped.
+
+    Raises:
+        UserError: no such file, truncated, without its .json, not (N, H, W) probabilities, or ids of another number.
+    """
+    path = Path(path)
+    array = open_array(path)
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        raise UserError(f"{path}: its {beside.name} with the ids is missing; keep the two together or predict again")
+    about = read_json(beside)
+    ids = about.pop("ids", None) if isinstance(about, dict) else None
+    if array.ndim != 3 or array.dtype.kind != "f":
+        raise UserError(f"{path}: expected float masks (images, height, width), found {array.dtype} {array.shape}")
+    if not isinstance(ids, list) or len(ids) != len(array):
+        found = len(ids) if isinstance(ids, list) else "no"
+        raise UserError(f"{beside}: expected {len(array)} ids for the masks of {path.name}, found {found}")
+    return Masks(path, array, ids, about)

@@ -1,0 +1,143 @@
+"""The dataclasses behind the flags: a group is a dataclass, a flag is a field, its help is the docstring below it.
+
+A group belongs here when several scripts show it or `net` takes it; settings of one script alone stand in that script.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from utils.errors import UsageError
+from utils.names import nearest
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images."""
+
+    data_dir: str = "data"
+    """folder with the packed images (utils/stack_and_save.py) and train_with_folds.csv (utils/make_folds.py)."""
+    fold: int = 0
+    """the fold that is held out to validate on; the others are trained on."""
+    train_augs: str = "train_128_v1"
+    """how training images are varied: train_128_v1, train_128_v2, train_128_v3, train_256_v1."""
+    val_augs: str = "val_128"
+    """how images are brought to the net's size: val_128, val_128_resize, val_256."""
+    val_transforms: str = "crop_from_128"
+    """the way back to the image's own size: crop_from_128, resize_from_any, crop_resize_from_256."""
+
+
+@dataclass(frozen=True)
+class NetSettings:
+    """Which network, from which weights."""
+
+    arch: str = "unet_resnet34_v1"
+    """a named network (unet_resnet18, wide_resnet_v1, ds_resnet_34, ...) or <decoder>_<encoder> of smp and timm."""
+    encoder_weights: str = "imagenet"
+    """imagenet (downloaded once), none, or a file with the encoder's state dict."""
+    snapshot: str | None = None
+    """start from the weights of this snapshot, or of the best one of this experiment folder."""
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """How it learns."""
+
+    loss: str = "BCE"
+    """BCE, lovasz, focal, bce_lovasz, BCEJaccard, BCEDice; combined, combined_hyper (ds_resnet_34)."""
+    optimizer: str = "adam_1e-4"
+    """<adam|adamw|sgd>_<rate>; sgd has momentum .9."""
+    scheduler: str = "none"
+    """none, step_<epochs>_<gamma in tenths: 01 = 0.1>, cosine, onecycle, plateau."""
+    cycles: int = 1
+    """restarts of optimizer and schedule; each cycle keeps its own snapshots (snapshots/cycle_<k>/)."""
+    batch_size: int = 32
+    """images a step."""
+    n_epochs: int = 100
+    """epochs in all, over all cycles."""
+    seed: int = 4545
+    """decides weights, order and augmentation: the same seed gives the same snapshots, bit for bit."""
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """On what it runs; none of these changes what is learned, but for rounding."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto is bfloat16 where the machine multiplies it fast, float32 elsewhere."""
+    loader_workers: int | None = None
+    """processes that prepare images; default: none on a CPU, the cores (at most 8) for a GPU."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where it is written, and how to go on."""
+
+    experiment_dir: str = "experiments/unet_resnet34_v1_fold0"
+    """folder for config.json, log.csv and snapshots; one folder a run."""
+    keep: int = 5
+    """snapshots that stay, the best by iout (in each cycle)."""
+    resume: bool = False
+    """go on after the last finished epoch of this folder."""
+    config: str | None = None
+    """a run's config.json: repeats it; other flags override."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All flags of train.py."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    net: NetSettings = field(default_factory=NetSettings)
+    learn: LearnSettings = field(default_factory=LearnSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+def flat_names(settings_type: type) -> dict[str, type]:
+    """Flag name -> type, over all groups of a settings dataclass."""
+    names: dict[str, type] = {}
+    for name, kind in get_type_hints(settings_type).items():
+        names |= flat_names(kind) if dataclasses.is_dataclass(kind) else {name: kind}
+    return names
+
+
+def to_flat(settings: Any) -> dict[str, Any]:
+    """Flag name -> value, over all groups; what config.json holds."""
+    flat: dict[str, Any] = {}
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        flat |= to_flat(value) if dataclasses.is_dataclass(value) else {entry.name: value}
+    return flat
+
+
+def from_flat(settings_type: type[S], values: Mapping[str, Any], origin: str = "settings") -> S:
+    """The settings that `values` (flag name -> value) describe; what is absent keeps its default.
+
+    Raises:
+        UsageError: a name is no flag (with the nearest ones), or a value is not of the flag's type.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{origin}: expected an object of flags and values, found {type(values).__name__}")
+    known = flat_names(settings_type)
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{origin}: {name} is no flag; {nearest(name, known)}")
+    return _fill(settings_type, values, origin)
+
+
+def _fill(settings_type: type[S], values: Mapping[str, Any], origin: str) -> S:
+    given: dict[str, Any] = {}
+    for name, kind in get_type_hints(settings_type).items():
+        if dataclasses.is_dataclass(kind):
+            given[name] = _fill(kind, values, origin)
+        elif name in values:
+            given[name] = values[name]
+    return settings_type(**given)

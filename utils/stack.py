@@ -1,0 +1,133 @@
+"""The stacked arrays on disk: one folder holds all images of a set, memory-mapped, with a manifest that describes them.
+
+manifest.json      what is there: ids in order, shapes, dtypes, sha256, the layout it came from
+train_images.npy   (N, H, W, C) uint8, C = 1 (grey) or 3 (RGB)
+train_masks.npy    (N, H, W) uint8, 0 or 1
+train_labels.npy   (N, H, W) uint16, 0 = background, 1.. = objects; where the source has objects
+test_images.npy    as train_images.npy
+train.csv          a row an image, `id` first
+train_with_folds.csv   the same with a column `fold` (utils/make_folds.py)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.arrays import open_array
+from utils.errors import UsageError, UserError
+from utils.files import read_json
+from utils.names import nearest
+from utils.tables import read_table
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One part (train or test) of a packed set; row i of every array belongs to ids[i]."""
+
+    images: np.ndarray
+    """(N, H, W, C) uint8, [0, 255], memory-mapped."""
+    masks: np.ndarray | None
+    """(N, H, W) uint8, 0 or 1, memory-mapped; None for images without truth."""
+    labels: np.ndarray | None
+    """(N, H, W) uint16, objects numbered from 1; None where the source has none."""
+    ids: list[str]
+    sizes: list[tuple[int, int]] | None
+    """(height, width) of each source image where packing resized them; None where sizes are as they were."""
+    digest: str
+    """sha256 of images (and masks) as packed: what a snapshot says it was trained on."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of every image here."""
+        return self.images.shape[1], self.images.shape[2]
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[3]
+
+
+def read_manifest(data_dir: str | Path) -> dict[str, Any]:
+    """The manifest of a packed folder.
+
+    Raises:
+        UserError: the folder is missing or not packed (the message has the command that packs it).
+    """
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise UserError(f"--data_dir {folder}: no such folder")
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"--data_dir {folder}: no {MANIFEST} in it, so it is not packed (or packing was cut short); "
+            f"run: python utils/stack_and_save.py --data_dir {folder}"
+        )
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "parts" not in manifest:
+        raise UserError(f"{folder / MANIFEST}: not a manifest of format {FORMAT}; pack the folder again")
+    return manifest
+
+
+def open_stack(data_dir: str | Path, part: str = "train") -> Stack:
+    """One part of a packed folder, memory-mapped.
+
+    Raises:
+        UserError: not packed, no such part, or an array that is not what the manifest says.
+    """
+    folder, manifest = Path(data_dir), read_manifest(data_dir)
+    if part not in manifest["parts"]:
+        raise UserError(f"{folder}: holds no {part} images, only {', '.join(manifest['parts'])}")
+    described = manifest["parts"][part]
+    arrays = {name: _open_described(folder, entry) for name, entry in described["arrays"].items()}
+    sizes = described.get("sizes")
+    return Stack(
+        images=arrays["images"],
+        masks=arrays.get("masks"),
+        labels=arrays.get("labels"),
+        ids=described["ids"],
+        sizes=[(height, width) for height, width in sizes] if sizes else None,
+        digest=":".join(entry["sha256"][:16] for entry in described["arrays"].values()),
+    )
+
+
+def _open_described(folder: Path, entry: dict[str, Any]) -> np.ndarray:
+    array = open_array(folder / entry["file"])
+    if list(array.shape) != entry["shape"] or str(array.dtype) != entry["dtype"]:
+        raise UserError(
+            f"{folder / entry['file']}: the manifest says {entry['dtype']} {tuple(entry['shape'])}, "
+            f"found {array.dtype} {array.shape}; pack the folder again"
+        )
+    return array
+
+
+def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the stack to train on and rows held out, by the column `fold` of train_with_folds.csv.
+
+    Returns:
+        (train, val): int64 arrays, each ascending; together every id of the csv once.
+
+    Raises:
+        UserError: no csv, ids that are not in the stack or the other way round.
+        UsageError: the fold does not exist.
+    """
+    path = Path(data_dir) / "train_with_folds.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run: python utils/make_folds.py --path {path.with_name('train.csv')}")
+    table = read_table(path, "id", "fold")
+    fold_of = dict(zip(table["id"], table["fold"], strict=True))
+    missing = [name for name in ids if name not in fold_of]
+    unknown = fold_of.keys() - set(ids)
+    if missing or unknown:
+        example = missing[0] if missing else sorted(unknown)[0]
+        raise UserError(
+            f"{path}: {len(missing)} packed images have no fold and {len(unknown)} of its ids are not packed "
+            f"(such as {example}); make the folds from the train.csv that was packed"
+        )
+    if str(fold) not in set(fold_of.values()):
+        folds = sorted(set(fold_of.values()), key=lambda name: (len(name), name))
+        raise UsageError(f"--fold {fold}: no such fold in {path}; {nearest(str(fold), folds)}")
+    held_out = np.array([fold_of[name] == str(fold) for name in ids])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
