@@ -42,6 +42,14 @@ def mask_writer(
     write_json(path.with_suffix(".json"), {"ids": list(ids), **about})
 
 
+def move_masks(source: Path, target: Path) -> None:
+    """Rename a mask file and its description, the array first: a pair cut in two is refused by `open_masks`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".json").unlink(missing_ok=True)
+    source.replace(target)
+    source.with_suffix(".json").replace(target.with_suffix(".json"))
+
+
 def open_masks(path: str | Path) -> Masks:
     """Open a mask file, memory-mapped.
 

@@ -1,0 +1,123 @@
+"""True masks by image id, wherever they are: a packed folder, a csv of run-lengths, a .npy with ids beside it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from utils.arrays import open_array
+from utils.errors import UsageError, UserError
+from utils.files import read_json
+from utils.mask_file import Masks
+from utils.names import nearest
+from utils.rle import decode
+from utils.stack import open_stack
+from utils.tables import read_table
+
+ID_COLUMNS = ("id", "ImageId")
+RLE_COLUMNS = ("rle_mask", "EncodedPixels")
+
+
+def run_length_columns(header: list[str], path: str | Path) -> tuple[str, str]:
+    """The names of the columns of ids and of run-lengths: id,rle_mask (salt) or ImageId,EncodedPixels (nuclei, ships).
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    found = []
+    for known in (ID_COLUMNS, RLE_COLUMNS):
+        names = [name for name in known if name in header]
+        if not names:
+            raise UserError(f"{path}: no column {' or '.join(known)}; {nearest(known[0], header)}")
+        found.append(names[0])
+    return found[0], found[1]
+
+
+def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
+    """Id -> its run-lengths, one for each row of that id (a row is a mask, or one object of it)."""
+    table = read_table(path)
+    id_column, rle_column = run_length_columns(list(table), path)
+    cells: dict[str, list[str]] = {}
+    for name, cell in zip(table[id_column], table[rle_column], strict=True):
+        cells.setdefault(name, []).append(cell)
+    return cells
+
+
+def decode_all(cells: list[str], shape: tuple[int, int]) -> np.ndarray:
+    """The union of several run-lengths: (H, W) uint8, 0 or 1. Raises ValueError as `rle.decode` does."""
+    mask = np.zeros(shape, dtype=np.uint8)
+    for cell in cells:
+        mask |= decode(cell, shape)
+    return mask
+
+
+def truths_of(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]:
+    """The true mask of each image of a mask file, in its order, one at a time.
+
+    Args:
+        masks: an opened mask file, (N, H, W).
+        truth_fn: a packed folder, a csv (id, rle_mask), or a .npy (M, H, W) of 0 and 1 with a .json of its ids;
+            None: the packed folder that the mask file names.
+
+    Yields:
+        (H, W), integers or bool; what is not 0 is mask.
+
+    Raises:
+        UserError: no truth there, of another size, or not for all images; before the first mask is asked for.
+    """
+    source = truth_fn or _recorded_folder(masks)
+    shape = masks.array.shape[1:]
+    if Path(source).suffix == ".csv":
+        cells = read_run_lengths(source)
+        rows = {name: name for name in cells}
+
+        def mask_of(name: str) -> np.ndarray:
+            try:
+                return decode_all(cells[name], shape)
+            except ValueError as error:
+                raise UserError(f"{source}: the mask of {name}: {error}") from None
+
+        return _by_id(masks, rows, mask_of, source)
+    if Path(source).suffix == ".npy":
+        array, ids = _open_pair(Path(source))
+    else:
+        stack = open_stack(source, "train")
+        array, ids = stack.masks, stack.ids
+    if array is None:
+        raise UserError(f"{source}: its images are packed without masks, so there is no truth to compare with")
+    if array.shape[1:] != shape:
+        raise UserError(f"{masks.path}: masks of {shape}, but the true ones in {source} are {array.shape[1:]}")
+    return _by_id(masks, {name: row for row, name in enumerate(ids)}, array.__getitem__, source)
+
+
+def _by_id(masks: Masks, rows: dict[str, object], mask_of: Callable, source: str | Path) -> Iterator[np.ndarray]:
+    missing = [name for name in masks.ids if name not in rows]
+    if missing:
+        raise UserError(
+            f"{source}: no true mask for {len(missing)} of the {len(masks.ids)} images of {masks.path} "
+            f"(such as {missing[0]}); --truth_fn names another source"
+        )
+    return (mask_of(rows[name]) for name in masks.ids)
+
+
+def _recorded_folder(masks: Masks) -> str:
+    folder, part = masks.about.get("data_dir"), masks.about.get("part", "train")
+    if not isinstance(folder, str) or part != "train":
+        found = "does not say of which data" if not isinstance(folder, str) else f"is of the {part} images"
+        raise UsageError(f"{masks.path} {found}, so its true masks are not known; name them with --truth_fn")
+    if not Path(folder).is_dir():
+        raise UserError(f"{masks.path} was made from {folder}, which is not here; name the true masks with --truth_fn")
+    return folder
+
+
+def _open_pair(path: Path) -> tuple[np.ndarray, list[str]]:
+    array, beside = open_array(path), path.with_suffix(".json")
+    about = read_json(beside)
+    ids = about.get("ids") if isinstance(about, dict) else about
+    if array.ndim != 3 or array.dtype.kind not in "bui":
+        raise UserError(
+            f"{path}: expected true masks of 0 and 1 (images, height, width), found {array.dtype} {array.shape}"
+        )
+    if not isinstance(ids, list) or len(ids) != len(array):
+        raise UserError(f"{beside}: expected a list of {len(array)} ids for the masks of {path.name}")
+    return array, ids
