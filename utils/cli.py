@@ -1,11 +1,13 @@
 """Flags -> settings -> main -> exit code: the one way every script starts and ends."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from utils.errors import UsageError, UserError
+from utils.errors import Interrupted, UsageError, UserError
 from utils.files import read_json
 from utils.names import pick
 from utils.settings import flat_names, from_flat
@@ -22,6 +24,7 @@ def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | N
     Exit codes: 0 done, 1 data or machine, 2 wrong use, 128 + n ended by signal n.
     """
     argv = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGTERM, _terminate)
     prog = prog or os.path.basename(sys.argv[0])
     try:
         main(parse(settings_type, argv, prog))
@@ -54,7 +57,7 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
     import tyro
 
     default = None
-    if "config" in flat_names(settings_type) and (path := _value_of(argv, "--config")):
+    if "config" in flat_names(settings_type) and (path := _defaults_file(argv)):
         default = from_flat(settings_type, read_json(path), origin=path)
     return tyro.cli(
         settings_type,
@@ -67,6 +70,11 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
     )
 
 
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
+    raise Interrupted(number, "terminated; nothing half-written was left")
+
+
 def explain(error: BaseException) -> tuple[int, str]:
     """The exit code and the one line for an error that ended a script."""
     if isinstance(error, UserError):
@@ -74,7 +82,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted; nothing half-written was left"
     if isinstance(error, BrokenPipeError):
-        sys.stdout = open(os.devnull, "w")  # the reader left: keep Python from complaining again at exit
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader left: keep Python from complaining again at exit
         return 1, "the reader of the output closed it"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
@@ -84,6 +92,15 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 1, "out of memory; try a smaller --batch_size or another --device"
     first_line = (str(error).strip().splitlines() or [""])[0]
     return 1, f"unexpected {kind}: {first_line}; the same command with --debug shows where"
+
+
+def _defaults_file(argv: list[str]) -> str | None:
+    """Where flags that are not given come from: --config, else the config.json of the run that is to be resumed."""
+    if named := _value_of(argv, "--config"):
+        return named
+    folder = _value_of(argv, "--experiment_dir")
+    own = os.path.join(folder or "", "config.json")
+    return own if "--resume" in argv and folder and os.path.isfile(own) else None
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:

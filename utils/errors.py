@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something in the data, the files or the machine. The message is one line: what was expected, what was found, what to do."""
+    """Something in the data, the files or the machine; one line says what was expected, what was found, what to do."""
 
     exit_code = 1
 

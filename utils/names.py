@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that ends an error about an unknown name: the nearest known ones, or all of them if few."""
-    known = list(known)
+    known = list(dict.fromkeys(known))
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"

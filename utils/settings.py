@@ -6,6 +6,7 @@ A group belongs here when several scripts show it or `net` takes it; settings of
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from utils.errors import UsageError
@@ -89,6 +90,10 @@ class RunSettings:
     debug: bool = False
     """show the traceback of an error."""
 
+    @property
+    def path(self) -> Path:
+        return Path(self.experiment_dir)
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -99,6 +104,36 @@ class TrainSettings:
     learn: LearnSettings = field(default_factory=LearnSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     run: RunSettings = field(default_factory=RunSettings)
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """What is predicted."""
+
+    data_dir: str = "data"
+    """folder with the packed images."""
+    part: Literal["test", "val"] = "test"
+    """the test images, or the fold that the snapshots were not trained on (for optimize_threshold.py)."""
+    arch: str | None = None
+    """not needed: a snapshot knows its network; if given and different, that is an error."""
+    batch_size: int = 64
+    """images at a time."""
+
+
+@dataclass(frozen=True)
+class SubmissionSettings:
+    """From masks to a submission."""
+
+    th: float | None = None
+    """a pixel is mask where its probability is greater; default: the threshold.json beside masks or run, else .5."""
+    min_area: int | None = None
+    """masks of fewer pixels become empty; default: what threshold.json says, else 0."""
+    masks_fn: str = "masks.npy"
+    """file for the raw probability masks; its ids go beside it, in .json."""
+    fn: str = "submission"
+    """start of the submission's name: <submission_dir>/<fn>_<date>_<time>.csv."""
+    submission_dir: str = "submissions"
+    """folder for submissions."""
 
 
 def flat_names(settings_type: type) -> dict[str, type]:

@@ -1,0 +1,66 @@
+"""The (weighted) mean of mask files of the same images, such as the test masks of several folds, as a submission.
+
+python predict_fold_avg.py fold0.npy fold1.npy fold2.npy
+python predict_fold_avg.py unet.npy wide.npy --weights 2 1 --th 0.45 --masks_fn mean.npy --fn two_nets
+
+Probabilities are averaged, not logits: a net that is certain then counts no more than one vote.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from utils.average import check_weights, open_agreeing, weighted_mean
+from utils.cli import run
+from utils.errors import UsageError
+from utils.mask_file import mask_writer, open_masks
+from utils.settings import SubmissionSettings
+from utils.stack import read_manifest
+from utils.submit import finish_submission
+from utils.threshold import choose_threshold, run_folder_of
+
+
+@dataclass(frozen=True)
+class Settings:
+    masks: Positional[tuple[str, ...]]
+    """mask files to average."""
+    weights: tuple[float, ...] = ()
+    """a positive number for each file; default: all the same."""
+    data_dir: str | None = None
+    """packed folder of the images; default: the one that the first mask file names."""
+    submission: SubmissionSettings = field(default_factory=SubmissionSettings)
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def main(settings: Settings) -> None:
+    """Average, write the mean masks, and make the submission of them."""
+    files, out = open_agreeing(settings.masks), Path(settings.submission.masks_fn)
+    shares = check_weights(settings.weights, len(files))
+    if any(out.exists() and out.samefile(masks.path) for masks in files):
+        raise UsageError(f"--masks_fn {out}: this is one of the files to average; name another for the mean")
+    if settings.data_dir:
+        read_manifest(settings.data_dir)  # so that a mistyped folder shows now and not after the averaging
+    first = files[0]
+    th, min_area, origin = choose_threshold(
+        settings.submission.th, settings.submission.min_area, [first.path.parent, run_folder_of(first.path)]
+    )
+    about = {
+        "data_dir": settings.data_dir or first.about.get("data_dir"),
+        "part": first.about.get("part", "test"),
+        "mean_of": [str(masks.path) for masks in files],
+        "weights": shares.tolist(),
+    }
+    with mask_writer(out, first.ids, first.array.shape[1:], about) as writer:
+        for batch in weighted_mean(files, shares):
+            writer.append(batch)
+    print(f"{out}: the mean of {len(files)} mask files of {len(first.ids)} images")
+    print(f"threshold {th:.6g} ({origin})")
+    finish_submission(
+        open_masks(out), th, min_area, settings.submission.submission_dir, settings.submission.fn, settings.data_dir
+    )
+
+
+if __name__ == "__main__":
+    run(main, Settings)
