@@ -1,0 +1,104 @@
+"""Losses by name. A pixel loss takes logits (B, K, S, S) float32 and a target alike, 0 or 1, and gives a scalar."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from net.outputs import DeepOutput, Output
+from utils.errors import UsageError
+from utils.names import pick
+
+PixelLoss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Output, Tensor], Tensor]
+
+IMAGE_WEIGHT, NON_EMPTY_WEIGHT, FUSED_WEIGHT = 0.05, 0.1, 1.0
+
+
+def bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy over all pixels."""
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Mean focal loss (Lin et al. 2017, arXiv 1708.02002), without class weights."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return ((1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy).mean()
+
+
+def soft_jaccard(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - intersection over union of probabilities, over all pixels of the batch, in [0, 1]."""
+    probabilities = torch.sigmoid(logits)
+    intersection = (probabilities * target).sum()
+    return 1 - (intersection + 1) / (probabilities.sum() + target.sum() - intersection + 1)
+
+
+def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - Dice coefficient of probabilities, over all pixels of the batch, in [0, 1]."""
+    probabilities = torch.sigmoid(logits)
+    return 1 - (2 * (probabilities * target).sum() + 1) / (probabilities.sum() + target.sum() + 1)
+
+
+def lovasz_hinge(logits: Tensor, target: Tensor) -> Tensor:
+    """The Lovász extension of the Jaccard loss on hinge errors, per image (Berman et al. 2018, arXiv 1705.08790).
+
+    All images of the batch are sorted at once; the result is the mean over images.
+    """
+    logits, target = logits.flatten(1), target.flatten(1)
+    errors, order = (1 - logits * (2 * target - 1)).sort(dim=1, descending=True)
+    truth = target.gather(1, order)
+    positives = truth.sum(1, keepdim=True)
+    intersection = positives - truth.cumsum(1)
+    union = positives + (1 - truth).cumsum(1)
+    jaccard = 1 - intersection / union
+    weights = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
+    return (F.relu(errors) * weights).sum(1).mean()
+
+
+def total(*terms: PixelLoss) -> PixelLoss:
+    """The sum of several pixel losses, each with weight 1."""
+    return lambda logits, target: torch.stack([term(logits, target) for term in terms]).sum()
+
+
+def on_fused(pixel_loss: PixelLoss) -> Loss:
+    """A pixel loss on the mask that predicts, whatever else the network gives out."""
+
+    def loss(output: Output, target: Tensor) -> Tensor:
+        return pixel_loss(output.fused if isinstance(output, DeepOutput) else output, target)
+
+    return loss
+
+
+def deeply_supervised(pixel_loss: PixelLoss) -> Loss:
+    """Image class (empty or not) .05 + side masks on non-empty images .1 + fused mask 1.0."""
+
+    def loss(output: Output, target: Tensor) -> Tensor:
+        if not isinstance(output, DeepOutput):
+            raise UsageError("--loss combined and combined_hyper need side outputs; use --arch ds_resnet_34")
+        non_empty = target.flatten(1).amax(1)
+        image_term = F.binary_cross_entropy_with_logits(output.image, non_empty)
+        chosen = non_empty > 0
+        side_terms = [pixel_loss(side[chosen], target[chosen]) for side in output.sides] if chosen.any() else []
+        side_term = torch.stack(side_terms).mean() if side_terms else 0 * output.fused.sum()
+        fused_term = pixel_loss(output.fused, target)
+        return IMAGE_WEIGHT * image_term + NON_EMPTY_WEIGHT * side_term + FUSED_WEIGHT * fused_term
+
+    return loss
+
+
+LOSSES: dict[str, Loss] = {
+    "BCE": on_fused(bce),
+    "lovasz": on_fused(lovasz_hinge),
+    "focal": on_fused(focal),
+    "bce_lovasz": on_fused(total(bce, lovasz_hinge)),
+    "BCEJaccard": on_fused(total(bce, soft_jaccard)),
+    "BCEDice": on_fused(total(bce, soft_dice)),
+    "combined": deeply_supervised(bce),
+    "combined_hyper": deeply_supervised(total(bce, lovasz_hinge)),
+}
+
+
+def loss_by_name(name: str) -> Loss:
+    """Raises UsageError for an unknown name, with the nearest ones."""
+    return pick(LOSSES, name, "--loss")

@@ -1,0 +1,34 @@
+"""Optimizers by `<name>_<rate>`: adam_1e-4, adamw_3e-4, sgd_0.01."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from utils.errors import UsageError
+from utils.names import pick
+
+# fused: one kernel a step, on CPU as on GPU
+OPTIMIZERS: dict[str, Callable[[Iterable[Parameter], float], Optimizer]] = {
+    "adam": lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, fused=True),
+    "adamw": lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, fused=True),
+    "sgd": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate, momentum=0.9, fused=True),
+}
+
+
+def optimizer_by_name(name: str) -> Callable[[Iterable[Parameter]], Optimizer]:
+    """The function parameters -> optimizer.
+
+    Raises:
+        UsageError: an unknown optimizer, or a rate that is no positive number.
+    """
+    kind, _, rate_text = name.partition("_")
+    build = pick(OPTIMIZERS, kind, "--optimizer")
+    try:
+        rate = float(rate_text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise UsageError(f"--optimizer {name}: expected {kind}_<rate> with a positive rate, such as {kind}_1e-4")
+    return lambda parameters: build(parameters, rate)

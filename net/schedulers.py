@@ -1,0 +1,79 @@
+"""Schedules of the learning rate by name: none, step_<epochs>_<gamma in tenths>, cosine, onecycle, plateau.
+
+A schedule is planned over one cycle: it ends when the cycle ends.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer, lr_scheduler
+
+from utils.errors import UsageError
+from utils.names import pick
+
+
+@dataclass
+class Schedule:
+    """A scheduler of torch and when it moves: after every step, after every epoch, or with the validation loss."""
+
+    scheduler: Any
+    moves: str
+    """step, epoch or metric."""
+
+    def after_step(self) -> None:
+        if self.moves == "step":
+            self.scheduler.step()
+
+    def after_epoch(self, val_loss: float) -> None:
+        if self.moves == "epoch":
+            self.scheduler.step()
+        elif self.moves == "metric":
+            self.scheduler.step(val_loss)
+
+
+Build = Callable[[Optimizer, int, int], Schedule]
+"""(optimizer, epochs in the cycle, steps an epoch) -> Schedule."""
+
+
+def _none(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:
+    return Schedule(lr_scheduler.ConstantLR(optimizer, factor=1.0), "epoch")
+
+
+def _cosine(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
+    """Down to zero, whatever the first rate is (a fixed floor may lie above it)."""
+    return Schedule(lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * steps), "step")
+
+
+def _onecycle(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
+    """Up to the given rate in the first 30 % of the cycle, then down (Smith 2018, arXiv 1803.09820)."""
+    rate = optimizer.param_groups[0]["lr"]
+    # one step more than are taken: torch counts the first rate as a step, and asks no further than total_steps
+    return Schedule(lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps + 1), "step")
+
+
+def _plateau(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:
+    """Halved after 5 epochs without a better validation loss."""
+    return Schedule(lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5), "metric")
+
+
+SCHEDULERS: dict[str, Build] = {"none": _none, "cosine": _cosine, "onecycle": _onecycle, "plateau": _plateau}
+
+PLANNED = {"cosine", "onecycle"}  # these change when the number of epochs does
+
+
+def scheduler_by_name(name: str) -> Build:
+    """The function that builds a schedule.
+
+    Raises:
+        UsageError: an unknown name, or a step_ whose numbers are off.
+    """
+    if not name.startswith("step"):
+        return pick({**SCHEDULERS, "step_<epochs>_<tenths>": _none}, name, "--scheduler")
+    words = name.split("_")
+    if len(words) != 3 or not words[1].isdigit() or not words[2].isdigit() or int(words[1]) < 1:
+        raise UsageError(
+            f"--scheduler {name}: expected step_<epochs>_<gamma in tenths>; step_30_01 is times 0.1 every 30 epochs"
+        )
+    every, gamma = int(words[1]), int(words[2]) / 10
+    return lambda optimizer, _epochs, _steps: Schedule(lr_scheduler.StepLR(optimizer, every, gamma), "epoch")

@@ -1,0 +1,104 @@
+"""The project's own U-Net over any encoder: scSE, hypercolumn, dropout and deep supervision on request."""
+
+from collections.abc import Sequence
+
+import torch
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from net.outputs import DeepOutput
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015, arXiv 1505.04597) over an encoder with five halvings.
+
+    Args:
+        encoder: gives six feature maps, from the input's size down to 1/32 (as smp's encoders do).
+        decoder_channels: channels after each of the five upsampling blocks, deepest first.
+        channels_out: logits a pixel.
+        scse: concurrent squeeze and excitation in each block (Roy et al. 2018, arXiv 1803.02579).
+        hypercolumn: channels that each block hands to the head at full size (Hariharan et al. 2015, arXiv 1411.5752);
+            0 leaves the head the last block alone.
+        dropout: share of the head's input channels dropped in training.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder_channels: Sequence[int],
+        channels_out: int,
+        scse: bool = False,
+        hypercolumn: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        skips = list(encoder.out_channels[1:])[::-1]
+        inputs = [skips[0], *decoder_channels[:-1]]
+        self.blocks = nn.ModuleList(
+            UnetDecoderBlock(before, skip, after, attention_type="scse" if scse else None)
+            for before, skip, after in zip(inputs, [*skips[1:], 0], decoder_channels, strict=True)
+        )
+        self.blocks[-1].attention1 = nn.Identity()  # it would weigh a skip, and the last block has none
+        # 1x1 before upsampling: the same result as after it, at a fraction of the work
+        self.columns = nn.ModuleList(nn.Conv2d(c, hypercolumn, 1) for c in decoder_channels) if hypercolumn else None
+        width = hypercolumn * len(decoder_channels) if hypercolumn else decoder_channels[-1]
+        self.head = nn.Sequential(nn.Dropout2d(dropout), _head(width, channels_out, 3))
+
+    def decode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, C, S, S) normalised images -> the deepest feature map, and what each block made of it."""
+        maps = self.encoder(images)
+        skips = [*maps[1:-1][::-1], None]
+        sizes = [level.shape[-2:] for level in maps[:-1]][::-1]
+        x, stages = maps[-1], []
+        for block, skip, (height, width) in zip(self.blocks, skips, sizes, strict=True):
+            x = block(x, height, width, skip_connection=skip)
+            stages.append(x)
+        return maps[-1], stages
+
+    def fuse(self, stages: list[Tensor], size: torch.Size) -> Tensor:
+        """Decoder stages -> logits (B, channels_out, S, S)."""
+        if self.columns is None:
+            return self.head(stages[-1])
+        columns = [_enlarged(column(stage), size) for column, stage in zip(self.columns, stages, strict=True)]
+        return self.head(torch.cat(columns, dim=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) normalised images -> logits (B, channels_out, S, S)."""
+        _, stages = self.decode(images)
+        return self.fuse(stages, images.shape[-2:])
+
+
+class DeeplySupervisedUNet(UNet):
+    """A U-Net that also says whether there is anything, and draws a mask from each decoder stage alone."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder_channels: Sequence[int],
+        channels_out: int,
+        hypercolumn: int,
+        dropout: float,
+    ) -> None:
+        super().__init__(encoder, decoder_channels, channels_out, scse=True, hypercolumn=hypercolumn, dropout=dropout)
+        self.image_head = nn.Linear(encoder.out_channels[-1], 1)
+        self.side_heads = nn.ModuleList(_head(channels, channels_out, 1) for channels in decoder_channels)
+
+    def forward(self, images: Tensor) -> DeepOutput:
+        """(B, C, S, S) normalised images -> fused mask, image class, side masks."""
+        deepest, stages = self.decode(images)
+        size = images.shape[-2:]
+        return DeepOutput(
+            fused=self.fuse(stages, size),
+            image=self.image_head(deepest.mean((2, 3)))[:, 0],
+            sides=[_enlarged(head(stage), size) for head, stage in zip(self.side_heads, stages, strict=True)],
+        )
+
+
+def _head(channels_in: int, channels_out: int, kernel: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+
+
+def _enlarged(maps: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
