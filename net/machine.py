@@ -1,0 +1,74 @@
+"""Where the network runs and in which precision: chosen for the machine, overridden by flags."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from utils.errors import UsageError
+from utils.settings import MachineSettings
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One device and how it computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of the network's arithmetic; weights, losses and metrics are float32 always."""
+    loader_workers: int
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which the network runs."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def __str__(self) -> str:
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"{torch.get_num_threads()} threads"
+        )
+        return f"{self.device} ({name}), {str(self.dtype).removeprefix('torch.')}"
+
+
+def machine(settings: MachineSettings) -> Machine:
+    """The machine that the flags ask for.
+
+    Raises:
+        UsageError: a device that is not there, a number of workers that makes no sense.
+    """
+    device = _device(settings.device)
+    dtype = _fast_dtype(device) if settings.precision == "auto" else PRECISIONS[settings.precision]
+    workers = settings.loader_workers
+    if workers is None:
+        workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    if workers < 0:
+        raise UsageError(f"--loader_workers {workers}: expected 0 or more")
+    return Machine(device, dtype, workers)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--device {name}: not to be had here ({reason}); use auto or cpu") from None
+    return device
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where it is computed natively: AVX512_BF16 or AMX on a CPU, Ampere and later on a GPU."""
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32

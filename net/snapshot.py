@@ -1,0 +1,123 @@
+"""What a snapshot file holds, and how it is written and read: tensors and plain values, never code.
+
+    format      1
+    about       arch, task, channels_in, augmentations, fold, digests of data and ids, metrics, library versions
+    weights     the network's state dict
+
+Everything is read with `weights_only=True`, so that a stranger's file cannot run anything.
+"""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UsageError, UserError
+from utils.files import whole_file
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network's weights and the description that rebuilds it."""
+
+    about: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+def write(path: str | Path, values: dict[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all."""
+    with whole_file(path) as part:
+        torch.save(values, part)
+
+
+def read(path: str | Path) -> Any:
+    """The tensors and plain values of a file, on the CPU.
+
+    Raises:
+        UserError: no such file, truncated, or holding anything but tensors and plain values.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such snapshot file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0][:120]
+        raise UserError(f"{path}: refused, it holds more than tensors and plain values, or none ({reason})") from None
+    except Exception as error:  # foreign bytes fail in the reader in any way there is
+        reason = str(error).partition("\n")[0][:120]
+        raise UserError(f"{path}: no snapshot, or a truncated one ({reason}); use another") from None
+
+
+def save_snapshot(path: str | Path, network: nn.Module, about: dict[str, Any]) -> None:
+    """Write a snapshot that describes itself."""
+    write(path, {"format": FORMAT, "about": about, "weights": network.state_dict()})
+
+
+def load_snapshot(path: str | Path) -> Snapshot:
+    """A snapshot written by `save_snapshot`.
+
+    Raises:
+        UserError: no file, truncated, or a file of another kind.
+    """
+    values = read(path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT or "weights" not in values:
+        raise UserError(
+            f"{path}: not a snapshot of this project (format {FORMAT}); use a file of experiments/*/snapshots"
+        )
+    return Snapshot(values["about"], values["weights"])
+
+
+def rebuild(snapshot: Snapshot, path: str | Path) -> nn.Module:
+    """The network of a snapshot, with its weights, in evaluation mode."""
+    from net.architectures import build_network
+    from net.tasks import task_by_name
+
+    about = snapshot.about
+    network = build_network(about["arch"], about["channels_in"], task_by_name(about["task"]).channels)
+    fill(network, snapshot.weights, path)
+    return network.eval()
+
+
+def start_from(network: nn.Module, path: str | Path) -> None:
+    """Load weights to start training from: a snapshot of this project, or a bare state dict from elsewhere."""
+    values = read(path)
+    weights = values["weights"] if isinstance(values, dict) and values.get("format") == FORMAT else values
+    fill(network, weights, path)
+
+
+def load_encoder_weights(network: nn.Module, path: str | Path) -> None:
+    """Load an encoder's bare state dict.
+
+    Raises:
+        UsageError: a network without an encoder of its own.
+    """
+    if not hasattr(network, "encoder"):
+        raise UsageError(f"--encoder_weights {path}: this network has no encoder to fill; use --snapshot")
+    fill(network.encoder, read(path), path)
+
+
+def fill(network: nn.Module, weights: Any, path: str | Path) -> None:
+    """Put weights into a network, all of them or none.
+
+    Raises:
+        UserError: names or shapes that do not fit; the first ones are listed.
+    """
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path}: expected a state dict (names and tensors), found something else")
+    own = network.state_dict()
+    faults = [f"{name} is missing" for name in own if name not in weights]
+    faults += [f"{name} is unknown" for name in weights if name not in own]
+    faults += [
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UserError(f"{path}: does not fit this network: {'; '.join(faults[:3])}{more}; check --arch")
+    network.load_state_dict(weights)

@@ -1,0 +1,40 @@
+"""Predict with a snapshot ensemble: the mean over the best snapshot of each cycle of one run (arXiv 1704.00109).
+
+python train.py --cycles 5 --n_epochs 100 --scheduler cosine --experiment_dir experiments/c_fold0
+python predict_se.py --snapshot_dir experiments/c_fold0/snapshots
+python predict_se.py --snapshot_dir experiments/c_fold0/snapshots --best 3 --tta null_hflip
+"""
+
+from dataclasses import dataclass, field
+
+from utils.cli import run
+from utils.run_folder import best_of_cycles
+from utils.settings import MachineSettings, PredictSettings, SubmissionSettings
+
+
+@dataclass(frozen=True)
+class Settings:
+    snapshot_dir: str
+    """folder of a run's snapshots."""
+    best: int | None = None
+    """the so many best snapshots of all; default: the best one of each cycle."""
+    tta: str = "null"
+    """views joined by _, as in predict_tta.py."""
+    predict: PredictSettings = field(default_factory=PredictSettings)
+    submission: SubmissionSettings = field(default_factory=SubmissionSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def main(settings: Settings) -> None:
+    """The mean over the snapshots."""
+    snapshots = best_of_cycles(settings.snapshot_dir, settings.best)
+
+    from net.prediction import predict_and_submit
+
+    predict_and_submit(snapshots, settings.tta, settings.predict, settings.submission, settings.machine)
+
+
+if __name__ == "__main__":
+    run(main, Settings)

@@ -1,0 +1,38 @@
+"""Predict with test-time augmentation: the mean over several views of each image (and over snapshots).
+
+python predict_tta.py --snapshot experiments/a_fold0                          # the image and its mirror image
+python predict_tta.py --snapshot experiments/a_fold*/ --tta d4                # the eight symmetries of the square
+python predict_tta.py --snapshot experiments/a_fold0 --part val --masks_fn experiments/a_fold0/val_tta.npy
+"""
+
+from dataclasses import dataclass, field
+
+from utils.cli import run
+from utils.run_folder import find_snapshots
+from utils.settings import MachineSettings, PredictSettings, SubmissionSettings
+
+
+@dataclass(frozen=True)
+class Settings:
+    snapshot: tuple[str, ...]
+    """snapshot files, or experiment folders (their best one)."""
+    tta: str = "null_hflip"
+    """views joined by _: null, hflip, vflip, rot90, rot180, rot270, transpose, transverse; d4 is all of them."""
+    predict: PredictSettings = field(default_factory=PredictSettings)
+    submission: SubmissionSettings = field(default_factory=SubmissionSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def main(settings: Settings) -> None:
+    """The mean over snapshots and views."""
+    snapshots = find_snapshots(settings.snapshot)
+
+    from net.prediction import predict_and_submit
+
+    predict_and_submit(snapshots, settings.tta, settings.predict, settings.submission, settings.machine)
+
+
+if __name__ == "__main__":
+    run(main, Settings)

@@ -1,0 +1,45 @@
+"""The house's one rule: `net` needs torch, `utils` never does; and nothing in `utils` is heavy before it is used."""
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, command
+
+import utils
+
+MODULES = [module.name for module in pkgutil.iter_modules(utils.__path__)]
+DOORS = [path.name for path in sorted(ROOT.glob("*.py"))]
+SCRIPTS = [f"utils/{name}.py" for name in MODULES if "__main__" in (ROOT / "utils" / f"{name}.py").read_text()]
+HEAVY = {"torch", "torchvision", "albumentations", "segmentation_models_pytorch", "timm"}
+
+
+def loaded_by(statement):
+    code = f"import sys; {statement}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_no_module_of_utils_imports_torch_or_net():
+    loaded = loaded_by("import " + ", ".join(f"utils.{name}" for name in MODULES))
+    assert not loaded & (HEAVY | {"net", "sklearn", "matplotlib"})
+
+
+def test_no_module_of_utils_is_named_like_a_standard_one():
+    assert not set(MODULES) & set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("script", [*DOORS, *SCRIPTS])
+def test_help_answers_without_anything_heavy_and_a_misspelt_flag_is_an_error(script):
+    done = command(script, "--help")
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
+    wrong = command(script, "--foldd", "1")
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_imports_nothing_heavy_by_itself(door):
+    assert not loaded_by(f"import {door.removesuffix('.py')}") & HEAVY

@@ -1,0 +1,185 @@
+"""train.py: what a run leaves behind, and that a kill, a resume and a worker change nothing of it."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, command, succeed
+
+from net.snapshot import load_snapshot
+from utils.mask_file import open_masks
+from utils.metrics import binarize, iou, iout
+from utils.run_folder import find_snapshots, snapshots_in
+from utils.stack import fold_rows, open_stack
+
+
+def rows_of(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in csv.DictReader(file)]
+
+
+def contents(folder):
+    """Names of snapshots -> their weights; what two equal runs have in common."""
+    return {str(f.path.relative_to(folder)): load_snapshot(f.path).weights for f in snapshots_in(folder)}
+
+
+def assert_same_run(one, other):
+    assert rows_of(one) == rows_of(other)
+    mine, theirs = contents(one), contents(other)
+    assert mine.keys() == theirs.keys()
+    for name, weights in mine.items():
+        assert all(torch.equal(weights[key], theirs[name][key]) for key in weights), name
+    for file in snapshots_in(one):
+        assert np.array_equal(np.load(file.val_masks), np.load(other / file.val_masks.relative_to(one)))
+
+
+def test_a_run_leaves_what_its_readme_says(trained, survey):
+    assert {path.name for path in trained.iterdir()} == {
+        *("config.json", "log.csv", "state.pt", "summary.json", "snapshots", "tensorboard")
+    }
+    config = json.loads((trained / "config.json").read_text())
+    assert config["arch"] == "unet_resnet18"
+    assert "resume" not in config
+    rows = rows_of(trained)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    best = find_snapshots([str(trained)])[0]
+    assert json.loads((trained / "summary.json").read_text())["best_snapshot"] == f"snapshots/{best.name}"
+    assert list((trained / "tensorboard").glob("events*"))
+    assert not [path for path in trained.rglob(".*")]
+
+
+def test_the_logged_scores_are_those_of_the_stored_masks(trained, survey):
+    stack = open_stack(survey)
+    _, val_rows = fold_rows(survey, stack.ids, 0)
+    for file in snapshots_in(trained):
+        masks = open_masks(file.val_masks)
+        assert masks.ids == [stack.ids[row] for row in val_rows]
+        assert masks.array.dtype == np.float16
+        found, truths = binarize(masks.array, 0.5), stack.masks[val_rows]
+        row = rows_of(trained)[file.epoch - 1]
+        assert float(row["iout"]) == iout(found, truths)
+        assert float(row["iou"]) == pytest.approx(iou(found, truths), abs=1e-12)
+
+
+def test_a_snapshot_describes_itself(trained, survey):
+    about = load_snapshot(find_snapshots([str(trained)])[0]).about
+    assert (about["arch"], about["task"], about["fold"], about["channels_in"]) == ("unet_resnet18", "mask", 0, 1)
+    assert about["data_digest"] == open_stack(survey).digest
+    assert set(about["metrics"]) >= {"val_loss", "iou", "iout"}
+    assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_two_epochs_and_two_more_are_four_and_workers_change_nothing(survey, trained, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    base = ("train.py", "--data_dir", survey, *TINY)
+    succeed(*base, "--experiment_dir", whole, "--n_epochs", 4, "--loader_workers", 2)
+    shutil.copytree(trained, halves)
+    # what an epoch that was lost in the middle may leave: a snapshot that the state does not know, a row too many
+    best = find_snapshots([str(halves)])[0]
+    shutil.copy(best, halves / "snapshots" / "epoch_3.loss_0.0001.iout_0.999")
+    (halves / "log.csv").write_text((halves / "log.csv").read_text() + "3,1,0,0,0,0,0,0,0\n")
+    out = succeed("train.py", "--experiment_dir", halves, "--resume", "--n_epochs", 4)
+    assert "epoch 3/4" in out
+    assert "epoch 2/4" not in out
+    assert_same_run(whole, halves)
+
+
+def test_killed_at_any_moment_a_resumed_run_is_the_same(survey, tmp_path):
+    """The full version, with many kills, is bench/kill_resume.py's to come; this one kills at a few early moments."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = ["--data_dir", survey, *TINY, "--n_epochs", 3, "--scheduler", "cosine", "--keep", 2]
+    succeed("train.py", *words, "--experiment_dir", whole)
+    line = [sys.executable, "train.py", *map(str, words), "--experiment_dir", str(killed)]
+    for moment in ("config.json", "state.pt"):
+        resume = ["--resume"] if (killed / "config.json").exists() else []
+        before = (killed / moment).stat().st_mtime_ns if (killed / moment).exists() else None
+        process = subprocess.Popen([*line, *resume], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(3000):
+            if (killed / moment).exists() and (killed / moment).stat().st_mtime_ns != before:
+                break
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.kill()
+        process.wait()
+    succeed("train.py", *words, "--experiment_dir", killed, "--resume")
+    assert_same_run(whole, killed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_at_the_next_step_and_says_how_to_go_on(survey, tmp_path, number, code):
+    folder = tmp_path / "run"
+    words = ["--data_dir", str(survey), *TINY, "--n_epochs", "50", "--experiment_dir", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert "--resume goes on from there" in error.strip().splitlines()[-1]
+    assert "Traceback" not in error
+    assert (folder / "state.pt").is_file()
+
+
+def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):
+    words = ("--n_epochs", 4, "--cycles", 2, "--scheduler", "cosine", "--keep", 1, "--loss", "bce_lovasz")
+    succeed("train.py", "--data_dir", survey, *TINY, *words, "--experiment_dir", tmp_path / "run")
+    rows = rows_of(tmp_path / "run")
+    assert next(row["lr"] for row in rows) == [row["lr"] for row in rows][2] == "0.001"
+    assert float(rows[1]["lr"]) < 0.001
+    folders = [file.path.parent.name for file in snapshots_in(tmp_path / "run")]
+    assert sorted(folders) == ["cycle_1", "cycle_2"]
+    out = succeed(
+        *(
+            "predict_se.py",
+            "--snapshot_dir",
+            tmp_path / "run" / "snapshots",
+            "--data_dir",
+            survey,
+            "--tta",
+            "null_hflip",
+        ),
+        *("--masks_fn", tmp_path / "se.npy", "--submission_dir", tmp_path / "submissions"),
+    )
+    assert "valid: 8 rows" in out
+
+
+def test_config_repeats_a_run_and_flags_override(survey, trained, tmp_path):
+    succeed("train.py", "--config", trained / "config.json", "--experiment_dir", tmp_path / "again")
+    assert_same_run(trained, tmp_path / "again")
+
+
+def test_start_from_a_snapshot(survey, trained, tmp_path):
+    succeed(
+        *("train.py", "--data_dir", survey, *TINY, "--n_epochs", 1, "--optimizer", "sgd_1e-9"),
+        *("--snapshot", trained, "--experiment_dir", tmp_path / "run"),
+    )
+    start = load_snapshot(find_snapshots([str(trained)])[0]).weights
+    after = load_snapshot(find_snapshots([str(tmp_path / "run")])[0]).weights
+    name = "encoder.layer1.0.conv1.weight"
+    assert torch.allclose(start[name], after[name], atol=1e-6)
+
+
+def test_the_command_of_the_pipeline_this_one_descends_from(survey, tmp_path):
+    """The old launch line, but for the network's size, runs as it stands."""
+    done = command(
+        *("train.py", "--arch", "unet_resnet18", "--batch_size=32", "--loss", "BCE", "--optimizer", "adam_1e-4"),
+        *("--experiment_dir", tmp_path / "wide_fold0_128", "--n_epochs", "1", "--train_augs", "train_128_v1"),
+        *("--val_augs", "val_128_resize", "--val_transforms", "resize_from_any", "--fold", "0"),
+        *("--encoder_weights", "none", "--data_dir", survey),
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,26 @@
+"""Train one fold of one experiment: experiments/<name>/ gets config.json, log.csv, snapshots/ and validation masks.
+
+    python train.py --arch unet_resnet18 --encoder_weights none --fold 0 --experiment_dir experiments/a_fold0
+    python train.py --arch wide_resnet_v1 --batch_size=32 --loss BCE --optimizer adam_1e-4 --n_epochs 200 --fold 0 \\
+        --train_augs train_128_v1 --val_augs val_128_resize --val_transforms resize_from_any \\
+        --experiment_dir experiments/wide_fold0_128
+    python train.py --resume --experiment_dir experiments/a_fold0          # after a kill, a reboot, a Ctrl-C
+    python train.py --config experiments/a_fold0/config.json --fold 1 --experiment_dir experiments/a_fold1
+"""
+
+from typing import Any
+
+from utils.cli import run
+from utils.settings import TrainSettings
+
+
+def train(settings: TrainSettings) -> dict[str, Any]:
+    """Train as the settings say; the run's summary (best snapshot, scores, seconds)."""
+    from net.tasks import MASK  # torch takes seconds to import: only once the flags are known to be right
+    from net.training import Run
+
+    return Run(settings, MASK).train()
+
+
+if __name__ == "__main__":
+    run(train, TrainSettings)

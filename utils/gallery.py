@@ -1,0 +1,73 @@
+"""Rows of pictures to look at: image | truth | probability | mask."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+GAP = 4
+
+
+def as_rgb(picture: np.ndarray) -> np.ndarray:
+    """(h, w) or (h, w, 1 or 3) uint8, bool or float in [0, 1] -> (h, w, 3) uint8."""
+    if picture.dtype != np.uint8:
+        picture = np.round(255 * picture.astype(np.float32)).astype(np.uint8)
+    picture = picture if picture.ndim == 3 else picture[..., None]
+    return np.broadcast_to(picture, (*picture.shape[:2], 3))
+
+
+def outlined(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image with its true pixels tinted green and the predicted ones red; where both are, yellow.
+
+    Args:
+        image: (h, w, 1 or 3) uint8.
+        truth: (h, w), what is not 0 is mask.
+        mask: the same.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    tinted = as_rgb(image).astype(np.float32)
+    tint = np.stack([mask != 0, truth != 0, np.zeros_like(truth, bool)], axis=-1)
+    covered = tint.any(-1, keepdims=True)
+    return np.where(covered, 0.6 * tinted + 0.4 * 255 * tint, tinted).astype(np.uint8)
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of equally many pictures of one size, with white gaps -> one (H, W, 3) uint8 picture."""
+    tiles = [[as_rgb(picture) for picture in row] for row in rows]
+    height, width = tiles[0][0].shape[:2]
+    canvas = np.full((len(rows) * (height + GAP) + GAP, len(tiles[0]) * (width + GAP) + GAP, 3), 255, dtype=np.uint8)
+    for down, row in enumerate(tiles):
+        for right, tile in enumerate(row):
+            top, left = GAP + down * (height + GAP), GAP + right * (width + GAP)
+            canvas[top : top + height, left : left + width] = tile
+    return canvas
+
+
+def labelled(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str], least: int = 160) -> np.ndarray:
+    """Rows of pictures with a title above each column and a caption above each row.
+
+    Args:
+        rows: (caption, pictures), all pictures of one size.
+        titles: a word for each column.
+        least: pictures smaller than so many pixels are enlarged by a whole factor.
+
+    Returns:
+        (H, W, 3) uint8, black on white.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = rows[0][1][0].shape[:2]
+    factor = max(1, -(-least // max(height, width)))
+    tall, wide, line = height * factor + GAP, width * factor + GAP, 16
+    canvas = Image.new("RGB", (len(titles) * wide + GAP, line + len(rows) * (tall + line) + GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        draw.text((GAP + column * wide, 2), title, fill="black")
+    for number, (caption, pictures) in enumerate(rows):
+        top = line + number * (tall + line)
+        draw.text((GAP, top + 2), caption, fill="black")
+        for column, picture in enumerate(pictures):
+            tile = Image.fromarray(as_rgb(picture)).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+            canvas.paste(tile, (GAP + column * wide, top + line))
+    return np.asarray(canvas)
