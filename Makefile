@@ -1,0 +1,32 @@
+# Two commands matter: `make demo` and `make test`. Each first makes the environment, .venv, and only once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint lock clean
+
+demo: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
+
+test: .venv/ready lint
+	$(BIN)/pytest -q
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The exact set of requirements.txt, every file checked by its hash; then the project itself, editable.
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --no-config requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+# After a change of the dependencies in pyproject.toml.
+lock: .venv/ready
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest \
+		--generate-hashes --no-emit-index-url --extra dev --python-version 3.11 pyproject.toml --output-file requirements.txt
+
+clean:
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache *.egg-info

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Nuclei (2018 Data Science Bowl, BBBC038) from the zip to a threshold and an honest validation score: fold 0 of 5.
+#
+#   bash recipes/nuclei.sh dsb2018_stage1_train.zip            # about 20 minutes on 2 cores
+#   EPOCHS=60 ARCH=unet_resnet34 bash recipes/nuclei.sh dsb2018_stage1_train.zip
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -f "${1:-}" ] || { echo "usage: bash recipes/nuclei.sh dsb2018_stage1_train.zip" >&2; exit 2; }
+zip=$1 data=${DATA:-data/nuclei} run=${RUN:-experiments/nuclei_fold0}
+arch=${ARCH:-unet_resnet18} epochs=${EPOCHS:-25}
+
+[ -d "$data/stage1_train" ] || python -m zipfile -e "$zip" "$data"
+python utils/stack_and_save.py --data_dir "$data" --size 256x256
+python utils/make_folds.py --path "$data/train.csv" --n_splits 5 --stratify coverage
+
+resume=(); [ -f "$run/config.json" ] && resume=(--resume)
+[ -f "$run/summary.json" ] || python train.py --data_dir "$data" --experiment_dir "$run" --fold 0 \
+    --arch "$arch" --encoder_weights none --loss BCEDice --optimizer adam_1e-3 --scheduler cosine \
+    --batch_size 16 --n_epochs "$epochs" --keep 3 \
+    --train_augs train_256_v1 --val_augs val_256 --val_transforms crop_resize_from_256 "${resume[@]}"
+
+python predict_tta.py --data_dir "$data" --snapshot "$run" --part val --tta d4 --masks_fn "$run/val_tta.npy"
+python optimize_threshold.py --masks_fn "$run/val_tta.npy"
+python utils/look.py --masks_fn "$run/val_tta.npy" --out "$run/look.png"
