@@ -13,7 +13,7 @@ from torch import nn
 
 from net import snapshot as snapshots
 from net.architectures import build_network
-from net.augmentations import TRAIN_AUGS, check_names
+from net.augmentations import TRAIN_AUGS, VAL_AUGS, check_names
 from net.board import Board
 from net.dataset import EpochBatches, TrainingRows, training_loader
 from net.engine import Learner, evaluate, fit, restore, state_of
@@ -70,6 +70,7 @@ class Run:
         self.folder = RunFolder(settings.run.path)
         self.progress = Progress()
         self.network = self._network()
+        self._try_out()
 
     def _network(self) -> nn.Module:
         """The network with the weights that it starts from; on a resume they are replaced anyway."""
@@ -81,6 +82,23 @@ class Run:
         if start:
             snapshots.start_from(network, start)
         return network.to(self.machine.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def _try_out(self) -> None:
+        """A look at black images: a loss or size that does not suit the network is found before anything is written.
+
+        Raises:
+            UsageError: the message names the flag.
+        """
+        size, arch = VAL_AUGS[self.settings.data.val_augs].size, self.settings.net.arch
+        black = torch.zeros(2, self.stack.channels, size, size, dtype=torch.uint8)
+        predictor = Predictor(self.network.eval(), self.task, self.settings.data.val_augs, self.machine)
+        try:
+            output = predictor.output(black)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0][:160]
+            raise UsageError(f"--arch {arch}: cannot take images of {size}x{size} ({reason}); choose another") from None
+        self.loss(output, torch.zeros(2, self.task.channels, size, size, device=self.machine.device))
 
     def _learner(self) -> Learner:
         """Optimizer and schedule anew, as at the start of a cycle."""

@@ -1,6 +1,7 @@
 """Flags -> settings -> main -> exit code: the one way every script starts and ends."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -62,7 +63,7 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
     return tyro.cli(
         settings_type,
         prog=prog,
-        description=sys.modules["__main__"].__doc__,
+        description=_described(sys.modules["__main__"].__doc__),
         args=argv,
         default=default,
         use_underscores=True,
@@ -92,6 +93,11 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 1, "out of memory; try a smaller --batch_size or another --device"
     first_line = (str(error).strip().splitlines() or [""])[0]
     return 1, f"unexpected {kind}: {first_line}; the same command with --debug shows where"
+
+
+def _described(docstring: str | None) -> str:
+    """A docstring for --help, where single line breaks are lost: each launch command becomes a paragraph."""
+    return re.sub(r"\n\s*(?=python )", "\n\n", docstring or "")
 
 
 def _defaults_file(argv: list[str]) -> str | None:

@@ -168,11 +168,21 @@ def from_flat(settings_type: type[S], values: Mapping[str, Any], origin: str = "
     return _fill(settings_type, values, origin)
 
 
+def _checked(value: Any, kind: Any, what: str) -> Any:
+    from typeguard import TypeCheckError, check_type
+
+    try:
+        return check_type(value, kind)
+    except TypeCheckError:
+        expected = getattr(kind, "__name__", str(kind)).replace("typing.", "")
+        raise UsageError(f"{what}: expected {expected}, found {value!r}") from None
+
+
 def _fill(settings_type: type[S], values: Mapping[str, Any], origin: str) -> S:
     given: dict[str, Any] = {}
     for name, kind in get_type_hints(settings_type).items():
         if dataclasses.is_dataclass(kind):
             given[name] = _fill(kind, values, origin)
         elif name in values:
-            given[name] = values[name]
+            given[name] = _checked(values[name], kind, f"{origin}: {name}")
     return settings_type(**given)

@@ -1,0 +1,155 @@
+"""Synthetic seismic sections with and without salt: layers, folds, faults, a wavelet, and bodies of known outline.
+
+The convolutional model of a section: every point has an age (how deep it lay before the layers were dragged, tilted,
+folded and faulted), the age decides the layer, the layer its impedance; the change of impedance down a trace is the
+reflectivity, which a Ricker wavelet blurs into the trace. Salt lies across the layers. It has a strong reflector along
+its top, weaker ones along its flanks, faint steep noise inside, layers that bend up beside it and are dim below it.
+Sediments have all of its grey values, and quiet, chaotic and bright places too: what tells salt apart is how its
+texture and its outline go together.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.salt_bodies import Salt, salt_body
+from utils.wavelets import FINE, IN_IMAGE, SIZE, convolve_down, grid, ricker, smooth_noise, wave_noise, wave_period
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one image of the survey shows."""
+
+    image: np.ndarray
+    """(101, 101) uint8, [0, 255]."""
+    mask: np.ndarray
+    """(101, 101) uint8, 0 or 1 = salt."""
+
+
+def blank_section(rng: np.random.Generator) -> Section:
+    """A place without traces: one grey value, mostly black, and no salt."""
+    value = 0 if rng.random() < 0.8 else rng.integers(1, 256)
+    return Section(np.full((SIZE, SIZE), value, np.uint8), np.zeros((SIZE, SIZE), np.uint8))
+
+
+def section(rng: np.random.Generator, depth: float, with_salt: bool) -> Section:
+    """Model one image.
+
+    Args:
+        rng: decides all that is left to chance.
+        depth: metres, 50 to 950; the deeper, the lower the frequency.
+        with_salt: put a body in, of 2 to 94 % of the image.
+
+    Returns:
+        the image, and the mask of the body; empty without one.
+    """
+    z, x = grid()
+    period = wave_period(rng, depth)
+    salt = salt_body(rng, z, x) if with_salt else None
+    signal = _sediments(rng, z, x, period, salt)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    if salt is not None:
+        signal = _with_salt(rng, signal, salt, period)
+        mask[salt.distance[IN_IMAGE] < 0] = 1
+    signal += rng.uniform(0.03, 0.3) * wave_noise(rng, period, 0, 45)
+    if rng.random() < 0.3:  # what migration leaves of badly recorded places
+        signal += rng.uniform(0.1, 0.35) * wave_noise(rng, period, rng.uniform(30, 75), 25)
+    return Section(_to_grey(rng, _with_gain(rng, signal)), mask)
+
+
+def _sediments(rng: np.random.Generator, z: np.ndarray, x: np.ndarray, period: float, salt: Salt | None) -> np.ndarray:
+    """(101, 101), standard deviation 1: the layers, deformed by the salt but as if it were transparent."""
+    import cv2
+
+    age = _age(rng, z, x, salt)
+    impedance, loudness = _impedance(rng, age), np.ones_like(age)
+    if rng.random() < 0.25:  # layers without contrast, as quiet as salt
+        loudness -= rng.uniform(0.7, 0.95) * _between(rng, age, x, 15, 60)
+    if rng.random() < 0.35:  # gas or a hard bank, as bright as the top of salt
+        across, down = (x - rng.uniform(0, 100)) / rng.uniform(10, 50), (age - rng.uniform(0, 100)) / rng.uniform(2, 6)
+        loudness += rng.uniform(1, 4) * np.exp(-(across**2) - down**2)
+    if salt is None and rng.random() < 0.07:  # water
+        sea = z < _surface(rng, x, 10, 60)
+        impedance = np.where(sea, impedance.min() - 1, impedance)
+        loudness[sea] = 0
+    traces = convolve_down(loudness * np.diff(impedance, axis=0, prepend=impedance[:1]), period)
+    alike = rng.uniform(0.4, 0.12 * period)  # pixels; neighbouring traces see the same ground
+    traces = cv2.GaussianBlur(traces, (0, 0), sigmaX=alike, sigmaY=1e-3)[IN_IMAGE]
+    traces /= traces.std()
+    if rng.random() < 0.2:  # a slump: torn layers between two that are whole
+        torn = _between(rng, z[IN_IMAGE], x, 15, 55)
+        chaos = wave_noise(rng, period, rng.uniform(0, 40), 40)
+        traces = traces + torn * (rng.uniform(0.15, 0.9) * chaos - 0.9 * traces)
+    return traces
+
+
+def _age(rng: np.random.Generator, z: np.ndarray, x: np.ndarray, salt: Salt | None) -> np.ndarray:
+    """(ROWS, 101): how deep, in pixels, each point lay before the layers were deformed."""
+    flat = z + 0 * x
+    if salt is not None:  # rising, it took the layers beside it along
+        reach = rng.uniform(8, 30)
+        flat = flat + rng.uniform(0, 0.8) * reach * np.exp(-np.maximum(salt.distance, 0) / reach)
+    age = _folded(rng, flat, x)
+    for _ in range(rng.poisson(1.3)):
+        side = rng.choice((-1.0, 1.0))
+        plane = rng.uniform(0, 100) + side * np.tan(np.radians(rng.uniform(10, 40))) * (z - 50)
+        growth = np.clip((z - rng.uniform(-80, 60)) / 20, 0, 1)  # layers younger than the fault are whole
+        age = age - np.where(x > plane, side * rng.uniform(2, 12) * growth, 0)  # what lies on the plane slid down it
+    if rng.random() < 0.3:  # an unconformity: other layers, at another angle, on the worn edges of these
+        age = np.where(flat < _surface(rng, x, 15, 80), _folded(rng, flat, x) + 500, age)
+    return age
+
+
+def _folded(rng: np.random.Generator, z: np.ndarray, x: np.ndarray) -> np.ndarray:
+    tilt, wedge = rng.normal(0, 0.22), rng.normal(0, 0.12)
+    fold = rng.gamma(1.5, 3.0) * smooth_noise(rng, z.shape, (len(z), rng.uniform(30, 80)))
+    return (z - tilt * (x - 50) - fold) * (1 + wedge * (x - 50) / 50)
+
+
+def _impedance(rng: np.random.Generator, age: np.ndarray) -> np.ndarray:
+    """The logarithm of the impedance: one value a layer; thick and thin, loud and quiet layers come in groups."""
+    tops = np.cumsum(rng.lognormal(np.log(rng.uniform(2, 5)), 0.6, size=1000)) - 400
+    groups = np.exp(0.45 * smooth_noise(rng, (1, len(tops)), (1, 7)))[0]
+    values = rng.standard_normal(len(tops)) * groups
+    return values[np.searchsorted(tops, age).clip(max=len(tops) - 1)]
+
+
+def _surface(rng: np.random.Generator, x: np.ndarray, highest: float, lowest: float) -> np.ndarray:
+    """(1, 101): how deep a gently tilted, wavy surface lies, around `highest` to `lowest` pixels."""
+    wave = rng.uniform(0, 4.5) * smooth_noise(rng, x.shape, (1, 30))
+    return rng.uniform(highest, lowest) + rng.normal(0, 0.12) * (x - 50) + wave
+
+
+def _between(rng: np.random.Generator, down: np.ndarray, x: np.ndarray, thin: float, thick: float) -> np.ndarray:
+    """1 between two wavy surfaces `thin` to `thick` pixels apart, 0 elsewhere, soft at the edges."""
+    top = _surface(rng, x, -10, 80)
+    base = top + rng.uniform(thin, thick) + rng.uniform(0, 5) * smooth_noise(rng, x.shape, (1, 30))
+    return np.clip((down - top) / 2, 0, 1) * np.clip((base - down) / 2, 0, 1)
+
+
+def _with_salt(rng: np.random.Generator, sediments: np.ndarray, salt: Salt, period: float) -> np.ndarray:
+    """(101, 101): sediments that end at the body, its outline, its faint inside, and less light below it."""
+    inside = 1 / (1 + np.exp(np.clip(salt.distance / (0.08 * period), -30, 30)))
+    above = np.cumsum(inside, axis=0)[IN_IMAGE] / FINE  # pixels of salt over each point
+    light = 1 - rng.uniform(0.2, 0.7) * (1 - np.exp(-above / 12))
+    inside, distance, down, across = (part[IN_IMAGE] for part in (inside, salt.distance, salt.down, salt.across))
+    unsteady = np.exp(0.4 * smooth_noise(rng, (SIZE, SIZE), (14, 14)))
+    strength = rng.uniform(1.8, 3.6) * unsteady * (down + rng.uniform(0.1, 0.7) * np.abs(across))
+    echo = rng.uniform(0, 0.12) * ricker(distance + rng.uniform(1.2, 3) * period, period)  # a multiple of the outline
+    outline = strength * (ricker(distance, period) + echo)
+    chaos = rng.uniform(0.1, 0.3) * wave_noise(rng, 1.2 * period, rng.uniform(60, 90), 25)
+    return (1 - inside) * light * sediments + outline + inside * chaos
+
+
+def _with_gain(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
+    """What no processing evens out: traces of unlike strength, loud and quiet regions, a trend with depth."""
+    traces = 1 + rng.uniform(0, 0.06) * rng.standard_normal(SIZE)
+    trend = np.exp(rng.normal(0, 0.3) * np.linspace(-1, 1, SIZE))[:, None]
+    return signal * traces * trend * np.exp(rng.uniform(0, 0.3) * smooth_noise(rng, signal.shape, (50, 50)))
+
+
+def _to_grey(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
+    """uint8: stretched from black to white, but for a few extreme values."""
+    clipped = rng.uniform(0, 0.8)
+    low, high = np.percentile(signal, (clipped, 100 - clipped))
+    return np.rint(np.clip((signal - low) / (high - low), 0, 1) * 255).astype(np.uint8)

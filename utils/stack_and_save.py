@@ -1,0 +1,67 @@
+"""Pack images and masks into memory-mapped arrays, row by row, and tell what was seen.
+
+python utils/stack_and_save.py --data_dir data
+python utils/stack_and_save.py --data_dir nuclei --out_dir nuclei_packed --size 256x256
+
+utils/layouts.py has the folder layouts that are known, utils/stack.py what is written.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.cli import run
+from utils.errors import UsageError
+from utils.fingerprint import fingerprint, is_packed
+from utils.layouts import LAYOUTS, find_source
+from utils.packing import make_plan, pack
+from utils.survey import line, report_lines
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All flags of stack_and_save.py."""
+
+    data_dir: str = "data"
+    """folder with images and masks, in one of the layouts that utils/layouts.py knows."""
+    out_dir: str | None = None
+    """folder for the arrays; default: data_dir."""
+    size: str | None = None
+    """resize all images and masks to HEIGHTxWIDTH, such as 256x256; needed where sizes are mixed."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) from "256x256".
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if not match:
+        raise UsageError(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as --size 256x256")
+    return int(match[1]), int(match[2])
+
+
+def main(settings: Settings) -> None:
+    """Pack `data_dir`, unless it already is packed, and print the report."""
+    size = parse_size(settings.size) if settings.size is not None else None
+    source = find_source(settings.data_dir)
+    out_dir = Path(settings.out_dir or settings.data_dir)
+    print(line("layout", f"{source.layout} ({LAYOUTS[source.layout][0]})"), flush=True)
+    mark = fingerprint(source, size)
+    if is_packed(out_dir, mark):
+        print(line("already packed", f"{out_dir}: the source is the same as then, nothing to do"))
+        return
+    manifest = pack(source, make_plan(source, size), out_dir, mark)
+    for part, report in manifest["report"].items():
+        print(*report_lines(part, report), sep="\n")
+    for described in manifest["parts"].values():
+        for entry in described["arrays"].values():
+            print(line(entry["file"], f"{entry['dtype']} {tuple(entry['shape'])}"))
+    print(line("packed in", out_dir))
+
+
+if __name__ == "__main__":
+    run(main, Settings)
