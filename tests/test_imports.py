@@ -11,7 +11,9 @@ import utils
 
 MODULES = [module.name for module in pkgutil.iter_modules(utils.__path__)]
 DOORS = [path.name for path in sorted(ROOT.glob("*.py"))]
-SCRIPTS = [f"utils/{name}.py" for name in MODULES if "__main__" in (ROOT / "utils" / f"{name}.py").read_text()]
+SCRIPTS = [
+    f"utils/{name}.py" for name in MODULES if 'if __name__ == "__main__"' in (ROOT / "utils" / f"{name}.py").read_text()
+]
 HEAVY = {"torch", "torchvision", "albumentations", "segmentation_models_pytorch", "timm"}
 
 

@@ -170,12 +170,15 @@ def test_mixed_sizes_are_resized_on_request(tmp_path):
         label[: size[0] // 2] = 255
         save(tmp_path / f"data/stage1_train/{name}/images/{name}.png", image)
         save(tmp_path / f"data/stage1_train/{name}/masks/whole.png", label)
+    save(tmp_path / "data/stage1_train/e/images/e.png", noise(5, (20, 20), 3))
+    save(tmp_path / "data/stage1_train/e/masks/all.png", np.full((20, 20), 255, np.uint8))
     speck = np.zeros((24, 20), np.uint8)
     speck[0, 0] = 255  # no pixel of the small image lies on it
     save(tmp_path / "data/stage1_train/c/masks/a_speck.png", speck)
     _, stacks = packed(tmp_path / "data", tmp_path, "--size", "12x10")
     train = stacks["train"]
-    assert train.sizes == [(12, 10), (12, 10), (24, 20), (6, 30)]
+    assert train.sizes == [(12, 10), (12, 10), (24, 20), (6, 30), (20, 20)]
+    assert (train.labels[4] == 1).all(), "an image without background"
     assert stacks["test"].sizes is None, "these were not resized"
     half = np.zeros(SIZE, np.uint8)
     half[:6] = 1
@@ -187,8 +190,8 @@ def test_mixed_sizes_are_resized_on_request(tmp_path):
     counts = read_json(tmp_path / "out/manifest.json")["report"]["train"]["counts"]
     assert counts["objects_lost_by_resizing"] == 1
     table = read_table(tmp_path / "out/train.csv")
-    assert (table["height"], table["width"]) == (["12", "12", "24", "6"], ["10", "10", "20", "30"])
-    assert table["objects"] == ["1", "2", "1", "1"]
+    assert (table["height"], table["width"]) == (["12", "12", "24", "6", "20"], ["10", "10", "20", "30", "20"])
+    assert table["objects"] == ["1", "2", "1", "1", "1"]
 
 
 def refused(folder, code, *words, flags=()):

@@ -118,6 +118,14 @@ def test_report_counts_what_is_there(tmp_path):
     assert len({line.index(line.split("  ")[-1].strip()) for line in printed.splitlines()[:3]}) == 1, "not aligned"
 
 
+def test_images_of_other_shapes_are_no_duplicates(tmp_path):
+    for name, size in (("a", (12, 10)), ("b", (10, 12)), ("c", (10, 12))):
+        save(tmp_path / f"images/{name}.png", np.full(size, 7, np.uint8))
+        save(tmp_path / f"masks/{name}.png", blob(1, size))
+    run_ok("--data_dir", tmp_path, "--size", "8x8", cwd=tmp_path)
+    assert counts_of(tmp_path)["exact_duplicates"] == 1
+
+
 def test_packing_in_place_leaves_train_csv_alone(tmp_path):
     sources.salt(tmp_path)
     before = contents(tmp_path)
@@ -315,6 +323,8 @@ def test_read_mask_by_half_of_the_range(tmp_path):
         assert mask.tolist() == [[0, 0, 1, 1]], name
         assert mask.dtype == np.uint8
         assert flaws == ["masks_not_binary"], name
+    save(tmp_path / "alpha.png", np.dstack([as_rgb(steps), np.full_like(steps, 255)]))
+    assert read_mask(str(tmp_path / "alpha.png"))[0].tolist() == [[0, 0, 1, 1]], "how opaque it is, is not looked at"
     one = blob(2)
     palette = Image.fromarray(one * 3).convert("P")
     palette.putpalette([10, 0, 0] * 3 + [0, 0, 200])
@@ -329,6 +339,7 @@ def test_read_mask_by_half_of_the_range(tmp_path):
     assert flaws == ["masks_too_dark"]
 
 
+@pytest.mark.filterwarnings("error")
 def test_read_image_of_any_mode(tmp_path):
     grey, colour = noise(1), noise(2, channels=3)
     save(tmp_path / "16.png", grey.astype(np.uint16) * 256 + 3)
@@ -341,7 +352,7 @@ def test_read_image_of_any_mode(tmp_path):
         ("16.png", as_rgb(grey), True),
         ("alpha.png", colour, False),
         ("grey_alpha.png", as_rgb(grey), True),
-        ("p.png", colour, False),
+        ("p.png", colour, False),  # Pillow warns of some ways to read it
     ):
         assert np.array_equal(read_image(str(tmp_path / name), 3), expected), name
         assert np.array_equal(read_image(str(tmp_path / name), 1), expected[..., :1]), name
@@ -351,14 +362,15 @@ def test_read_image_of_any_mode(tmp_path):
 
 def test_resizing():
     ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None], 30, axis=0)[..., None]
-    small = resize_image(ramp, (15, 20))
+    spikes = np.tile(np.array([0, 0, 90], np.uint8), (30, 20))[..., None]
+    small = resize_image(spikes, (15, 20))
     assert small.shape == (15, 20, 1)
-    assert small[0, :, 0].tolist() == [4 + 12 * k for k in range(20)], "the mean over each area of three"
+    assert (small == 30).all(), "the mean over each area"
     assert resize_image(ramp, (30, 120))[0, 1:6, 0].tolist() == [1, 3, 5, 7, 9], "between the values 0, 4, 8"
-    labels = np.arange(25, dtype=np.uint16).reshape(5, 5) + 60_000
+    labels = np.arange(0, 2500, 100, dtype=np.uint16).reshape(5, 5) + 60_000
     middle = resize_mask(labels, (1, 1))
     assert middle.dtype == np.uint16
-    assert middle.tolist() == [[60_012]], "the pixel in the middle"
+    assert middle.tolist() == [[61_200]], "the pixel in the middle"
     assert np.array_equal(np.unique(resize_mask(labels, (9, 9))), np.unique(labels))
 
 

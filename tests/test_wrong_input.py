@@ -36,7 +36,7 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--loss", "BCEE"], "--loss BCEE", "did you mean BCE"),
         (["--optimizer", "adam_fast"], "--optimizer adam_fast", "adam_1e-4"),
         (["--scheduler", "cosin"], "--scheduler cosin", "did you mean cosine"),
-        (["--train_augs", "train_128"], "--train_augs train_128", "did you mean train_128_v1"),
+        (["--train_augs", "train_128"], "--train_augs train_128", "did you mean train_128_v"),
         (["--val_augs", "val_128_resize"], "--val_transforms crop_from_128", "use resize_from_any"),
         (["--fold", "7"], "--fold 7", "known: 0, 1, 2"),
         (["--batch_size", "0"], "--batch_size 0", "1 or more"),

@@ -53,14 +53,14 @@ def labelled(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[
         least: pictures smaller than so many pixels are enlarged by a whole factor.
 
     Returns:
-        (H, W, 3) uint8, black on white.
+        (H, W, 3) uint8, on light grey, so that the edge of a white mask is seen.
     """
     from PIL import Image, ImageDraw
 
     height, width = rows[0][1][0].shape[:2]
     factor = max(1, -(-least // max(height, width)))
     tall, wide, line = height * factor + GAP, width * factor + GAP, 16
-    canvas = Image.new("RGB", (len(titles) * wide + GAP, line + len(rows) * (tall + line) + GAP), "white")
+    canvas = Image.new("RGB", (len(titles) * wide + GAP, line + len(rows) * (tall + line) + GAP), "lightgrey")
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
         draw.text((GAP + column * wide, 2), title, fill="black")
