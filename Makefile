@@ -1,6 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each first makes the environment, .venv, and only once.
 PYTHON ?= python3
 BIN := .venv/bin
+UV := uv==0.13.8
 
 .PHONY: demo test lint lock clean
 
@@ -17,9 +18,8 @@ lint: .venv/ready
 # The exact set of requirements.txt, every file checked by its hash; then the project itself, editable.
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --no-config requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 

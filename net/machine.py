@@ -19,7 +19,6 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     """Of the network's arithmetic; weights, losses and metrics are float32 always."""
-    loader_workers: int
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""
@@ -40,16 +39,24 @@ def machine(settings: MachineSettings) -> Machine:
     """The machine that the flags ask for.
 
     Raises:
-        UsageError: a device that is not there, a number of workers that makes no sense.
+        UsageError: a device that is not there.
     """
     device = _device(settings.device)
     dtype = _fast_dtype(device) if settings.precision == "auto" else PRECISIONS[settings.precision]
-    workers = settings.loader_workers
-    if workers is None:
-        workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-    if workers < 0:
-        raise UsageError(f"--loader_workers {workers}: expected 0 or more")
-    return Machine(device, dtype, workers)
+    return Machine(device, dtype)
+
+
+def workers_for(device: torch.device, asked: int | None) -> int:
+    """Processes that prepare images: as asked, else none beside a CPU's own threads, and a GPU's cores, at most 8.
+
+    Raises:
+        UsageError: a negative number.
+    """
+    if asked is None:
+        return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    if asked < 0:
+        raise UsageError(f"--loader_workers {asked}: expected 0 or more")
+    return asked
 
 
 def _device(name: str) -> torch.device:

@@ -10,10 +10,10 @@ step python utils/make_demo.py --out_dir "$data" --n_train 400 --n_test 100 --se
 step python utils/stack_and_save.py --data_dir "$data"
 step python utils/make_folds.py --path "$data/train.csv" --n_splits 5 --stratify coverage
 step python train.py --data_dir "$data" --experiment_dir "$run" --fold 0 --arch unet_resnet18 --encoder_weights none \
-    --loss bce_lovasz --optimizer adam_1e-3 --scheduler cosine --n_epochs 20 --batch_size 16 --keep 1
+    --loss bce_lovasz --optimizer adam_1e-3 --scheduler cosine --n_epochs 25 --batch_size 16 --keep 1
 step python predict_tta.py --data_dir "$data" --snapshot "$run" --part val --masks_fn "$run/val_tta.npy"
 step python optimize_threshold.py --masks_fn "$run/val_tta.npy"
 step python predict_tta.py --data_dir "$data" --snapshot "$run" --masks_fn "$data/masks.npy" --submission_dir "$data/submissions"
 submission=$(ls -t "$data"/submissions/*.csv | head -1)
 step python utils/look.py --masks_fn "$data/masks.npy" --truth_fn "$data/truth.csv" --out "$data/demo.png"
-step python utils/submission.py score "$submission" --truth "$data/truth.csv"
+step python utils/submission.py score "$submission" --truth "$data/truth.csv" --data_dir "$data"

@@ -1,55 +1,11 @@
-"""What several tests of masks, thresholds and submissions build on."""
+"""Mask files, packed folders and plausible probabilities to test on."""
 
-import contextlib
-import io
-import os
-import runpy
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from utils.files import write_json
 from utils.mask_file import mask_writer
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def run_script(script, *words, cwd):
-    """The finished process of `python <script> words...`, started in `cwd` as a user would."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, words)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def run_here(script, *words, cwd):
-    """The same without the half second of a new process, for the many ways to be wrong."""
-    out, err, code, argv = io.StringIO(), io.StringIO(), 0, sys.argv
-    sys.argv = [str(ROOT / script), *map(str, words)]
-    try:
-        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as end:
-        code = end.code
-    finally:
-        sys.argv = argv
-    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
-
-
-def assert_refused(done, code, *words):
-    """One line on stderr with `words` in it, no traceback, this exit code."""
-    assert done.returncode == code, done.stdout + done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    for word in words:
-        assert str(word) in done.stderr
 
 
 def files_in(folder):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, command
+from script_helpers import ROOT, run_script
 
 import utils
 
@@ -34,10 +34,10 @@ def test_no_module_of_utils_is_named_like_a_standard_one():
 
 @pytest.mark.parametrize("script", [*DOORS, *SCRIPTS])
 def test_help_answers_without_anything_heavy_and_a_misspelt_flag_is_an_error(script):
-    done = command(script, "--help")
+    done = run_script(script, "--help")
     assert done.returncode == 0
     assert "usage:" in done.stdout
-    wrong = command(script, "--foldd", "1")
+    wrong = run_script(script, "--foldd", "1")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import source_helpers as sources
-from mask_helpers import assert_refused, files_in, run_here, run_script
+from mask_helpers import files_in
 from PIL import Image
+from script_helpers import assert_refused, run_here, run_script
 from source_helpers import SIZE, as_rgb, blob, noise, save
 
 from utils import samples

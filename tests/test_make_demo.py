@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from mask_helpers import assert_refused, files_in, run_here, run_script
+from mask_helpers import files_in
 from PIL import Image
+from script_helpers import assert_refused, run_here, run_script
 
 from utils.make_demo import Settings, best_threshold, check_folder, draw_plan, draw_section, main
 from utils.metrics import iout

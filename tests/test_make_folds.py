@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mask_helpers import assert_refused, files_in, run_here, run_script
+from mask_helpers import files_in
+from script_helpers import assert_refused, run_here, run_script
 
 from utils.folds import deciles, pool_rare, split
 from utils.tables import read_table, write_table

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from conftest import ROOT, command, succeed
+from script_helpers import ROOT, run_script, succeed
 
 from utils.settings import TrainSettings, flat_names
 
@@ -75,4 +75,4 @@ def test_the_recipes_say_what_they_want():
         assert "usage: bash recipes/" in done.stderr
     for recipe in (ROOT / "recipes").glob("*.sh"):
         subprocess.run(["bash", "-n", str(recipe)], check=True)
-    assert command("train.py", "--help").returncode == 0
+    assert run_script("train.py", "--help").returncode == 0

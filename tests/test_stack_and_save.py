@@ -12,8 +12,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import source_helpers as sources
-from mask_helpers import ROOT, assert_refused, files_in, run_here, run_script
+from mask_helpers import files_in
 from PIL import Image
+from script_helpers import ROOT, assert_refused, run_here, run_script
 from source_helpers import SIZE, as_rgb, blob, noise, save
 
 from utils.fingerprint import fingerprint

@@ -5,7 +5,8 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from mask_helpers import assert_refused, blobs, files_in, run_here, run_script, write_masks, write_packed
+from mask_helpers import blobs, files_in, write_masks, write_packed
+from script_helpers import assert_refused, run_here, run_script
 
 from utils.errors import UserError
 from utils.mask_file import open_masks

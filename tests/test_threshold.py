@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from mask_helpers import assert_refused, blobs, files_in, run_here, run_script, write_masks, write_packed
+from mask_helpers import blobs, files_in, write_masks, write_packed
+from script_helpers import assert_refused, run_here, run_script
 
 from utils.errors import UsageError, UserError
 from utils.files import read_json, write_json

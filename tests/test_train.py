@@ -12,12 +12,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, command, succeed
+from script_helpers import ROOT, TINY, run_here, run_script, succeed
 
+from bench.kill_resume import differences
 from net.snapshot import load_snapshot
 from utils.mask_file import open_masks
 from utils.metrics import binarize, iou, iout
-from utils.run_folder import find_snapshots, snapshots_in
+from utils.run_folder import RunFolder, find_snapshots, snapshots_in
 from utils.stack import fold_rows, open_stack
 
 
@@ -26,19 +27,8 @@ def rows_of(folder):
         return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in csv.DictReader(file)]
 
 
-def contents(folder):
-    """Names of snapshots -> their weights; what two equal runs have in common."""
-    return {str(f.path.relative_to(folder)): load_snapshot(f.path).weights for f in snapshots_in(folder)}
-
-
 def assert_same_run(one, other):
-    assert rows_of(one) == rows_of(other)
-    mine, theirs = contents(one), contents(other)
-    assert mine.keys() == theirs.keys()
-    for name, weights in mine.items():
-        assert all(torch.equal(weights[key], theirs[name][key]) for key in weights), name
-    for file in snapshots_in(one):
-        assert np.array_equal(np.load(file.val_masks), np.load(other / file.val_masks.relative_to(one)))
+    assert differences(RunFolder(one), RunFolder(other)) == []
 
 
 def test_a_run_leaves_what_its_readme_says(trained, survey):
@@ -79,21 +69,22 @@ def test_a_snapshot_describes_itself(trained, survey):
 
 def test_two_epochs_and_two_more_are_four_and_workers_change_nothing(survey, trained, tmp_path):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    base = ("train.py", "--data_dir", survey, *TINY)
-    succeed(*base, "--experiment_dir", whole, "--n_epochs", 4, "--loader_workers", 2)
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 4, "--loader_workers", 2)
+    assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
     shutil.copytree(trained, halves)
     # what an epoch that was lost in the middle may leave: a snapshot that the state does not know, a row too many
     best = find_snapshots([str(halves)])[0]
     shutil.copy(best, halves / "snapshots" / "epoch_3.loss_0.0001.iout_0.999")
     (halves / "log.csv").write_text((halves / "log.csv").read_text() + "3,1,0,0,0,0,0,0,0\n")
-    out = succeed("train.py", "--experiment_dir", halves, "--resume", "--n_epochs", 4)
-    assert "epoch 3/4" in out
-    assert "epoch 2/4" not in out
+    done = run_here("train.py", "--experiment_dir", halves, "--resume", "--n_epochs", 4)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 3/4" in done.stdout
+    assert "epoch 2/4" not in done.stdout
     assert_same_run(whole, halves)
 
 
 def test_killed_at_any_moment_a_resumed_run_is_the_same(survey, tmp_path):
-    """The full version, with many kills, is bench/kill_resume.py's to come; this one kills at a few early moments."""
+    """Killed twice: in the first epoch, before there is any state, and just after the state was replaced."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = ["--data_dir", survey, *TINY, "--n_epochs", 3, "--scheduler", "cosine", "--keep", 2]
     succeed("train.py", *words, "--experiment_dir", whole)
@@ -137,7 +128,9 @@ def test_a_signal_ends_at_the_next_step_and_says_how_to_go_on(survey, tmp_path, 
 
 def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):
     words = ("--n_epochs", 4, "--cycles", 2, "--scheduler", "cosine", "--keep", 1, "--loss", "bce_lovasz")
-    succeed("train.py", "--data_dir", survey, *TINY, *words, "--experiment_dir", tmp_path / "run")
+    assert (
+        run_here("train.py", "--data_dir", survey, *TINY, *words, "--experiment_dir", tmp_path / "run").returncode == 0
+    )
     rows = rows_of(tmp_path / "run")
     assert next(row["lr"] for row in rows) == [row["lr"] for row in rows][2] == "0.001"
     assert float(rows[1]["lr"]) < 0.001
@@ -158,16 +151,17 @@ def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):
     assert "valid: 8 rows" in out
 
 
-def test_config_repeats_a_run_and_flags_override(survey, trained, tmp_path):
-    succeed("train.py", "--config", trained / "config.json", "--experiment_dir", tmp_path / "again")
+def test_config_repeats_a_run_and_flags_override(trained, tmp_path):
+    assert (
+        run_here("train.py", "--config", trained / "config.json", "--experiment_dir", tmp_path / "again").returncode
+        == 0
+    )
     assert_same_run(trained, tmp_path / "again")
 
 
 def test_start_from_a_snapshot(survey, trained, tmp_path):
-    succeed(
-        *("train.py", "--data_dir", survey, *TINY, "--n_epochs", 1, "--optimizer", "sgd_1e-9"),
-        *("--snapshot", trained, "--experiment_dir", tmp_path / "run"),
-    )
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 1, "--optimizer", "sgd_1e-9", "--snapshot", trained)
+    assert run_here("train.py", *words, "--experiment_dir", tmp_path / "run").returncode == 0
     start = load_snapshot(find_snapshots([str(trained)])[0]).weights
     after = load_snapshot(find_snapshots([str(tmp_path / "run")])[0]).weights
     name = "encoder.layer1.0.conv1.weight"
@@ -176,7 +170,7 @@ def test_start_from_a_snapshot(survey, trained, tmp_path):
 
 def test_the_command_of_the_pipeline_this_one_descends_from(survey, tmp_path):
     """The old launch line, but for the network's size, runs as it stands."""
-    done = command(
+    done = run_script(
         *("train.py", "--arch", "unet_resnet18", "--batch_size=32", "--loss", "BCE", "--optimizer", "adam_1e-4"),
         *("--experiment_dir", tmp_path / "wide_fold0_128", "--n_epochs", "1", "--train_augs", "train_128_v1"),
         *("--val_augs", "val_128_resize", "--val_transforms", "resize_from_any", "--fold", "0"),

@@ -8,17 +8,9 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY, command
+from script_helpers import TINY, assert_refused, run_here, run_script
 
 from utils.run_folder import find_snapshots
-
-
-def assert_one_line(done, code, *said):
-    assert done.code == code, done.err
-    lines = done.err.strip().splitlines()
-    assert len(lines) == 1, done.err
-    for words in said:
-        assert words in lines[0]
 
 
 @pytest.fixture
@@ -29,7 +21,7 @@ def data(survey, tmp_path):
     return folder
 
 
-def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_path, invoke):
+def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_path):
     base = ["--data_dir", survey, "--experiment_dir", tmp_path / "run", *TINY]
     cases = [
         (["--arch", "unet_resnet19"], "--arch unet_resnet19", "did you mean unet_resnet18"),
@@ -50,59 +42,59 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--resume"], "--resume", "holds no run"),
     ]
     for words, *said in cases:
-        done = invoke("train.py", *base, *words)
-        assert_one_line(done, 1 if words[0] == "--snapshot" else 2, *said)
+        done = run_here("train.py", *base, *words)
+        assert_refused(done, 1 if words[0] == "--snapshot" else 2, *said)
         assert not (tmp_path / "run").exists(), words
 
 
-def test_data_that_is_not_there_or_not_packed(survey, data, tmp_path, invoke):
+def test_data_that_is_not_there_or_not_packed(survey, data, tmp_path):
     base = ["--experiment_dir", tmp_path / "run", *TINY]
-    assert_one_line(invoke("train.py", "--data_dir", tmp_path / "no", *base), 1, "--data_dir", "no such folder")
+    assert_refused(run_here("train.py", "--data_dir", tmp_path / "no", *base), 1, "--data_dir", "no such folder")
     (tmp_path / "empty").mkdir()
-    done = invoke("train.py", "--data_dir", tmp_path / "empty", *base)
-    assert_one_line(done, 1, "not packed", "python utils/stack_and_save.py --data_dir")
+    done = run_here("train.py", "--data_dir", tmp_path / "empty", *base)
+    assert_refused(done, 1, "not packed", "python utils/stack_and_save.py --data_dir")
 
     (data / "train_with_folds.csv").rename(tmp_path / "folds.csv")
-    assert_one_line(
-        invoke("train.py", "--data_dir", data, *base), 1, "train_with_folds.csv", "python utils/make_folds.py"
+    assert_refused(
+        run_here("train.py", "--data_dir", data, *base), 1, "train_with_folds.csv", "python utils/make_folds.py"
     )
     (data / "train_with_folds.csv").write_text((tmp_path / "folds.csv").read_text().replace("fold", "part", 1))
-    assert_one_line(invoke("train.py", "--data_dir", data, *base), 1, "train_with_folds.csv: no column fold")
+    assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "train_with_folds.csv: no column fold")
     lines = (tmp_path / "folds.csv").read_text().splitlines()
     (data / "train_with_folds.csv").write_text("\n".join(lines[:-1]) + "\n")
-    assert_one_line(invoke("train.py", "--data_dir", data, *base), 1, "1 packed images have no fold")
+    assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "1 packed images have no fold")
     shutil.copy(tmp_path / "folds.csv", data / "train_with_folds.csv")
 
     images = data / "train_images.npy"
     images.write_bytes(images.read_bytes()[:-1000])
-    assert_one_line(invoke("train.py", "--data_dir", data, *base), 1, "train_images.npy: no whole .npy array")
+    assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "train_images.npy: no whole .npy array")
     (data / "manifest.json").write_text("{")
-    assert_one_line(invoke("train.py", "--data_dir", data, *base), 1, "manifest.json", "expected JSON")
+    assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "manifest.json", "expected JSON")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_experiment_is_never_overwritten_and_a_resume_never_another_run(survey, trained, tmp_path, invoke):
+def test_an_experiment_is_never_overwritten_and_a_resume_never_another_run(survey, trained, tmp_path):
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     base = ["--data_dir", survey, "--experiment_dir", trained]
-    assert_one_line(invoke("train.py", *base, *TINY), 2, "already holds a finished run", "--resume")
+    assert_refused(run_here("train.py", *base, *TINY), 2, "already holds a finished run", "--resume")
     for flag, value, other in [
         ("--arch", "unet_resnet34", "unet_resnet18"),
         ("--fold", "1", "0"),
         ("--seed", "1", "4545"),
     ]:
-        done = invoke("train.py", *base, "--resume", "--n_epochs", "3", flag, value)
-        assert_one_line(done, 2, f"{flag} {value}", f"has {other}, and it cannot change")
-    assert_one_line(invoke("train.py", *base, "--resume"), 2, "has its 2 epochs; raise --n_epochs")
+        done = run_here("train.py", *base, "--resume", "--n_epochs", "3", flag, value)
+        assert_refused(done, 2, f"{flag} {value}", f"has {other}, and it cannot change")
+    assert_refused(run_here("train.py", *base, "--resume"), 2, "has its 2 epochs; raise --n_epochs")
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
-def test_a_schedule_that_is_planned_over_all_epochs_cannot_be_made_longer(survey, tmp_path, invoke):
+def test_a_schedule_that_is_planned_over_all_epochs_cannot_be_made_longer(survey, tmp_path):
     base = ["--data_dir", survey, "--experiment_dir", tmp_path / "run", *TINY, "--scheduler", "cosine"]
-    assert invoke("train.py", *base, "--n_epochs", 1).code == 0
-    assert_one_line(invoke("train.py", *base, "--n_epochs", 2, "--resume"), 2, "--n_epochs 2", "has 1, and it cannot")
+    assert run_here("train.py", *base, "--n_epochs", 1).returncode == 0
+    assert_refused(run_here("train.py", *base, "--n_epochs", 2, "--resume"), 2, "--n_epochs 2", "has 1, and it cannot")
 
 
-def test_a_config_with_a_misspelt_or_mistyped_key_is_refused(survey, tmp_path, invoke):
+def test_a_config_with_a_misspelt_or_mistyped_key_is_refused(survey, tmp_path):
     config = tmp_path / "config.json"
     for values, *said in [
         ({"n_epoch": 3}, "n_epoch is no flag", "did you mean n_epochs"),
@@ -110,18 +102,18 @@ def test_a_config_with_a_misspelt_or_mistyped_key_is_refused(survey, tmp_path, i
         ([1], "expected an object"),
     ]:
         config.write_text(json.dumps(values))
-        done = invoke("train.py", "--config", config, "--experiment_dir", tmp_path / "run")
-        assert_one_line(done, 2, "config.json", *said)
-    assert_one_line(invoke("train.py", "--config", tmp_path / "none.json"), 1, "none.json: no such file")
+        done = run_here("train.py", "--config", config, "--experiment_dir", tmp_path / "run")
+        assert_refused(done, 2, "config.json", *said)
+    assert_refused(run_here("train.py", "--config", tmp_path / "none.json"), 1, "none.json: no such file")
 
 
-def test_a_network_that_does_not_learn_stops_with_one_line(survey, tmp_path, invoke):
+def test_a_network_that_does_not_learn_stops_with_one_line(survey, tmp_path):
     words = [*TINY[:-1], "sgd_1e30", "--n_epochs", 3, "--precision", "float32"]
-    done = invoke("train.py", "--data_dir", survey, "--experiment_dir", tmp_path / "run", *words)
-    assert_one_line(done, 1, "the loss is", "try a lower rate", "--resume")
+    done = run_here("train.py", "--data_dir", survey, "--experiment_dir", tmp_path / "run", *words)
+    assert_refused(done, 1, "the loss is", "try a lower rate", "--resume")
 
 
-def test_snapshots_and_masks_that_cannot_be_used(survey, trained, tmp_path, invoke):
+def test_snapshots_and_masks_that_cannot_be_used(survey, trained, tmp_path):
     out = ["--masks_fn", tmp_path / "masks.npy", "--submission_dir", tmp_path / "submissions"]
     best = find_snapshots([str(trained)])[0]
     (tmp_path / "truncated").write_bytes(best.read_bytes()[:5000])
@@ -136,40 +128,40 @@ def test_snapshots_and_masks_that_cannot_be_used(survey, trained, tmp_path, invo
         (["--snapshot", trained, "--batch_size", "0"], 2, "--batch_size 0"),
     ]
     for words, code, *said in cases:
-        assert_one_line(invoke("predict.py", *words, "--data_dir", survey, *out), code, *said)
-    done = invoke("predict_tta.py", "--snapshot", trained, "--tta", "null_hflop", "--data_dir", survey, *out)
-    assert_one_line(done, 2, "--tta hflop", "did you mean hflip")
-    done = invoke("predict_se.py", "--snapshot_dir", trained / "snapshots", "--best", "9", "--data_dir", survey, *out)
-    assert_one_line(done, 2, "--best 9", "holds 2 snapshots")
-    done = invoke("predict_se.py", "--snapshot_dir", tmp_path / "folder", "--data_dir", survey, *out)
-    assert_one_line(done, 1, "no snapshots in it")
+        assert_refused(run_here("predict.py", *words, "--data_dir", survey, *out), code, *said)
+    done = run_here("predict_tta.py", "--snapshot", trained, "--tta", "null_hflop", "--data_dir", survey, *out)
+    assert_refused(done, 2, "--tta hflop", "did you mean hflip")
+    done = run_here("predict_se.py", "--snapshot_dir", trained / "snapshots", "--best", "9", "--data_dir", survey, *out)
+    assert_refused(done, 2, "--best 9", "holds 2 snapshots")
+    done = run_here("predict_se.py", "--snapshot_dir", tmp_path / "folder", "--data_dir", survey, *out)
+    assert_refused(done, 1, "no snapshots in it")
     assert not (tmp_path / "masks.npy").exists()
     assert not (tmp_path / "submissions").exists()
 
 
-def test_a_folder_that_cannot_be_written_to_loses_nothing(survey, trained, tmp_path, invoke):
+def test_a_folder_that_cannot_be_written_to_loses_nothing(survey, trained, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    done = invoke(
+    done = run_here(
         "predict.py", "--snapshot", trained, "--data_dir", survey, "--masks_fn", tmp_path / "file" / "masks.npy"
     )
-    assert_one_line(done, 1, "file", "name another place")
-    done = invoke("train.py", "--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "file" / "run")
-    assert_one_line(done, 1, "file", "name another place")
+    assert_refused(done, 1, "file", "name another place")
+    done = run_here("train.py", "--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "file" / "run")
+    assert_refused(done, 1, "file", "name another place")
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_rgb_images_for_a_network_of_grey_ones(survey, trained, data, tmp_path, invoke):
+def test_rgb_images_for_a_network_of_grey_ones(survey, trained, data, tmp_path):
     manifest = json.loads((data / "manifest.json").read_text())
     images = np.load(data / "test_images.npy")
     np.save(data / "test_images.npy", np.repeat(images, 3, axis=3))
     manifest["parts"]["test"]["arrays"]["images"]["shape"][3] = 3
     (data / "manifest.json").write_text(json.dumps(manifest))
-    done = invoke("predict.py", "--snapshot", trained, "--data_dir", data, "--masks_fn", tmp_path / "masks.npy")
-    assert_one_line(done, 1, "trained on images of 1 channels, these have 3")
+    done = run_here("predict.py", "--snapshot", trained, "--data_dir", data, "--masks_fn", tmp_path / "masks.npy")
+    assert_refused(done, 1, "trained on images of 1 channels, these have 3")
 
 
 def test_a_misspelt_flag_names_the_nearest_one():
-    done = command("train.py", "--n_epoch", "3")
+    done = run_script("train.py", "--n_epoch", "3")
     assert done.returncode == 2
     assert "--n_epochs" in done.stderr
     assert "Traceback" not in done.stderr

@@ -29,6 +29,8 @@ class DataSettings:
     """how images are brought to the net's size: val_128, val_128_resize, val_256."""
     val_transforms: str = "crop_from_128"
     """the way back to the image's own size: crop_from_128, resize_from_any, crop_resize_from_256."""
+    loader_workers: int | None = None
+    """processes that prepare training images; default: none on a CPU, the cores (at most 8) for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,6 @@ class MachineSettings:
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto is bfloat16 where the machine multiplies it fast, float32 elsewhere."""
-    loader_workers: int | None = None
-    """processes that prepare images; default: none on a CPU, the cores (at most 8) for a GPU."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""Kill a training run with SIGKILL at random moments, resume it each time, and compare it with an undisturbed one.
+
+python bench/kill_resume.py --data_dir demo --kills 20
+
+Ends with exit code 0 if tensors, log.csv (times aside), validation masks and the set of snapshots are the same.
+"""
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.cli import run
+from utils.errors import UserError
+from utils.run_folder import RunFolder, snapshots_in
+from utils.tables import read_table
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+TIMES = ("seconds", "images_per_s")
+
+
+@dataclass(frozen=True)
+class Settings:
+    data_dir: str = "demo"
+    """packed folder with folds, such as make_demo.py, stack_and_save.py and make_folds.py leave."""
+    kills: int = 20
+    """how often the run is killed."""
+    n_epochs: int = 20
+    """epochs of the run."""
+    seed: int = 0
+    """decides the moments."""
+    flags: str = "--arch unet_resnet18 --encoder_weights none --batch_size 8 --scheduler cosine --keep 3"
+    """further flags of train.py."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def main(settings: Settings) -> None:
+    """Run twice, once undisturbed, and compare."""
+    with tempfile.TemporaryDirectory() as work:
+        whole, killed = RunFolder(Path(work) / "whole"), RunFolder(Path(work) / "killed")
+        words = ["--data_dir", settings.data_dir, "--n_epochs", str(settings.n_epochs), *settings.flags.split()]
+        started = time.perf_counter()
+        _train(words, whole).wait()
+        per_epoch = (time.perf_counter() - started) / settings.n_epochs
+        _kill_and_resume(words, killed, settings, per_epoch)
+        found = differences(whole, killed)
+        if found:
+            raise UserError(f"after {settings.kills} kills the run differs: {'; '.join(found[:3])}")
+        print(f"{settings.kills} kills, {settings.n_epochs} epochs: the same tensors, log, masks and set of snapshots")
+
+
+def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, per_epoch: float) -> None:
+    """Kill within an epoch's time after the run has begun to write, again and again; then let it finish."""
+    moments = random.Random(settings.seed)
+    for number in range(settings.kills):
+        before = _last_write(folder)
+        process = _train(words, folder)
+        while process.poll() is None and _last_write(folder) == before:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, per_epoch))
+        process.kill()
+        process.wait()
+        done = len(read_table(folder.log)["epoch"]) if folder.log.is_file() else 0
+        print(f"kill {number + 1}: {done} epochs in log.csv", flush=True)
+        if folder.summary.is_file():
+            raise UserError(f"--n_epochs {settings.n_epochs}: finished after {number + 1} kills; give it more epochs")
+    _train(words, folder).wait()
+
+
+def _train(words: list[str], folder: RunFolder) -> subprocess.Popen:
+    resume = ["--resume"] if folder.config.is_file() else []
+    line = [sys.executable, str(TRAIN), *words, "--experiment_dir", str(folder.path), *resume]
+    return subprocess.Popen(line, stdout=subprocess.DEVNULL)
+
+
+def _last_write(folder: RunFolder) -> int:
+    return folder.config.stat().st_mtime_ns if folder.config.is_file() else 0
+
+
+def differences(one: RunFolder, other: RunFolder) -> list[str]:
+    """What two runs do not have in common, in words; empty if they are the same to the last bit (times aside)."""
+    import torch
+
+    from net.snapshot import load_snapshot
+
+    logs = [read_table(folder.log) for folder in (one, other)]
+    found = [f"log.csv: {name}" for name in logs[0] if name not in TIMES and logs[0][name] != logs[1].get(name)]
+    files = [{str(file.path.relative_to(run.path)): file for file in snapshots_in(run.path)} for run in (one, other)]
+    found += [f"only one has {name}" for name in sorted(files[0].keys() ^ files[1].keys())]
+    for name in sorted(files[0].keys() & files[1].keys()):
+        mine, theirs = (load_snapshot(where[name].path).weights for where in files)
+        found += [f"{name}: {key}" for key in mine if not torch.equal(mine[key], theirs[key])]
+        if not np.array_equal(*(np.load(where[name].val_masks) for where in files)):
+            found.append(f"{name}: validation masks")
+    return found
+
+
+if __name__ == "__main__":
+    run(main, Settings)

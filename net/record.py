@@ -1,0 +1,126 @@
+"""What a run writes after every epoch, and how it finds its way back: snapshots, log.csv, the state for --resume."""
+
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from net import snapshot as snapshots
+from net.engine import Learner, restore, state_of
+from utils.errors import UsageError, UserError
+from utils.files import write_json
+from utils.mask_file import move_masks
+from utils.run_folder import RunFolder
+
+BETTER = {"val_loss": min, "iou": max, "iout": max}
+PACKAGES = ("torch", "numpy", "albumentations", "segmentation-models-pytorch")
+
+
+@dataclass
+class Progress:
+    """How far a run has come; written with the state after every epoch, so that a resume starts from here."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of log.csv."""
+    best: dict[str, float] = field(default_factory=dict)
+    """The best value of each measure in this cycle."""
+    kept: list[str] = field(default_factory=list)
+    """Snapshots that stay, relative to the folder of snapshots."""
+
+
+@dataclass
+class Record:
+    """The written side of one run.
+
+    The state is what a resume believes: a kill before it is written loses the epoch, a kill after it leaves litter at
+    most, which the resume removes.
+    """
+
+    folder: RunFolder
+    about: dict[str, Any]
+    """What every snapshot of the run says of itself."""
+    keep: int
+    """Snapshots that stay (in each cycle)."""
+    by_cycle: bool
+    """Whether each cycle has a folder of its own."""
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def masks_of_epoch(self) -> Path:
+        """Where validation masks lie until it is known whether their epoch is kept."""
+        return self.folder.snapshots / ".val_masks.npy"
+
+    def add(self, learner: Learner, row: dict[str, Any]) -> list[str]:
+        """Write an epoch: its snapshot if it is an improvement, then log.csv and the state; then remove what is worse.
+
+        Returns:
+            the measures that were never better in this cycle.
+        """
+        progress = self.progress
+        progress.epoch += 1
+        progress.rows.append(row)
+        improved = [name for name, better in BETTER.items() if _improves(row[name], progress.best.get(name), better)]
+        progress.best |= {name: row[name] for name in improved}
+        if improved:
+            self._keep_snapshot(learner, row)
+        self.folder.write_log(progress.rows)
+        state = {"format": 1, "progress": vars(progress), "data": self.about["data_digest"], **state_of(learner)}
+        snapshots.write(self.folder.state, state)
+        self.folder.keep_only(progress.kept)
+        return improved
+
+    def _keep_snapshot(self, learner: Learner, row: dict[str, Any]) -> None:
+        cycle = row["cycle"] if self.by_cycle else None
+        file = self.folder.snapshot(row["epoch"], row["val_loss"], row["iout"], cycle)
+        metrics = {name: row[name] for name in ("epoch", "cycle", "train_loss", "val_loss", "iou", "iout")}
+        versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        move_masks(self.masks_of_epoch, file.val_masks)
+        snapshots.save_snapshot(file.path, learner.network, {**self.about, "metrics": metrics, "versions": versions})
+        rivals = [name for name in self.progress.kept if self.folder.described(name).path.parent == file.path.parent]
+        others = [name for name in self.progress.kept if name not in rivals]
+        rivals.append(str(file.path.relative_to(self.folder.snapshots)))
+        rivals.sort(key=lambda name: self.folder.described(name).rank, reverse=True)
+        self.progress.kept = others + rivals[: self.keep]
+
+    def resume(self, learner: Learner, n_epochs: int) -> None:
+        """Go back to the last finished epoch, and remove what a lost one has left.
+
+        Raises:
+            UsageError: there is nothing left to do.
+            UserError: the images are not those that the run began with.
+        """
+        if not self.folder.state.is_file():
+            return  # killed before the first epoch was finished: the same start again
+        state = snapshots.read(self.folder.state)
+        if state["data"] != self.about["data_digest"]:
+            raise UserError(f"--resume: the packed images are not those that {self.folder.path} began with")
+        self.progress = Progress(**state["progress"])
+        if self.progress.epoch >= n_epochs:
+            done = self.progress.epoch
+            raise UsageError(f"--resume: {self.folder.path} has its {done} epochs; raise --n_epochs to train on")
+        restore(learner, state)
+        self.folder.write_log(self.progress.rows)
+        self.folder.keep_only(self.progress.kept)
+        self.folder.summary.unlink(missing_ok=True)
+
+    def finish(self, machine: str) -> dict[str, Any]:
+        """Write summary.json, which says that the run is finished; the summary."""
+        for path in (self.masks_of_epoch, self.masks_of_epoch.with_suffix(".json")):
+            path.unlink(missing_ok=True)
+        best = max((self.folder.described(name) for name in self.progress.kept), key=lambda file: file.rank)
+        row = self.progress.rows[best.epoch - 1]
+        summary = {
+            "best_snapshot": str(best.path.relative_to(self.folder.path)),
+            **{name: row[name] for name in ("epoch", "val_loss", "iou", "iout")},
+            "seconds": round(sum(one["seconds"] for one in self.progress.rows), 1),
+            "machine": machine,
+        }
+        write_json(self.folder.summary, summary)
+        return summary
+
+
+def _improves(value: float, best: float | None, better: Any) -> bool:
+    return best is None or (value != best and better(value, best) == value)
