@@ -67,7 +67,7 @@ def test_both_terms_of_a_sum_have_weight(name, terms):
     logits, target = batch()
     parts = [term(logits, target) for term in terms]
     torch.testing.assert_close(LOSSES[name](logits, target), parts[0] + parts[1])
-    assert all(float(part) > 0.05 for part in parts)
+    assert all(part.item() > 0.05 for part in parts)
 
 
 @pytest.mark.parametrize("name", PIXEL)

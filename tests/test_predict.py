@@ -114,6 +114,8 @@ def test_a_wrong_arch_is_refused_and_the_right_one_is_not(survey, trained, out):
     assert "is a unet_resnet18; leave --arch out" in done.stderr
     assert not out["--masks_fn"].exists()
     assert (
-        run_here("predict.py", "--snapshot", trained, "--data_dir", survey, *words(out), "--arch", "unet_resnet18").code
+        run_here(
+            "predict.py", "--snapshot", trained, "--data_dir", survey, *words(out), "--arch", "unet_resnet18"
+        ).returncode
         == 0
     )

@@ -129,9 +129,10 @@ def test_images_of_other_shapes_are_no_duplicates(tmp_path):
 
 def test_packing_in_place_leaves_train_csv_alone(tmp_path):
     sources.salt(tmp_path)
-    before = contents(tmp_path)
+    before, time = contents(tmp_path), (tmp_path / "train.csv").stat().st_mtime_ns
     run_ok("--data_dir", tmp_path, cwd=tmp_path)
     after = contents(tmp_path)
+    assert (tmp_path / "train.csv").stat().st_mtime_ns == time, "written anew, even if with the same content"
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"manifest.json", "train_images.npy", "train_masks.npy", "test_images.npy"}
 
@@ -168,8 +169,8 @@ def test_second_run_does_nothing(tmp_path):
     words = ("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out")
     run_ok(*words, cwd=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    for data_dir in (tmp_path / "data", "data", "./data/"):
-        printed = run_ok("--data_dir", data_dir, *words[2:], cwd=tmp_path)
+    for data_dir, cwd in ((tmp_path / "data", tmp_path), ("data", tmp_path), ("./data/", tmp_path), (".", words[1])):
+        printed = run_ok("--data_dir", data_dir, *words[2:], cwd=cwd)
         assert "already packed" in printed
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
@@ -198,13 +199,22 @@ def test_what_has_changed_is_packed_again(tmp_path, change):
     }
 
 
+def test_a_changed_object_is_packed_again(tmp_path):
+    sources.dsb2018(tmp_path)
+    run_ok("--data_dir", tmp_path, cwd=tmp_path)
+    save(tmp_path / "stage1_train/a/masks/object1.png", np.full(SIZE, 255, np.uint8))
+    run_ok("--data_dir", tmp_path, cwd=tmp_path)
+    assert (open_stack(tmp_path).labels[0] == 1).all()
+
+
 def test_another_size_packs_again_and_drops_what_is_no_more(tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     sources.salt(data)
     run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
-    shutil.rmtree(data / "test")
     run_ok("--data_dir", data, "--out_dir", out, "--size", "8x8", cwd=tmp_path)
     assert open_stack(out).shape == (8, 8)
+    shutil.rmtree(data / "test")
+    run_ok("--data_dir", data, "--out_dir", out, "--size", "8x8", cwd=tmp_path)
     assert not (out / "test_images.npy").exists(), "an array that no manifest speaks of"
 
 

@@ -61,7 +61,7 @@ def kinds_of(source: Source, part: str) -> list[str]:
     """What is looked for in a part, in the order of the report."""
     kinds = ["constant_images", "exact_duplicates"]
     if part != "train":
-        return [*kinds, "images_also_in_train"]
+        return kinds
     kinds.append("empty_masks")
     has_files = any(item.mask or item.objects for item in source.train)
     if has_files:
