@@ -31,8 +31,13 @@ class Snapshot:
 
 def write(path: str | Path, values: dict[str, Any]) -> None:
     """Write tensors and plain values, whole or not at all."""
-    with whole_file(path) as part:
-        torch.save(values, part)
+    with whole_file(path) as part, open(part, "wb") as file:
+        try:
+            torch.save(values, file)
+        except RuntimeError as error:  # torch hides a full disk behind an error of its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read(path: str | Path) -> Any:

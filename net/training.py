@@ -77,10 +77,15 @@ class Run:
             for epoch in range(record.progress.epoch, learn.n_epochs):
                 if epoch % self.epochs_in_cycle == 0 and epoch:
                     learner, record.progress.best = self._learner(), {}
-                batches.epoch = epoch
-                row = self._epoch(learner, loader, stop)
-                board.add(row, self.stack, self.val_rows, record.masks_of_epoch)
-                print(_line(row, learn.n_epochs, record.add(learner, row)), flush=True)
+                batches.epoch, how_to_go_on = epoch, self._how_to_go_on()
+                try:
+                    row = self._epoch(learner, loader, stop)
+                    board.add(row, self.stack, self.val_rows, record.masks_of_epoch)
+                    improved = record.add(learner, row)
+                except OSError as error:
+                    place = error.filename or record.folder.path
+                    raise UserError(f"{place}: {error.strerror}; make room. {how_to_go_on}") from error
+                print(_line(row, learn.n_epochs, improved), flush=True)
         summary = record.finish(str(self.machine))
         scores = ", ".join(f"{name} {summary[name]:.4f}" for name in ("iout", "iou", "val_loss"))
         print(f"best: {record.folder.path / summary['best_snapshot']}  ({scores})")

@@ -340,6 +340,9 @@ def test_wrong_flat(tmp_path):
     sources.flat(tmp_path / "absent")
     (tmp_path / "absent/images/b.png").unlink()
     refused(tmp_path / "absent", 1, "train.csv", "b has no image")
+    sources.flat(tmp_path / "test")
+    (tmp_path / "test/images/y.png").unlink()
+    refused(tmp_path / "test", 1, "sample_submission.csv", "y has no image")
 
 
 def test_test_images_only(tmp_path):

@@ -61,9 +61,9 @@ def test_a_snapshot_that_is_being_replaced_is_never_half(tmp_path, monkeypatch):
     path = tmp_path / "snapshot"
     snapshot.write(path, {"format": 1, "value": 1})
 
-    def full(_values, part):
-        part.write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(part))
+    def full(_values, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(snapshot.torch, "save", full)
     with pytest.raises(OSError, match="No space"):

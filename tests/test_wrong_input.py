@@ -4,13 +4,17 @@
 """
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from script_helpers import TINY, assert_refused, run_here, run_script
+from script_helpers import ROOT, TINY, assert_refused, run_here, run_script
 
-from utils.run_folder import find_snapshots
+from bench.kill_resume import differences
+from utils.run_folder import RunFolder, find_snapshots
 
 
 @pytest.fixture
@@ -148,6 +152,18 @@ def test_a_folder_that_cannot_be_written_to_loses_nothing(survey, trained, tmp_p
     done = run_here("train.py", "--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "file" / "run")
     assert_refused(done, 1, "file", "name another place")
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_disk_that_fills_up_in_training_keeps_what_there_is_and_can_be_resumed(survey, trained, tmp_path):
+    """A limit on the size of a file stands for the full disk: the first snapshot does not fit."""
+    words = ["--data_dir", survey, "--experiment_dir", tmp_path / "run", "--n_epochs", 2, *TINY]
+    line = [sys.executable, str(ROOT / "train.py"), *map(str, words)]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**24, 2**24))  # noqa: E731
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
+    assert_refused(done, 1, "snapshots/epoch_1", "File too large; make room. 0 epochs are kept", "--resume")
+    assert not list((tmp_path / "run").rglob("*.part"))
+    assert run_here("train.py", *words, "--resume").returncode == 0
+    assert differences(RunFolder(tmp_path / "run"), RunFolder(trained)) == []
 
 
 def test_rgb_images_for_a_network_of_grey_ones(survey, trained, data, tmp_path):

@@ -102,21 +102,17 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]
     check_tables(source.tables, out_dir, written)
     manifest = {"format": FORMAT, "layout": source.layout, "fingerprint": mark, "tables": {}, "parts": {}, "report": {}}
     surveys: dict[str, Survey] = {}
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        _check_room(plan, out_dir)
-        with ExitStack() as files:  # all arrays appear when all are there
-            for part in source.parts:
-                surveys[part] = Survey(kinds_of(source, part), surveys)
-                manifest["parts"][part] = _write_part(part, source, plan, out_dir, files, surveys[part])
-                manifest["report"][part] = surveys[part].report()
-            manifest["tables"] = copy_tables(source.tables, out_dir)
-            write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
-            _forget(old, manifest, out_dir)
-        write_json(out_dir / MANIFEST, manifest)
-    except OSError as error:
-        error.filename = error.filename or str(out_dir)  # a full disk does not say where it is
-        raise
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _check_room(plan, out_dir)
+    with ExitStack() as files:  # all arrays appear when all are there
+        for part in source.parts:
+            surveys[part] = Survey(kinds_of(source, part), surveys)
+            manifest["parts"][part] = _write_part(part, source, plan, out_dir, files, surveys[part])
+            manifest["report"][part] = surveys[part].report()
+        manifest["tables"] = copy_tables(source.tables, out_dir)
+        write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
+        _forget(old, manifest, out_dir)
+    write_json(out_dir / MANIFEST, manifest)
     return manifest
 
 
