@@ -13,7 +13,7 @@ from utils.errors import UsageError, UserError
 from utils.mask_file import Masks, mask_writer, open_masks
 from utils.metrics import binarize, iou, iout
 from utils.settings import MachineSettings, PredictSettings, SubmissionSettings
-from utils.stack import Stack, fold_rows, open_stack
+from utils.stack import Stack, fold_rows, ids_digest, open_stack
 from utils.submit import finish_submission
 from utils.threshold import choose_threshold, run_folder_of
 
@@ -83,4 +83,10 @@ def _held_out_rows(data_dir: str, stack: Stack, abouts: Sequence[dict]) -> np.nd
         )
     if any(about["data_digest"] != stack.digest for about in abouts):
         raise UserError(f"--part val: {data_dir} holds other images than the snapshots were trained on")
-    return fold_rows(data_dir, stack.ids, folds.pop())[1]
+    rows = fold_rows(data_dir, stack.ids, fold := folds.pop())[1]
+    if any(about["val_ids_digest"] != ids_digest(stack.ids[row] for row in rows) for about in abouts):
+        raise UserError(
+            f"--part val: fold {fold} in {data_dir} holds other images than the snapshots held out: they have learned "
+            "from some of them; put back the train_with_folds.csv that they were trained with"
+        )
+    return rows

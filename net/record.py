@@ -14,6 +14,7 @@ from utils.mask_file import move_masks
 from utils.run_folder import RunFolder
 
 BETTER = {"val_loss": min, "iou": max, "iout": max}
+DATA = {"data_digest": "packed images", "val_ids_digest": "images of the fold"}  # what a run cannot change on the way
 PACKAGES = ("torch", "numpy", "albumentations", "segmentation-models-pytorch")
 
 
@@ -67,7 +68,8 @@ class Record:
         if improved:
             self._keep_snapshot(learner, row)
         self.folder.write_log(progress.rows)
-        state = {"format": 1, "progress": vars(progress), "data": self.about["data_digest"], **state_of(learner)}
+        data = {name: self.about[name] for name in DATA}
+        state = {"format": 1, "progress": vars(progress), "data": data, **state_of(learner)}
         snapshots.write(self.folder.state, state)
         self.folder.keep_only(progress.kept)
         return improved
@@ -95,8 +97,9 @@ class Record:
         if not self.folder.state.is_file():
             return  # killed before the first epoch was finished: the same start again
         state = snapshots.read(self.folder.state)
-        if state["data"] != self.about["data_digest"]:
-            raise UserError(f"--resume: the packed images are not those that {self.folder.path} began with")
+        for name, what in DATA.items():
+            if state["data"][name] != self.about[name]:
+                raise UserError(f"--resume: the {what} are not those that {self.folder.path} began with; put them back")
         self.progress = Progress(**state["progress"])
         if self.progress.epoch >= n_epochs:
             done = self.progress.epoch

@@ -1,6 +1,5 @@
 """One run from its flags to its snapshots: what train.py and its sisters call."""
 
-import hashlib
 import time
 from typing import Any
 
@@ -27,7 +26,7 @@ from utils.interrupts import StopRequest, stop_requests
 from utils.mask_file import mask_writer
 from utils.run_folder import RunFolder, find_snapshots
 from utils.settings import TrainSettings, to_flat
-from utils.stack import Stack, fold_rows, open_stack
+from utils.stack import Stack, fold_rows, ids_digest, open_stack
 
 QUICK_TO_READ = 2**30  # bytes; of more masks the empty ones are not counted at every start
 DESCRIBED = ("arch", "train_augs", "val_augs", "val_transforms", "fold", "loss", "optimizer", "scheduler", "seed")
@@ -161,7 +160,7 @@ class Run:
             "channels_in": self.stack.channels,
             "shape": list(self.stack.shape),
             "data_digest": self.stack.digest,
-            "val_ids_digest": hashlib.sha256("\n".join(self.val_ids).encode()).hexdigest()[:16],
+            "val_ids_digest": ids_digest(self.val_ids),
         }
 
     def _first_line(self) -> str:

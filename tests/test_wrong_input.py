@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from script_helpers import ROOT, TINY, assert_refused, run_here, run_script
+from script_helpers import ROOT, TINY, assert_refused, run_here, run_script, succeed
 
 from bench.kill_resume import differences
 from utils.run_folder import RunFolder, find_snapshots
@@ -90,6 +90,19 @@ def test_an_experiment_is_never_overwritten_and_a_resume_never_another_run(surve
         assert_refused(done, 2, f"{flag} {value}", f"has {other}, and it cannot change")
     assert_refused(run_here("train.py", *base, "--resume"), 2, "has its 2 epochs; raise --n_epochs")
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_folds_made_anew_are_noticed_before_a_net_is_scored_on_what_it_learned_from(survey, data, tmp_path):
+    run = tmp_path / "run"
+    assert run_here("train.py", "--data_dir", data, "--experiment_dir", run, "--n_epochs", 1, *TINY).returncode == 0
+    succeed("utils/make_folds.py", "--path", data / "train.csv", "--n", 3, "--seed", 7)
+    done = run_here(
+        "predict.py", "--snapshot", run, "--data_dir", data, "--part", "val", "--masks_fn", tmp_path / "v.npy"
+    )
+    assert_refused(done, 1, "fold 0", "holds other images than the snapshots held out")
+    assert not (tmp_path / "v.npy").exists()
+    done = run_here("train.py", "--experiment_dir", run, "--resume", "--n_epochs", 2)
+    assert_refused(done, 1, "--resume: the images of the fold are not those", "put them back")
 
 
 def test_a_schedule_that_is_planned_over_all_epochs_cannot_be_made_longer(survey, tmp_path):

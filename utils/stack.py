@@ -9,6 +9,8 @@ train.csv          a row an image, `id` first
 train_with_folds.csv   the same with a column `fold` (utils/make_folds.py)
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,11 @@ def _open_described(folder: Path, entry: dict[str, Any]) -> np.ndarray:
             f"found {array.dtype} {array.shape}; pack the folder again"
         )
     return array
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """16 hex digits that say which images these are, and in which order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarray, np.ndarray]:
