@@ -181,7 +181,7 @@ def _check_room(plan: Plan, out_dir: Path) -> None:
     free = shutil.disk_usage(out_dir).free
     if needed > free:
         raise UserError(
-            f"{out_dir}: the arrays take {needed / 1e9:.1f} GB, there is room for {free / 1e9:.1f} GB; "
+            f"{out_dir}: the arrays take {needed / 1e6:,.1f} MB, there is room for {free / 1e6:,.1f} MB; "
             "make room, name another --out_dir or a smaller --size"
         )
 
