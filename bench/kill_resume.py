@@ -30,7 +30,7 @@ class Settings:
     """packed folder with folds, such as make_demo.py, stack_and_save.py and make_folds.py leave."""
     kills: int = 20
     """how often the run is killed."""
-    n_epochs: int = 20
+    n_epochs: int = 60
     """epochs of the run."""
     seed: int = 0
     """decides the moments."""
@@ -45,25 +45,24 @@ def main(settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as work:
         whole, killed = RunFolder(Path(work) / "whole"), RunFolder(Path(work) / "killed")
         words = ["--data_dir", settings.data_dir, "--n_epochs", str(settings.n_epochs), *settings.flags.split()]
-        started = time.perf_counter()
         _train(words, whole).wait()
-        per_epoch = (time.perf_counter() - started) / settings.n_epochs
-        _kill_and_resume(words, killed, settings, per_epoch)
+        first_epoch = float(read_table(whole.log)["seconds"][0])  # the longest: it warms up, as every resume does
+        _kill_and_resume(words, killed, settings, 2 * first_epoch)
         found = differences(whole, killed)
         if found:
             raise UserError(f"after {settings.kills} kills the run differs: {'; '.join(found[:3])}")
         print(f"{settings.kills} kills, {settings.n_epochs} epochs: the same tensors, log, masks and set of snapshots")
 
 
-def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, per_epoch: float) -> None:
-    """Kill within an epoch's time after the run has begun to write, again and again; then let it finish."""
+def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, span: float) -> None:
+    """Kill within `span` seconds after the run has begun to write, again and again; then let it finish."""
     moments = random.Random(settings.seed)
     for number in range(settings.kills):
         before = _last_write(folder)
         process = _train(words, folder)
         while process.poll() is None and _last_write(folder) == before:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, per_epoch))
+        time.sleep(moments.uniform(0, span))
         process.kill()
         process.wait()
         done = len(read_table(folder.log)["epoch"]) if folder.log.is_file() else 0
