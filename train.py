@@ -17,9 +17,11 @@ from utils.settings import TrainSettings
 def train(settings: TrainSettings) -> dict[str, Any]:
     """Train as the settings say; the run's summary (best snapshot, scores, seconds)."""
     from net.tasks import MASK  # torch takes seconds to import: only once the flags are known to be right
+    from net.team import team
     from net.training import Run
 
-    return Run(settings, MASK).train()
+    with team() as processes:
+        return Run(settings, MASK, processes).train()
 
 
 if __name__ == "__main__":

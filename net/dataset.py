@@ -1,6 +1,7 @@
-"""Rows of the stack -> tensors: the batches of an epoch in training, plain batches in validation and prediction."""
+"""Rows of the stack -> tensors: the parts of an epoch in training, plain batches in validation and prediction."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,13 +13,13 @@ from net.tasks import Task
 from utils.stack import Stack
 
 Key = tuple[int, int]
-"""(epoch, row of the stack): with the seed, all that a training sample depends on."""
+"""(pass over the images, row of the stack): with the seed, all that a training sample depends on."""
 
 
 class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented samples; (epoch, row) -> image (C, S, S) uint8 and target (K, S, S) uint8.
+    """Augmented samples; (pass, row) -> image (C, S, S) uint8 and target (K, S, S) uint8.
 
-    A sample depends on (seed, epoch, row) alone, so that neither workers nor a resume change it.
+    A sample depends on (seed, pass, row) alone, so that neither workers nor a resume change it.
     """
 
     def __init__(self, stack: Stack, task: Task, aug: TrainAug, seed: int) -> None:
@@ -26,44 +27,109 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
         self._change: Callable[[np.ndarray, np.ndarray, list[int]], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, Tensor]]:
+        """The samples of a batch, read from the stack at once."""
         if self._change is None:  # built where it is used: in each worker
             self._change = self.aug.maker()
-        epoch, row = key
-        image, target = self._change(self.stack.images[row], self.task.target(self.stack, row), [self.seed, epoch, row])
-        return _planes(image), _planes(target)
+        images = self.stack.images[[row for _, row in keys]]
+        samples = []
+        for image, (turn, row) in zip(images, keys, strict=True):
+            changed, target = self._change(image, self.task.target(self.stack, row), [self.seed, turn, row])
+            samples.append((_planes(changed), _planes(target)))
+        return samples
 
 
 def _planes(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-class EpochBatches:
-    """The batches of one epoch: every row once, in an order that (seed, epoch) decides.
+@dataclass(frozen=True)
+class Part:
+    """What one process learns from at once: a share of a group of images, for which one step is taken."""
 
-    A last batch of a single image is avoided (BatchNorm cannot take it): the one before gives it an image.
+    keys: list[Key]
+    group: int
+    """Images in the whole group, over all its parts and all processes."""
+    last: bool
+    """Whether the step is taken after this part."""
+
+
+class EpochParts:
+    """The parts of one epoch, in an order that (seed, pass) decides: each image exactly once a pass.
+
+    Passes follow each other without a gap, and an epoch is the next `epoch_size` images of them. It is cut into groups
+    of at most accumulate x batch_size images, a group into parts of at most batch_size: cuts are as equal as can be, so
+    that no group ends up with a handful of images. Each process takes its share of every part; the groups are the same
+    for any number of processes, and those of `accumulate` k are those of a batch size k times as large.
+
+    Args:
+        rows: rows of the stack to learn from.
+        batch_size: images that all processes together see at once.
+        seed: with the pass, decides the order.
+        accumulate: parts in a group.
+        epoch_size: images in an epoch; None is one pass.
+        share: (number of this process, number of processes).
     """
 
-    def __init__(self, rows: np.ndarray, batch_size: int, seed: int) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+    def __init__(
+        self,
+        rows: np.ndarray,
+        batch_size: int,
+        seed: int,
+        accumulate: int = 1,
+        epoch_size: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.rows, self.batch_size, self.seed, self.accumulate = rows, batch_size, seed, accumulate
+        self.size = epoch_size or len(rows)
+        self.share = share
         self.epoch = 0
+        """Which epoch comes next, from 0."""
+
+    @property
+    def steps(self) -> int:
+        """Groups in an epoch."""
+        return -(-self.size // (self.batch_size * self.accumulate))
+
+    @property
+    def smallest(self) -> int:
+        """Images in the smallest part: what the processes have to share."""
+        return min(len(piece) for group in self._groups() for piece in group)
+
+    def _groups(self) -> Iterator[list[np.ndarray]]:
+        """Groups of the epoch, each cut into parts, as positions in the endless sequence of passes."""
+        positions = np.arange(self.epoch * self.size, (self.epoch + 1) * self.size)
+        for group in np.array_split(positions, self.steps):
+            yield np.array_split(group, -(-len(group) // self.batch_size))
+
+    def parts(self) -> list[Part]:
+        """The parts of this process."""
+        first, end = self.epoch * self.size, (self.epoch + 1) * self.size
+        turns = range(first // len(self.rows), (end - 1) // len(self.rows) + 1)
+        order = {turn: np.random.default_rng([self.seed, turn]).permutation(self.rows) for turn in turns}
+        number, processes = self.share
+        parts = []
+        for group in self._groups():
+            for piece in group:
+                mine = (divmod(int(position), len(self.rows)) for position in np.array_split(piece, processes)[number])
+                keys = [(turn, int(order[turn][place])) for turn, place in mine]
+                parts.append(Part(keys, sum(map(len, group)), piece is group[-1]))
+        return parts
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return sum(map(len, self._groups()))
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
-        cuts = list(range(self.batch_size, len(order), self.batch_size))
-        if cuts and self.batch_size > 2 and len(order) - cuts[-1] == 1:
-            cuts[-1] -= 1
-        for part in np.split(order, cuts):
-            yield [(self.epoch, int(row)) for row in part]
+        return (part.keys for part in self.parts())
 
 
-def training_loader(samples: TrainingRows, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader:
-    """Batches of (images (B, C, S, S) uint8, targets (B, K, S, S) uint8) for the epoch that `batches` is set to."""
+def training_loader(samples: TrainingRows, parts: EpochParts, workers: int, pin_memory: bool) -> DataLoader:
+    """Batches of (images (B, C, S, S) uint8, targets (B, K, S, S) uint8) for the epoch that `parts` is set to."""
     return DataLoader(
         samples,
-        batch_sampler=batches,
+        batch_sampler=parts,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,

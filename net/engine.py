@@ -1,21 +1,19 @@
 """The only loops in the repository: fit, evaluate, predict."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from net.augmentations import VAL_AUGS
-from net.dataset import fitted, normalised
+from net.dataset import EpochParts, fitted, normalised
+from net.learner import Learner
 from net.losses import Loss
-from net.machine import Machine
-from net.outputs import to_float32
 from net.predictor import Predictor, batches_of
-from net.schedulers import Schedule
+from net.team import Team
 from net.tta import View
 from utils.arrays import ArrayWriter
 from utils.errors import UserError
@@ -24,47 +22,22 @@ from utils.metrics import binarize, counts, scores_from_counts
 from utils.progress import progress_bar
 from utils.stack import Stack
 
-
-@dataclass
-class Learner:
-    """Everything that a training step changes."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    scaler: torch.amp.GradScaler
-    """Does nothing but in float16."""
-    loss: Loss
-    machine: Machine
-
-    def step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """One step on images (B, C, S, S) uint8 and targets (B, K, S, S) uint8; the loss, a detached scalar."""
-        device = self.machine.device
-        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        with self.machine.autocast():
-            output = self.network(normalised(images))
-        loss = self.loss(to_float32(output), targets.float())
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.after_step()
-        return loss.detach()
+STEPS_BETWEEN_LOOKS = 10  # reading the loss waits for the device
 
 
 @dataclass
 class Scores:
-    """Sums over validation images, exact however they are batched."""
+    """Results of validation images, exact however they are batched and shared out."""
 
-    loss_sum: float = 0.0
+    losses: list[float] = field(default_factory=list)
     tenths: int = 0
     ious: list[float] = field(default_factory=list)
 
-    def add(self, loss: float, masks: np.ndarray, truths: np.ndarray) -> None:
-        """A batch: its mean loss, probabilities (B, h, w) as stored, truths (B, h, w) 0 or 1."""
+    def add(self, losses: list[float], masks: np.ndarray, truths: np.ndarray) -> None:
+        """A batch: its losses (B), probabilities (B, h, w) as stored, truths (B, h, w) 0 or 1."""
         inside, ours, theirs = counts(binarize(masks, 0.5), truths)
         union = ours + theirs - inside
-        self.loss_sum += loss * len(masks)
+        self.losses += losses
         self.tenths += int(scores_from_counts(inside, ours, theirs).sum())
         self.ious += np.where(union == 0, 1.0, inside / np.maximum(union, 1)).tolist()
 
@@ -72,78 +45,111 @@ class Scores:
         """val_loss; iou and iout (the competition's metric) of masks > .5 at the images' own size, 0..1."""
         number = len(self.ious)
         return {
-            "val_loss": self.loss_sum / number,
-            "iou": sum(self.ious) / number,
+            "val_loss": math.fsum(self.losses) / number,
+            "iou": math.fsum(self.ious) / number,
             "iout": self.tenths / (10 * number),
         }
 
 
-def fit(learner: Learner, loader: DataLoader, title: str, stop: StopRequest, how_to_go_on: str) -> float:
-    """Train one epoch; the mean training loss over images.
+def fit(
+    learner: Learner, loader: DataLoader, parts: EpochParts, title: str, stop: StopRequest, how_to_go_on: str
+) -> tuple[float, int]:
+    """Train one epoch.
+
+    Returns:
+        the mean training loss over images, and the number of steps that were skipped.
 
     Raises:
         Interrupted: a signal came; the epoch is lost.
         UserError: the loss is not a finite number.
     """
     learner.network.train()
-    total, seen = torch.zeros((), device=learner.machine.device), 0
-    bar = progress_bar(loader, title)
-    for images, targets in bar:
-        stop.obey(how_to_go_on)
-        total += learner.step(images, targets) * len(images)
-        seen += len(images)
-        if bar.n % 10 == 0:  # reading the loss waits for the device
-            bar.set_postfix(loss=f"{float(total) / seen:.4f}")
-    mean = float(total) / seen
-    if not np.isfinite(mean):
-        raise UserError(f"{title}: the loss is {mean}; try a lower rate or --precision float32. {how_to_go_on}")
-    return mean
+    total, seen, steps, skipped = torch.zeros((), device=learner.machine.device), 0, 0, 0
+    bar = progress_bar(loader, title, hidden=not learner.team.leads)
+    for part, (images, targets) in zip(parts.parts(), bar, strict=True):
+        learner.team.obey(stop, how_to_go_on)
+        learner.learn(images, targets, part.group)
+        if not part.last:
+            continue
+        loss, steps = learner.step(), steps + 1
+        if loss is None:
+            skipped += 1
+            continue
+        total, seen = total + loss * part.group, seen + part.group
+        if steps % STEPS_BETWEEN_LOOKS == 0:
+            bar.set_postfix(loss=f"{_finite(float(total) / seen, title, how_to_go_on):.4f}")
+    if not seen:
+        raise UserError(f"{title}: no step had a finite loss; try a lower rate or --precision float32. {how_to_go_on}")
+    return _finite(float(total) / seen, title, how_to_go_on), skipped
+
+
+def _finite(loss: float, title: str, how_to_go_on: str) -> float:
+    if math.isfinite(loss):
+        return loss
+    advice = "try a lower rate, --grad_clip 1, --on_nan skip or --precision float32"
+    raise UserError(f"{title}: the loss is {loss}; {advice}. {how_to_go_on}")
+
+
+def measure_statistics(learner: Learner, loader: DataLoader, title: str) -> None:
+    """Measure BatchNorm's statistics anew for averaged weights, on the images of the epoch."""
+    device, bar = learner.machine.device, progress_bar(loader, title, hidden=not learner.team.leads)
+    with learner.machine.autocast():
+        learner.average.measure_statistics((normalised(images.to(device)) for images, _ in bar), learner.team)
 
 
 @torch.inference_mode()
 def evaluate(
-    predictor: Predictor, stack: Stack, rows: np.ndarray, loss: Loss, batch_size: int, writer: ArrayWriter
+    predictor: Predictor,
+    stack: Stack,
+    rows: np.ndarray,
+    loss: Loss,
+    batch_size: int,
+    writer: ArrayWriter | None,
+    team: Team,
 ) -> dict[str, float]:
-    """Validation loss and scores over rows of a stack with masks; every mask goes to `writer` as float16."""
+    """Validation loss and scores over rows of a stack with masks; every mask goes to `writer` as float16.
+
+    The processes share the batches, and the leading one, which alone needs a writer, adds up: the same numbers for
+    any number of processes.
+    """
     fit_in = VAL_AUGS[predictor.val_augs](stack.shape)
-    scores = Scores()
     predictor.network.eval()
-    for batch in progress_bar(list(batches_of(rows, batch_size)), "validation"):
-        truths = stack.masks[batch]
+
+    def judge(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
         targets = np.stack([predictor.task.target(stack, int(row)) for row in batch])
         output = predictor.output(fitted(stack.images[batch], fit_in))
         wanted = fitted(targets, fit_in, nearest=True).to(predictor.machine.device).float()
         masks = predictor.masks(output, stack.shape).cpu().numpy().astype(np.float16)
-        scores.add(float(loss(output, wanted)), masks, truths)
+        return loss(output, wanted).tolist(), masks
+
+    scores, batches = Scores(), list(batches_of(rows, batch_size))
+    judged = progress_bar(team.in_turn(batches, judge), "validation", total=len(batches), hidden=not team.leads)
+    for batch, (losses, masks) in judged:
+        scores.add(losses, masks, stack.masks[batch])
         writer.append(masks)
-    return scores.means()
+    return team.first(scores.means)
 
 
 @torch.inference_mode()
 def predict(
-    predictors: Sequence[Predictor], images: np.ndarray, rows: np.ndarray, views: Sequence[View], batch_size: int
+    predictors: Sequence[Predictor],
+    images: np.ndarray,
+    rows: np.ndarray,
+    views: Sequence[View],
+    batch_size: int,
+    team: Team,
 ) -> Iterator[np.ndarray]:
-    """The mean of probabilities over networks and views, in the order of `rows`, batch by batch: (B, h, w) float16."""
-    images_a_batch = max(1, batch_size // len(views))  # the network sees all views of a batch at once
-    for batch in progress_bar(list(batches_of(rows, images_a_batch)), "predicting"):
+    """The mean of probabilities over networks and views, in the order of `rows`, batch by batch: (B, h, w) float16.
+
+    The processes share the batches; the leading one gets them all, the others none.
+    """
+
+    def mean(batch: np.ndarray) -> np.ndarray:
         pixels = images[batch]
-        mean = sum(predictor.predict(pixels, views) for predictor in predictors) / len(predictors)
-        yield mean.cpu().numpy().astype(np.float16)
+        probabilities = sum(predictor.predict(pixels, views) for predictor in predictors) / len(predictors)
+        return probabilities.cpu().numpy().astype(np.float16)
 
-
-def state_of(learner: Learner) -> dict[str, Any]:
-    """What must survive a kill, as tensors and plain values."""
-    return {
-        "network": learner.network.state_dict(),
-        "optimizer": learner.optimizer.state_dict(),
-        "schedule": learner.schedule.scheduler.state_dict(),
-        "scaler": learner.scaler.state_dict(),
-    }
-
-
-def restore(learner: Learner, state: dict[str, Any]) -> None:
-    """Put a state written by `state_of` back."""
-    learner.network.load_state_dict(state["network"])
-    learner.optimizer.load_state_dict(state["optimizer"])
-    learner.schedule.scheduler.load_state_dict(state["schedule"])
-    learner.scaler.load_state_dict(state["scaler"])
+    images_a_batch = max(1, batch_size // len(views))  # the network sees all views of a batch at once
+    batches = list(batches_of(rows, images_a_batch))
+    turns = progress_bar(team.in_turn(batches, mean), "predicting", total=len(batches), hidden=not team.leads)
+    yield from (masks for _, masks in turns)

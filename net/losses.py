@@ -1,4 +1,7 @@
-"""Losses by name. A pixel loss takes logits (B, K, S, S) float32 and a target alike, 0 or 1, and gives a scalar."""
+"""Losses by name. A pixel loss takes logits (B, K, S, S) float32 and a target alike, 0 or 1, and gives one value an
+image, (B,): the loss of a batch is their mean, so that a batch may be cut into parts (over steps that accumulate, or
+over processes) and the gradient stays the same.
+"""
 
 from collections.abc import Callable
 
@@ -12,38 +15,39 @@ from utils.names import pick
 
 PixelLoss = Callable[[Tensor, Tensor], Tensor]
 Loss = Callable[[Output, Tensor], Tensor]
+"""(output, target (B, K, S, S) float32) -> (B,) float32."""
 
 IMAGE_WEIGHT, NON_EMPTY_WEIGHT, FUSED_WEIGHT = 0.05, 0.1, 1.0
 
 
 def bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy over all pixels."""
-    return F.binary_cross_entropy_with_logits(logits, target)
+    """Mean binary cross-entropy over the pixels of each image."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).mean(1)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Mean focal loss (Lin et al. 2017, arXiv 1708.02002), without class weights."""
+    """Mean focal loss (Lin et al. 2017, arXiv 1708.02002) over the pixels of each image, without class weights."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return ((1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy).mean()
+    return ((1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy).flatten(1).mean(1)
 
 
 def soft_jaccard(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - intersection over union of probabilities, over all pixels of the batch, in [0, 1]."""
-    probabilities = torch.sigmoid(logits)
-    intersection = (probabilities * target).sum()
-    return 1 - (intersection + 1) / (probabilities.sum() + target.sum() - intersection + 1)
+    """1 - intersection over union of probabilities, of each image, in [0, 1]."""
+    probabilities, target = torch.sigmoid(logits).flatten(1), target.flatten(1)
+    intersection = (probabilities * target).sum(1)
+    return 1 - (intersection + 1) / (probabilities.sum(1) + target.sum(1) - intersection + 1)
 
 
 def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - Dice coefficient of probabilities, over all pixels of the batch, in [0, 1]."""
-    probabilities = torch.sigmoid(logits)
-    return 1 - (2 * (probabilities * target).sum() + 1) / (probabilities.sum() + target.sum() + 1)
+    """1 - Dice coefficient of probabilities, of each image, in [0, 1]."""
+    probabilities, target = torch.sigmoid(logits).flatten(1), target.flatten(1)
+    return 1 - (2 * (probabilities * target).sum(1) + 1) / (probabilities.sum(1) + target.sum(1) + 1)
 
 
-def lovasz_hinge(logits: Tensor, target: Tensor) -> Tensor:
+def lovasz_hinge(logits: Tensor, target: Tensor, positive: Callable[[Tensor], Tensor] = F.relu) -> Tensor:
     """The Lovász extension of the Jaccard loss on hinge errors, per image (Berman et al. 2018, arXiv 1705.08790).
 
-    All images of the batch are sorted at once; the result is the mean over images.
+    All images of the batch are sorted at once. `positive` makes the errors positive: the paper's relu, or elu + 1.
     """
     logits, target = logits.flatten(1), target.flatten(1)
     errors, order = (1 - logits * (2 * target - 1)).sort(dim=1, descending=True)
@@ -53,12 +57,22 @@ def lovasz_hinge(logits: Tensor, target: Tensor) -> Tensor:
     union = positives + (1 - truth).cumsum(1)
     jaccard = 1 - intersection / union
     weights = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
-    return (F.relu(errors) * weights).sum(1).mean()
+    return (positive(errors) * weights).sum(1)
+
+
+def lovasz_elu(logits: Tensor, target: Tensor) -> Tensor:
+    """Lovász hinge with elu + 1: pixels that are right, and not by far, still give a gradient."""
+    return lovasz_hinge(logits, target, positive=lambda errors: F.elu(errors) + 1)
+
+
+def symmetric(pixel_loss: PixelLoss) -> PixelLoss:
+    """The mean of a loss for the mask and for its complement, so that empty masks are learned from too."""
+    return lambda logits, target: (pixel_loss(logits, target) + pixel_loss(-logits, 1 - target)) / 2
 
 
 def total(*terms: PixelLoss) -> PixelLoss:
     """The sum of several pixel losses, each with weight 1."""
-    return lambda logits, target: torch.stack([term(logits, target) for term in terms]).sum()
+    return lambda logits, target: torch.stack([term(logits, target) for term in terms]).sum(0)
 
 
 def on_fused(pixel_loss: PixelLoss) -> Loss:
@@ -71,16 +85,17 @@ def on_fused(pixel_loss: PixelLoss) -> Loss:
 
 
 def deeply_supervised(pixel_loss: PixelLoss) -> Loss:
-    """Image class (empty or not) .05 + side masks on non-empty images .1 + fused mask 1.0."""
+    """Image class (empty or not) .05 + side masks on non-empty images .1 + fused mask 1.0.
+
+    The side term is a mean over all images, of which empty ones count 0.
+    """
 
     def loss(output: Output, target: Tensor) -> Tensor:
         if not isinstance(output, DeepOutput):
             raise UsageError("--loss combined and combined_hyper need side outputs; use --arch ds_resnet_34")
         non_empty = target.flatten(1).amax(1)
-        image_term = F.binary_cross_entropy_with_logits(output.image, non_empty)
-        chosen = non_empty > 0
-        side_terms = [pixel_loss(side[chosen], target[chosen]) for side in output.sides] if chosen.any() else []
-        side_term = torch.stack(side_terms).mean() if side_terms else 0 * output.fused.sum()
+        image_term = F.binary_cross_entropy_with_logits(output.image, non_empty, reduction="none")
+        side_term = torch.stack([pixel_loss(side, target) for side in output.sides]).mean(0) * non_empty
         fused_term = pixel_loss(output.fused, target)
         return IMAGE_WEIGHT * image_term + NON_EMPTY_WEIGHT * side_term + FUSED_WEIGHT * fused_term
 
@@ -90,6 +105,9 @@ def deeply_supervised(pixel_loss: PixelLoss) -> Loss:
 LOSSES: dict[str, Loss] = {
     "BCE": on_fused(bce),
     "lovasz": on_fused(lovasz_hinge),
+    "lovasz_elu": on_fused(lovasz_elu),
+    "symmetric_lovasz": on_fused(symmetric(lovasz_hinge)),
+    "symmetric_lovasz_elu": on_fused(symmetric(lovasz_elu)),
     "focal": on_fused(focal),
     "bce_lovasz": on_fused(total(bce, lovasz_hinge)),
     "BCEJaccard": on_fused(total(bce, soft_jaccard)),

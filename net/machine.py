@@ -19,6 +19,8 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     """Of the network's arithmetic; weights, losses and metrics are float32 always."""
+    compiles: bool = False
+    """Whether networks are translated into kernels of their own."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""
@@ -35,15 +37,25 @@ class Machine:
         return f"{self.device} ({name}), {str(self.dtype).removeprefix('torch.')}"
 
 
-def machine(settings: MachineSettings) -> Machine:
-    """The machine that the flags ask for.
+def machine(settings: MachineSettings, local_rank: int = 0) -> Machine:
+    """The machine that the flags ask for; of several GPUs each process of this machine (`local_rank`) has its own.
+
+    It sets torch's own switches for the GPU: TF32, and kernels that repeat bit for bit unless `autotune` asks for the
+    fastest.
 
     Raises:
         UsageError: a device that is not there.
     """
-    device = _device(settings.device)
+    device = _device(settings.device, local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = settings.autotune
+        if not settings.autotune:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with this alone
+            torch.use_deterministic_algorithms(True, warn_only=True)
     dtype = _fast_dtype(device) if settings.precision == "auto" else PRECISIONS[settings.precision]
-    return Machine(device, dtype)
+    return Machine(device, dtype, settings.compile)
 
 
 def workers_for(device: torch.device, asked: int | None) -> int:
@@ -59,10 +71,12 @@ def workers_for(device: torch.device, asked: int | None) -> int:
     return asked
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
+        name = accelerator.type if accelerator else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -1,6 +1,7 @@
 """Snapshots -> a mask file -> a submission: what every predict script calls."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import numpy as np
 from net.engine import predict
 from net.machine import machine
 from net.predictor import load_predictors
+from net.team import Team, team
 from net.tta import views_by_name
 from utils.errors import UsageError, UserError
-from utils.mask_file import Masks, mask_writer, open_masks
+from utils.mask_file import mask_writer, open_masks
 from utils.metrics import binarize, iou, iout
 from utils.settings import MachineSettings, PredictSettings, SubmissionSettings
 from utils.stack import Stack, fold_rows, ids_digest, open_stack
@@ -36,7 +38,11 @@ def predict_and_submit(
     """
     folders = [run_folder_of(path) for path in snapshots]
     th, min_area, origin = choose_threshold(submission.th, submission.min_area, folders)
-    masks, truths = predict_masks(snapshots, tta, settings, submission.masks_fn, machine_settings)
+    with team() as processes:
+        truths = predict_masks(snapshots, tta, settings, submission.masks_fn, machine_settings, processes)
+    if not processes.leads:
+        return
+    masks = open_masks(submission.masks_fn)
     print(f"{masks.path}: probabilities of {len(masks.ids)} images; threshold {th:.6g} ({origin})")
     if truths is None:
         finish_submission(masks, th, min_area, submission.submission_dir, submission.fn, settings.data_dir)
@@ -46,9 +52,14 @@ def predict_and_submit(
 
 
 def predict_masks(
-    snapshots: Sequence[Path], tta: str, settings: PredictSettings, masks_fn: str, machine_settings: MachineSettings
-) -> tuple[Masks, np.ndarray | None]:
-    """Write the mean masks to `masks_fn`, batch by batch; the opened file, and the truths of a validation fold.
+    snapshots: Sequence[Path],
+    tta: str,
+    settings: PredictSettings,
+    masks_fn: str,
+    machine_settings: MachineSettings,
+    processes: Team,
+) -> np.ndarray | None:
+    """Write the mean masks to `masks_fn`, batch by batch; the truths (N, h, w) if it is a validation fold.
 
     Raises:
         UsageError: unknown views, a batch size that makes no sense, snapshots of different folds with part val.
@@ -58,7 +69,8 @@ def predict_masks(
     if settings.batch_size < 1:
         raise UsageError(f"--batch_size {settings.batch_size}: expected 1 or more")
     stack = open_stack(settings.data_dir, "train" if settings.part == "val" else "test")
-    predictors, abouts = load_predictors(snapshots, machine(machine_settings), stack, settings.arch)
+    here = machine(machine_settings, processes.local_rank)
+    predictors, abouts = load_predictors(snapshots, here, stack, settings.arch)
     rows = np.arange(len(stack.ids))
     if settings.part == "val":
         rows = _held_out_rows(settings.data_dir, stack, abouts)
@@ -68,10 +80,12 @@ def predict_masks(
         "snapshots": [str(path) for path in snapshots],
         "tta": tta,
     }
-    with mask_writer(masks_fn, [stack.ids[row] for row in rows], stack.shape, about) as writer:
-        for masks in predict(predictors, stack.images, rows, views, settings.batch_size):
+    processes.agree("images to predict", [stack.digest, ids_digest(stack.ids[row] for row in rows)])
+    place = mask_writer(masks_fn, [stack.ids[row] for row in rows], stack.shape, about)
+    with place if processes.leads else nullcontext() as writer:
+        for masks in predict(predictors, stack.images, rows, views, settings.batch_size, processes):
             writer.append(masks)
-    return open_masks(masks_fn), None if stack.masks is None else stack.masks[rows]
+    return None if stack.masks is None else stack.masks[rows]
 
 
 def _held_out_rows(data_dir: str, stack: Stack, abouts: Sequence[dict]) -> np.ndarray:

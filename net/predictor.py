@@ -77,6 +77,8 @@ def load_predictors(
                 f"{path}: was trained on images of {about['channels_in']} channels, these have {stack.channels}"
             )
         network = rebuild(snapshot, path).to(machine.device, memory_format=torch.channels_last)
+        if machine.compiles:
+            network.compile()
         predictors.append(Predictor(network, task_by_name(about["task"]), about["val_augs"], machine))
         abouts.append(about)
     return predictors, abouts

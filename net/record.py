@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from net import snapshot as snapshots
-from net.engine import Learner, restore, state_of
+from net.learner import Learner, state_of
 from utils.errors import UsageError, UserError
 from utils.files import write_json
 from utils.mask_file import move_masks
 from utils.run_folder import RunFolder
 
+FORMAT = 2
 BETTER = {"val_loss": min, "iou": max, "iout": max}
 DATA = {"data_digest": "packed images", "val_ids_digest": "images of the fold"}  # what a run cannot change on the way
 PACKAGES = ("torch", "numpy", "albumentations", "segmentation-models-pytorch")
@@ -54,11 +55,11 @@ class Record:
         """Where validation masks lie until it is known whether their epoch is kept."""
         return self.folder.snapshots / ".val_masks.npy"
 
-    def add(self, learner: Learner, row: dict[str, Any]) -> list[str]:
+    def add(self, learner: Learner, row: dict[str, Any]) -> tuple[list[str], Progress]:
         """Write an epoch: its snapshot if it is an improvement, then log.csv and the state; then remove what is worse.
 
         Returns:
-            the measures that were never better in this cycle.
+            the measures that were never better in this cycle, and how far the run has come.
         """
         progress = self.progress
         progress.epoch += 1
@@ -69,10 +70,10 @@ class Record:
             self._keep_snapshot(learner, row)
         self.folder.write_log(progress.rows)
         data = {name: self.about[name] for name in DATA}
-        state = {"format": 1, "progress": vars(progress), "data": data, **state_of(learner)}
+        state = {"format": FORMAT, "progress": vars(progress), "data": data, **state_of(learner)}
         snapshots.write(self.folder.state, state)
         self.folder.keep_only(progress.kept)
-        return improved
+        return improved, progress
 
     def _keep_snapshot(self, learner: Learner, row: dict[str, Any]) -> None:
         cycle = row["cycle"] if self.by_cycle else None
@@ -80,23 +81,31 @@ class Record:
         metrics = {name: row[name] for name in ("epoch", "cycle", "train_loss", "val_loss", "iou", "iout")}
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
         move_masks(self.masks_of_epoch, file.val_masks)
-        snapshots.save_snapshot(file.path, learner.network, {**self.about, "metrics": metrics, "versions": versions})
+        snapshots.save_snapshot(file.path, learner.predicting, {**self.about, "metrics": metrics, "versions": versions})
         rivals = [name for name in self.progress.kept if self.folder.described(name).path.parent == file.path.parent]
         others = [name for name in self.progress.kept if name not in rivals]
         rivals.append(str(file.path.relative_to(self.folder.snapshots)))
         rivals.sort(key=lambda name: self.folder.described(name).rank, reverse=True)
         self.progress.kept = others + rivals[: self.keep]
 
-    def resume(self, learner: Learner, n_epochs: int) -> None:
+    def resume(self, n_epochs: int) -> dict[str, Any] | None:
         """Go back to the last finished epoch, and remove what a lost one has left.
+
+        Returns:
+            the state for `net.learner.restore`, with `progress`; None if no epoch was finished.
 
         Raises:
             UsageError: there is nothing left to do.
-            UserError: the images are not those that the run began with.
+            UserError: the images are not those that the run began with, or another version has written the state.
         """
         if not self.folder.state.is_file():
-            return  # killed before the first epoch was finished: the same start again
+            return None  # killed before the first epoch was finished: the same start again
         state = snapshots.read(self.folder.state)
+        if state.get("format") != FORMAT:
+            raise UserError(
+                f"{self.folder.state}: was written by another version of this project; train anew in another folder, "
+                "with --snapshot to start from its best weights"
+            )
         for name, what in DATA.items():
             if state["data"][name] != self.about[name]:
                 raise UserError(f"--resume: the {what} are not those that {self.folder.path} began with; put them back")
@@ -104,10 +113,10 @@ class Record:
         if self.progress.epoch >= n_epochs:
             done = self.progress.epoch
             raise UsageError(f"--resume: {self.folder.path} has its {done} epochs; raise --n_epochs to train on")
-        restore(learner, state)
         self.folder.write_log(self.progress.rows)
         self.folder.keep_only(self.progress.kept)
         self.folder.summary.unlink(missing_ok=True)
+        return state
 
     def finish(self, machine: str) -> dict[str, Any]:
         """Write summary.json, which says that the run is finished; the summary."""

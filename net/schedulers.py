@@ -3,7 +3,8 @@
 A schedule is planned over one cycle: it ends when the cycle ends.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,42 @@ from utils.names import pick
 
 @dataclass
 class Schedule:
-    """A scheduler of torch and when it moves: after every step, after every epoch, or with the validation loss."""
+    """A scheduler of torch, when it moves, and a linear warm-up before its rates are the full ones."""
 
     scheduler: Any
     moves: str
-    """step, epoch or metric."""
+    """step, epoch or metric: after every step, after every epoch, or with the validation loss."""
+    warmup: int = 0
+    """Steps until the rate is the full one; the first step has 1/warmup of it."""
+    steps: int = 0
+    """Steps taken."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        return self.scheduler.optimizer
+
+    @property
+    def factor(self) -> float:
+        """What the warm-up leaves of the rate of the next step."""
+        return min(1.0, (self.steps + 1) / self.warmup) if self.warmup else 1.0
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimizer.param_groups[0]["lr"] * self.factor
+
+    @contextmanager
+    def warm(self) -> Iterator[None]:
+        """Around a step of the optimizer; torch's scheduler goes on from its own rates, so they are put back."""
+        full = [group["lr"] for group in self.optimizer.param_groups]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= self.factor
+        yield
+        for group, rate in zip(self.optimizer.param_groups, full, strict=True):
+            group["lr"] = rate
 
     def after_step(self) -> None:
+        self.steps += 1
         if self.moves == "step":
             self.scheduler.step()
 
@@ -30,6 +60,13 @@ class Schedule:
             self.scheduler.step()
         elif self.moves == "metric":
             self.scheduler.step(val_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.scheduler.load_state_dict(state["scheduler"])
 
 
 Build = Callable[[Optimizer, int, int], Schedule]

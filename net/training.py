@@ -1,30 +1,33 @@
 """One run from its flags to its snapshots: what train.py and its sisters call."""
 
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
-from net.architectures import build_network
-from net.augmentations import TRAIN_AUGS, VAL_AUGS, check_names
+from net.augmentations import TRAIN_AUGS, check_names
 from net.board import Board
-from net.dataset import EpochBatches, TrainingRows, training_loader
-from net.engine import Learner, evaluate, fit
+from net.dataset import EpochParts, TrainingRows, training_loader
+from net.engine import evaluate, fit, measure_statistics
+from net.learner import Learner, restore
 from net.losses import loss_by_name
 from net.machine import machine, workers_for
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
-from net.record import Record
+from net.record import Progress, Record
 from net.schedulers import PLANNED, scheduler_by_name
-from net.snapshot import start_from
+from net.setup import new_learner, starting_network, try_out
 from net.tasks import Task
+from net.team import Team
+from utils.check_settings import epochs_in_cycle
 from utils.errors import UsageError, UserError
 from utils.interrupts import StopRequest, stop_requests
 from utils.mask_file import mask_writer
-from utils.run_folder import RunFolder, find_snapshots
+from utils.run_folder import RunFolder
 from utils.settings import TrainSettings, to_flat
 from utils.stack import Stack, fold_rows, ids_digest, open_stack
 
@@ -40,116 +43,133 @@ class Run:
         UserError: data or weights that are not there or do not fit.
     """
 
-    def __init__(self, settings: TrainSettings, task: Task) -> None:
+    def __init__(self, settings: TrainSettings, task: Task, team: Team | None = None) -> None:
         data, learn, run = settings.data, settings.learn, settings.run
+        self.epochs_in_cycle = epochs_in_cycle(settings)
         check_names(data.train_augs, data.val_augs, data.val_transforms)
-        self.settings, self.task = settings, task
+        self.settings, self.task, self.team = settings, task, team or Team()
         self.loss = loss_by_name(learn.loss)
-        self.build_optimizer = optimizer_by_name(learn.optimizer)
-        self.build_schedule = scheduler_by_name(learn.scheduler)
-        self.epochs_in_cycle = _epochs_in_cycle(settings)
-        self.machine = machine(settings.machine)
+        optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # names that are none end here
+        self.machine = machine(settings.machine, self.team.local_rank)
         self.workers = workers_for(self.machine.device, data.loader_workers)
         self.stack = _stack_with_masks(data.data_dir)
         self.train_rows, self.val_rows = fold_rows(data.data_dir, self.stack.ids, data.fold)
         if len(self.train_rows) < 2:
             raise UserError(f"--fold {data.fold}: leaves {len(self.train_rows)} images to train on, of 2 needed")
         self.val_ids = [self.stack.ids[row] for row in self.val_rows]
+        self.parts = self._parts()
         self.record = Record(RunFolder(run.path), self._about(), run.keep, by_cycle=learn.cycles > 1)
-        self.network = self._network()
-        self._try_out()
+        seen = [to_flat(settings), self.stack.digest, ids_digest(self.val_ids), str(self.machine.dtype)]
+        self.team.agree("flags, packed images, fold and precision", seen)
+        resumed = run.resume and self.record.folder.state.is_file()
+        self.network = starting_network(settings, self.stack.channels, task, self.machine, self.team, resumed)
+        predictor = Predictor(self.network, task, data.val_augs, self.machine)
+        try_out(settings, predictor, self.stack.channels, self.loss)
 
     def train(self) -> dict[str, Any]:
         """Train to the last epoch; the run's summary, as it stands in summary.json."""
-        learn, record = self.settings.learn, self.record
-        planned = learn.scheduler in PLANNED or learn.cycles > 1
-        fixed = {"n_epochs"} if planned else set()
-        record.folder.begin(to_flat(self.settings), self.settings.run.resume, fixed)
+        data, learn, record, team = self.settings.data, self.settings.learn, self.record, self.team
         learner = self._learner()
-        if self.settings.run.resume:
-            record.resume(learner, learn.n_epochs)
-        print(self._first_line(), flush=True)
-        samples = TrainingRows(self.stack, self.task, TRAIN_AUGS[self.settings.data.train_augs], learn.seed)
-        batches = EpochBatches(self.train_rows, learn.batch_size, learn.seed)
-        loader = training_loader(samples, batches, self.workers, pin_memory=self.machine.device.type == "cuda")
-        with stop_requests() as stop, Board(record.folder.path / "tensorboard", record.progress.epoch) as board:
+        if state := team.first(self._open_folder):
+            restore(learner, state)
+            record.progress = team.first(lambda: record.progress)
+        if self.machine.compiles:
+            self.network.compile()
+        if team.leads:
+            print(self._first_line(), flush=True)
+        samples = TrainingRows(self.stack, self.task, TRAIN_AUGS[data.train_augs], learn.seed)
+        loader = training_loader(samples, self.parts, self.workers, pin_memory=self.machine.device.type == "cuda")
+        with stop_requests() as stop, self._board() as board:
             for epoch in range(record.progress.epoch, learn.n_epochs):
                 if epoch % self.epochs_in_cycle == 0 and epoch:
                     learner, record.progress.best = self._learner(), {}
-                batches.epoch, how_to_go_on = epoch, self._how_to_go_on()
-                try:
-                    row = self._epoch(learner, loader, stop)
-                    board.add(row, self.stack, self.val_rows, record.masks_of_epoch)
-                    improved = record.add(learner, row)
-                except OSError as error:
-                    place = error.filename or record.folder.path
-                    raise UserError(f"{place}: {error.strerror}; make room. {how_to_go_on}") from error
-                print(_line(row, learn.n_epochs, improved), flush=True)
-        summary = record.finish(str(self.machine))
-        scores = ", ".join(f"{name} {summary[name]:.4f}" for name in ("iout", "iou", "val_loss"))
-        print(f"best: {record.folder.path / summary['best_snapshot']}  ({scores})")
+                self.parts.epoch = epoch
+                row, skipped = self._epoch(learner, loader, stop)
+                improved, record.progress = team.first(lambda row=row, now=learner: self._keep(now, row, board))
+                if team.leads:
+                    print(_line(row, learn.n_epochs, improved, skipped), flush=True)
+        summary = team.first(lambda: record.finish(f"{self.machine}{self._processes()}"))
+        if team.leads:
+            scores = ", ".join(f"{name} {summary[name]:.4f}" for name in ("iout", "iou", "val_loss"))
+            print(f"best: {record.folder.path / summary['best_snapshot']}  ({scores})")
         return summary
 
-    def _epoch(self, learner: Learner, loader: DataLoader, stop: StopRequest) -> dict[str, Any]:
-        """Train and validate one epoch; its row of log.csv."""
-        data, learn, epoch = self.settings.data, self.settings.learn, self.record.progress.epoch
+    def _open_folder(self) -> dict[str, Any] | None:
+        """Claim the run's folder; the state to go on from, if there is one."""
+        learn, resume = self.settings.learn, self.settings.run.resume
+        planned = learn.scheduler in PLANNED or learn.cycles > 1
+        self.record.folder.begin(to_flat(self.settings), resume, {"n_epochs"} if planned else set())
+        return self.record.resume(learn.n_epochs) if resume else None
+
+    def _board(self) -> AbstractContextManager[Board | None]:
+        folder, done = self.record.folder.path / "tensorboard", self.record.progress.epoch
+        return Board(folder, done) if self.team.leads else nullcontext()
+
+    def _epoch(self, learner: Learner, loader: DataLoader, stop: StopRequest) -> tuple[dict[str, Any], int]:
+        """Train and validate one epoch; its row of log.csv, and how many steps were skipped."""
+        learn, epoch, team = self.settings.learn, self.record.progress.epoch, self.team
         started = time.perf_counter()
-        torch.manual_seed(int(np.random.SeedSequence([learn.seed, epoch]).generate_state(1)[0]))  # for dropout
-        rate = learner.optimizer.param_groups[0]["lr"]
-        train_loss = fit(learner, loader, f"epoch {epoch + 1}/{learn.n_epochs}", stop, self._how_to_go_on())
+        seeds = np.random.SeedSequence([learn.seed, epoch, team.rank] if team.rank else [learn.seed, epoch])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))  # for dropout
+        rate, title = learner.schedule.rate, f"epoch {epoch + 1}/{learn.n_epochs}"
+        train_loss, skipped = fit(learner, loader, self.parts, title, stop, self._how_to_go_on())
         trained = time.perf_counter() - started
-        about = {"data_dir": data.data_dir, "part": "train", "fold": data.fold}
-        predictor = Predictor(self.network, self.task, data.val_augs, self.machine)
-        with mask_writer(self.record.masks_of_epoch, self.val_ids, self.stack.shape, about) as writer:
-            means = evaluate(predictor, self.stack, self.val_rows, self.loss, learn.batch_size, writer)
+        if learner.average and learner.average.after_epoch(self.network, epoch % self.epochs_in_cycle + 1):
+            measure_statistics(learner, loader, f"{title}: statistics of the mean")
+        learner.share()
+        means = self._validate(learner)
+        if not np.isfinite(means["val_loss"]):
+            raise UserError(
+                f"{title}: the validation loss is {means['val_loss']}; try a lower rate. {self._how_to_go_on()}"
+            )
         learner.schedule.after_epoch(means["val_loss"])
-        return {
+        row = {
             "epoch": epoch + 1,
             "cycle": epoch // self.epochs_in_cycle + 1,
             "train_loss": train_loss,
             **means,
             "lr": rate,
-            "images_per_s": round(len(self.train_rows) / trained, 1),
+            "images_per_s": round(self.parts.size / trained, 1),
             "seconds": round(time.perf_counter() - started, 1),
         }
+        return row, skipped
 
-    def _network(self) -> nn.Module:
-        """The network with the weights that it starts from; a state to resume from replaces them."""
-        net, run = self.settings.net, self.settings.run
-        resumed = run.resume and self.record.folder.state.is_file()
-        start = None if resumed or net.snapshot is None else find_snapshots([net.snapshot])[0]
-        weights = "none" if resumed or start else net.encoder_weights
-        torch.manual_seed(self.settings.learn.seed)
-        network = build_network(net.arch, self.stack.channels, self.task.channels, weights)
-        if start:
-            start_from(network, start)
-        return network.to(self.machine.device, memory_format=torch.channels_last)
+    def _validate(self, learner: Learner) -> dict[str, float]:
+        """Scores of what predicts on the fold held out; its masks lie where the record looks for them."""
+        data, batch_size = self.settings.data, self.settings.learn.batch_size
+        predictor = Predictor(learner.predicting, self.task, data.val_augs, self.machine)
+        about = {"data_dir": data.data_dir, "part": "train", "fold": data.fold}
+        place = mask_writer(self.record.masks_of_epoch, self.val_ids, self.stack.shape, about)
+        with self._room_on_disk(), place if self.team.leads else nullcontext() as writer:
+            return evaluate(predictor, self.stack, self.val_rows, self.loss, batch_size, writer, self.team)
 
-    @torch.inference_mode()
-    def _try_out(self) -> None:
-        """A look at black images: a loss or size that does not suit the network is found before anything is written."""
-        size, arch = VAL_AUGS[self.settings.data.val_augs].size, self.settings.net.arch
-        black = torch.zeros(2, self.stack.channels, size, size, dtype=torch.uint8)
-        predictor = Predictor(self.network.eval(), self.task, self.settings.data.val_augs, self.machine)
+    def _keep(self, learner: Learner, row: dict[str, Any], board: Board) -> tuple[list[str], Progress]:
+        with self._room_on_disk():
+            board.add(row, self.stack, self.val_rows, self.record.masks_of_epoch)
+            return self.record.add(learner, row)
+
+    @contextmanager
+    def _room_on_disk(self) -> Iterator[None]:
+        """Around what writes: a disk that is full says how to go on."""
         try:
-            output = predictor.output(black)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0][:160]
-            raise UsageError(f"--arch {arch}: cannot take images of {size}x{size} ({reason}); choose another") from None
-        self.loss(output, torch.zeros(2, self.task.channels, size, size, device=self.machine.device))
+            yield
+        except OSError as error:
+            place = error.filename or self.record.folder.path
+            raise UserError(f"{place}: {error.strerror}; make room. {self._how_to_go_on()}") from error
+
+    def _parts(self) -> EpochParts:
+        learn, team = self.settings.learn, self.team
+        accumulate, share = self.settings.step.accumulate, (team.rank, team.size)
+        parts = EpochParts(self.train_rows, learn.batch_size, learn.seed, accumulate, learn.epoch_size, share)
+        if parts.smallest < team.size:
+            raise UsageError(
+                f"--batch_size {learn.batch_size}: its smallest part has {parts.smallest} images, and {team.size} "
+                "processes share it; take a larger one or fewer processes"
+            )
+        return parts
 
     def _learner(self) -> Learner:
-        """Optimizer and schedule anew, as at the start of a cycle."""
-        optimizer = self.build_optimizer(self.network.parameters())
-        steps = -(-len(self.train_rows) // self.settings.learn.batch_size)
-        return Learner(
-            network=self.network,
-            optimizer=optimizer,
-            schedule=self.build_schedule(optimizer, self.epochs_in_cycle, steps),
-            scaler=torch.amp.GradScaler(self.machine.device.type, enabled=self.machine.dtype == torch.float16),
-            loss=self.loss,
-            machine=self.machine,
-        )
+        return new_learner(self.settings, self.network, self.machine, self.team, self.epochs_in_cycle, self.parts.steps)
 
     def _about(self) -> dict[str, Any]:
         """What each snapshot of this run says of itself: plain values only."""
@@ -168,10 +188,13 @@ class Run:
         if self.stack.masks.nbytes < QUICK_TO_READ:
             images += f" ({sum(not self.stack.masks[row].any() for row in self.train_rows)} empty)"
         return (
-            f"{self.machine} | {self.settings.net.arch} | fold {self.settings.data.fold}: "
+            f"{self.machine}{self._processes()} | {self.settings.net.arch} | fold {self.settings.data.fold}: "
             f"{images} to train on, {len(self.val_rows)} to validate | "
             f"-> {self.record.folder.path}"
         )
+
+    def _processes(self) -> str:
+        return f", {self.team.size} processes" if self.team.size > 1 else ""
 
     def _how_to_go_on(self) -> str:
         done, folder = self.record.progress.epoch, self.record.folder.path
@@ -185,18 +208,8 @@ def _stack_with_masks(data_dir: str) -> Stack:
     return stack
 
 
-def _epochs_in_cycle(settings: TrainSettings) -> int:
-    learn = settings.learn
-    numbers = {"batch_size": learn.batch_size, "n_epochs": learn.n_epochs, "cycles": learn.cycles}
-    for name, value in {**numbers, "keep": settings.run.keep}.items():
-        if value < 1:
-            raise UsageError(f"--{name} {value}: expected 1 or more")
-    if learn.n_epochs % learn.cycles:
-        raise UsageError(f"--n_epochs {learn.n_epochs} cannot be divided into --cycles {learn.cycles} of equal length")
-    return learn.n_epochs // learn.cycles
-
-
-def _line(row: dict[str, Any], n_epochs: int, improved: list[str]) -> str:
+def _line(row: dict[str, Any], n_epochs: int, improved: list[str], skipped: int) -> str:
     scores = "  ".join(f"{name} {row[name]:.4f}" for name in ("train_loss", "val_loss", "iou", "iout"))
     better = f"  better {', '.join(improved)}" if improved else ""
+    better += f"  {skipped} steps skipped: no finite loss" if skipped else ""
     return f"epoch {row['epoch']}/{n_epochs}  {scores}  lr {row['lr']:.2g}  {row['images_per_s']:.0f} images/s{better}"

@@ -1,5 +1,7 @@
 """Each loss is what its name says, and every term of it has weight."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -37,15 +39,15 @@ def lovasz_by_definition(logits, target):
             jaccard = 1 - (positives - missed) / (positives + len(wrong) - missed)
             loss, before = loss + errors[place] * (jaccard - before), jaccard
         losses.append(loss)
-    return torch.stack(losses).mean()
+    return torch.stack(losses)
 
 
 def test_lovasz_equals_its_definition_in_value_and_gradient():
     logits, target = batch()
     value = lovasz_hinge(logits, target)
-    (gradient,) = torch.autograd.grad(value, logits)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
     expected = lovasz_by_definition(logits, target)
-    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), logits)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient, expected_gradient)
 
@@ -67,15 +69,16 @@ def test_both_terms_of_a_sum_have_weight(name, terms):
     logits, target = batch()
     parts = [term(logits, target) for term in terms]
     torch.testing.assert_close(LOSSES[name](logits, target), parts[0] + parts[1])
-    assert all(part.item() > 0.05 for part in parts)
+    assert all(part.min() > 0.05 for part in parts)
 
 
 @pytest.mark.parametrize("name", PIXEL)
 def test_every_pixel_loss_falls_when_the_mask_gets_better(name):
     _, target = batch()
     right = (2 * target - 1) * 5
-    losses = [float(LOSSES[name](right * sign, target)) for sign in (1.0, 0.1, -1.0)]
-    assert losses[0] < losses[1] < losses[2]
+    losses = [LOSSES[name](right * sign, target) for sign in (1.0, 0.1, -1.0)]
+    assert (losses[0] < losses[1]).all()
+    assert (losses[1] < losses[2]).all()
     output, target = deep()  # and on a deeply supervised network it is the fused mask's
     torch.testing.assert_close(LOSSES[name](output, target), LOSSES[name](output.fused, target))
 
@@ -84,14 +87,14 @@ def test_every_pixel_loss_falls_when_the_mask_gets_better(name):
 def test_deep_supervision_weighs_image_sides_and_fused(name, pixel_loss):
     output, target = deep()
     pixel_loss = pixel_loss or (lambda logits, truth: bce(logits, truth) + lovasz_hinge(logits, truth))
-    chosen = [0, 2, 3]  # image 1 is empty
+    present = torch.tensor([1.0, 0.0, 1.0, 1.0])  # image 1 is empty
     expected = (
-        0.05 * F.binary_cross_entropy_with_logits(output.image, torch.tensor([1.0, 0.0, 1.0, 1.0]))
-        + 0.1 * sum(pixel_loss(side[chosen], target[chosen]) for side in output.sides) / 2
+        0.05 * F.binary_cross_entropy_with_logits(output.image, present, reduction="none")
+        + 0.1 * present * sum(pixel_loss(side, target) for side in output.sides) / 2
         + 1.0 * pixel_loss(output.fused, target)
     )
     torch.testing.assert_close(LOSSES[name](output, target), expected)
-    LOSSES[name](output, target).backward()
+    LOSSES[name](output, target).sum().backward()
     assert output.image.grad.abs().min() > 0
     assert output.sides[0].grad[1].abs().max() == 0
     assert output.sides[0].grad[0].abs().max() > 0
@@ -99,8 +102,38 @@ def test_deep_supervision_weighs_image_sides_and_fused(name, pixel_loss):
 
 def test_deep_supervision_survives_a_batch_of_empty_images_and_refuses_a_plain_network():
     output, target = deep()
-    assert torch.isfinite(LOSSES["combined"](output, torch.zeros_like(target)))
+    assert torch.isfinite(LOSSES["combined"](output, torch.zeros_like(target))).all()
     with pytest.raises(UsageError, match="use --arch ds_resnet_34"):
         LOSSES["combined"](output.fused, target)
     with pytest.raises(UsageError, match="did you mean BCEDice"):
         loss_by_name("BCEDise")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_may_be_cut_into_parts(name):
+    """Each image has a loss of its own: what stands beside it in the batch changes neither value nor gradient."""
+    output, target = deep()
+    whole = LOSSES[name](output, target)
+    assert whole.shape == (4,)
+    for start in (0, 2):
+        cut = slice(start, start + 2)
+        part = DeepOutput(output.fused[cut], output.image[cut], [side[cut] for side in output.sides])
+        torch.testing.assert_close(LOSSES[name](part, target[cut]), whole[cut])
+
+
+def test_symmetric_lovasz_sees_the_mask_and_its_complement():
+    logits, target = batch()
+    both = (lovasz_by_definition(logits, target) + lovasz_by_definition(-logits, 1 - target)) / 2
+    torch.testing.assert_close(LOSSES["symmetric_lovasz"](logits, target), both)
+
+
+def test_lovasz_with_elu_still_pulls_at_pixels_that_are_right():
+    logits, target = torch.tensor([[[[3.0, -3.0]]]], requires_grad=True), torch.tensor([[[[1.0, 0.0]]]])
+    (none,) = torch.autograd.grad(LOSSES["lovasz"](logits, target).sum(), logits)
+    assert none.abs().max() == 0
+    loss = LOSSES["lovasz_elu"](logits, target)
+    assert loss.item() == pytest.approx(
+        math.exp(-2)
+    )  # both errors are -2; elu + 1 is exp(-2), and the weights add to 1
+    (pull,) = torch.autograd.grad(loss.sum(), logits)
+    assert pull[0, 0, 0, 0] < 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from utils.errors import Interrupted, UsageError, UserError
+from utils.errors import Interrupted, ToldElsewhere, UsageError, UserError
 from utils.files import read_json
 from utils.names import pick
 from utils.settings import flat_names, from_flat
@@ -31,6 +31,8 @@ def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | N
     try:
         main(parse(settings_type, argv, prog))
         sys.stdout.flush()
+    except ToldElsewhere as error:
+        sys.exit(error.exit_code)
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in argv:
             raise

@@ -24,3 +24,11 @@ class Interrupted(UserError):
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class ToldElsewhere(UserError):
+    """An error that another process of the same run has told already: this one ends without a word."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("told by another process")
+        self.exit_code = exit_code

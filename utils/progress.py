@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def progress_bar(items: Iterable[Any], title: str, unit: str = "batch") -> Any:
-    """A tqdm bar over items with a length; it disappears when it is done."""
+def progress_bar(
+    items: Iterable[Any], title: str, unit: str = "batch", total: int | None = None, hidden: bool = False
+) -> Any:
+    """A tqdm bar over items, `total` of them if they have no length; it disappears when it is done."""
     from tqdm import tqdm
 
-    return tqdm(items, desc=title, unit=unit, leave=False, dynamic_ncols=True, disable=None)
+    shown = True if hidden else None  # None: on a terminal
+    return tqdm(items, desc=title, unit=unit, total=total, leave=False, dynamic_ncols=True, disable=shown)

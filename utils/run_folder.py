@@ -19,12 +19,12 @@ from utils.errors import UsageError, UserError
 from utils.files import read_json, write_json
 from utils.tables import write_table
 
-SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+|inf|nan)\.iout_(\d\.\d+)")
+SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.iout_(\d\.\d+)")
 
 # flags that may differ between a run and its continuation
 FREE_ON_RESUME = {
     *("n_epochs", "keep", "resume", "config", "debug", "experiment_dir", "data_dir"),
-    *("device", "precision", "loader_workers", "encoder_weights", "snapshot"),
+    *("device", "precision", "compile", "autotune", "loader_workers", "encoder_weights", "snapshot", "on_nan"),
 }
 NOT_STORED = {"resume", "config", "debug"}
 

@@ -58,11 +58,33 @@ class LearnSettings:
     cycles: int = 1
     """restarts of optimizer and schedule; each cycle keeps its own snapshots (snapshots/cycle_<k>/)."""
     batch_size: int = 32
-    """images a step."""
+    """images that are learned from at once, over all processes."""
     n_epochs: int = 100
     """epochs in all, over all cycles."""
+    epoch_size: int | None = None
+    """images in an epoch, where a pass over all takes hours; every image still comes once a pass."""
     seed: int = 4545
     """decides weights, order and augmentation: the same seed gives the same snapshots, bit for bit."""
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is taken, and which weights predict."""
+
+    accumulate: int = 1
+    """batches whose gradients make one step: a batch size that many times as large, in the same memory."""
+    grad_clip: float | None = None
+    """the longest gradient; a longer one is scaled down to it."""
+    warmup: int = 0
+    """steps in which the learning rate rises to the full one, at the start of each cycle."""
+    ema: float | None = None
+    """decay of a running mean of the weights over steps, such as .999; the mean is validated, kept, and predicts."""
+    swa: int | None = None
+    """epoch of each cycle from which on the equal mean of the weights after each epoch predicts."""
+    sync_batchnorm: bool = False
+    """BatchNorm's statistics are those of the whole batch, not of each process' share."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """at a loss or gradient that is no finite number: stop the run, or leave the step out."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,10 @@ class MachineSettings:
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto is bfloat16 where the machine multiplies it fast, float32 elsewhere."""
+    compile: bool = False
+    """translate the network into kernels of its own (torch.compile); for long runs on a GPU, a CPU gains nothing."""
+    autotune: bool = False
+    """let cuDNN time its kernels on a GPU and take the fastest: quicker, but not the same bit for bit."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +128,7 @@ class TrainSettings:
     data: DataSettings = field(default_factory=DataSettings)
     net: NetSettings = field(default_factory=NetSettings)
     learn: LearnSettings = field(default_factory=LearnSettings)
+    step: StepSettings = field(default_factory=StepSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     run: RunSettings = field(default_factory=RunSettings)
 

@@ -1,0 +1,75 @@
+"""BatchNorm whose statistics are those of the whole batch, however many processes share it; on CPUs as on GPUs."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from utils.errors import UsageError
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d that adds up its statistics over all processes in training.
+
+    torch's own SyncBatchNorm does the same on GPUs, and on nothing else. Weights and statistics have the names of
+    BatchNorm2d, so that snapshots do not tell them apart.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape and dtype."""
+        if not self.training:
+            return super().forward(images)
+        values = images.float()
+        count = values.new_full((1,), values.numel() / values.shape[1])
+        sums = _Sum.apply(torch.cat([values.sum((0, 2, 3)), count]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = values - mean[:, None, None]  # the difference of two large sums would lose a small variance
+        variance = _Sum.apply((centred**2).sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, rate)
+            self.running_var.lerp_(variance * count / (count - 1), rate)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(images.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum over processes as well."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(None, gradient.contiguous())
+
+
+def share_statistics(network: nn.Module, on_gpu: bool) -> nn.Module:
+    """The network with every BatchNorm synchronised over the processes.
+
+    Raises:
+        UsageError: a kind of BatchNorm that has no synchronised twin.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) is not nn.BatchNorm2d:
+            raise UsageError(
+                f"--sync_batchnorm: {name} of this network is a {type(module).__name__}; leave the flag out"
+            )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if on_gpu else _converted(network)
+
+
+def _converted(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.BatchNorm2d):
+        shared = SharedBatchNorm2d(module.num_features, module.eps, module.momentum)
+        shared.load_state_dict(module.state_dict())
+        return shared
+    for name, child in module.named_children():
+        module.add_module(name, _converted(child))
+    return module

@@ -1,0 +1,82 @@
+"""What a run begins with: its network, a look at whether it fits, and everything that a step needs."""
+
+import torch
+from torch import nn
+
+from net.architectures import build_network
+from net.augmentations import VAL_AUGS
+from net.average import Average
+from net.batchnorm import share_statistics
+from net.learner import Learner
+from net.losses import Loss, loss_by_name
+from net.machine import Machine
+from net.optimizers import optimizer_by_name
+from net.predictor import Predictor
+from net.schedulers import scheduler_by_name
+from net.snapshot import start_from
+from net.tasks import Task
+from net.team import Team
+from utils.errors import UsageError
+from utils.run_folder import find_snapshots
+from utils.settings import TrainSettings
+
+
+def starting_network(
+    settings: TrainSettings, channels_in: int, task: Task, machine: Machine, team: Team, resumed: bool
+) -> nn.Module:
+    """The network with the weights that training starts from, the same in all processes.
+
+    With `resumed` they are random ones: those of the state replace them.
+    """
+    net = settings.net
+    given = resumed or not team.leads  # whatever is loaded here is replaced
+    start = None if given or net.snapshot is None else find_snapshots([net.snapshot])[0]
+    torch.manual_seed(settings.learn.seed)
+    network = build_network(net.arch, channels_in, task.channels, "none" if given or start else net.encoder_weights)
+    if start:
+        start_from(network, start)
+    if settings.step.sync_batchnorm and team.size > 1:
+        network = share_statistics(network, on_gpu=machine.device.type == "cuda")
+    network = network.to(machine.device, memory_format=torch.channels_last)
+    team.follow(network)
+    return network
+
+
+@torch.inference_mode()
+def try_out(settings: TrainSettings, predictor: Predictor, channels_in: int, loss: Loss) -> None:
+    """A look at black images: a loss or size that does not suit the network is found before anything is written.
+
+    Raises:
+        UsageError: the network cannot take images of this size, or the loss not its output.
+    """
+    size, planes = VAL_AUGS[predictor.val_augs].size, predictor.task.channels
+    predictor.network.eval()
+    try:
+        output = predictor.output(torch.zeros(2, channels_in, size, size, dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        reason, arch = str(error).strip().partition("\n")[0][:160], settings.net.arch
+        raise UsageError(f"--arch {arch}: cannot take images of {size}x{size} ({reason}); choose another") from None
+    loss(output, torch.zeros(2, planes, size, size, device=predictor.machine.device))
+
+
+def new_learner(
+    settings: TrainSettings, network: nn.Module, machine: Machine, team: Team, epochs: int, steps: int
+) -> Learner:
+    """Optimizer, schedule and mean of weights as at the start of a cycle of `epochs` with `steps` each."""
+    step = settings.step
+    optimizer = optimizer_by_name(settings.learn.optimizer)(network.parameters())
+    schedule = scheduler_by_name(settings.learn.scheduler)(optimizer, epochs, steps)
+    schedule.warmup = step.warmup
+    averaged = step.ema is not None or step.swa is not None
+    return Learner(
+        network=network,
+        optimizer=optimizer,
+        schedule=schedule,
+        scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16),
+        loss=loss_by_name(settings.learn.loss),
+        machine=machine,
+        team=team,
+        average=Average(network, step.ema, step.swa) if averaged else None,
+        grad_clip=step.grad_clip,
+        skip_bad=step.on_nan == "skip",
+    )
