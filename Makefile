@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.8
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint lock bench-env clean
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
@@ -23,10 +23,21 @@ lint: .venv/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+# What bench/throughput.py needs: the same set, and beside it the peers that it measures.
+bench-env: .venv-bench/ready
+
+.venv-bench/ready: requirements.txt bench/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check $(UV)
+	.venv-bench/bin/uv pip install --quiet --python .venv-bench/bin/python --require-hashes -r requirements.txt
+	.venv-bench/bin/uv pip install --quiet --python .venv-bench/bin/python -r bench/requirements.txt
+	.venv-bench/bin/uv pip install --quiet --python .venv-bench/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
+
 # After a change of the dependencies in pyproject.toml.
 lock: .venv/ready
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest \
 		--generate-hashes --no-emit-index-url --extra dev --python-version 3.11 pyproject.toml --output-file requirements.txt
 
 clean:
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache *.egg-info
+	rm -rf .venv .venv-bench .pytest_cache .hypothesis .ruff_cache *.egg-info

@@ -6,21 +6,20 @@ Ends with exit code 0 if tensors, log.csv (times aside), validation masks and th
 """
 
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
 
+from bench.warm import start
 from utils.cli import run
 from utils.errors import UserError
 from utils.run_folder import RunFolder, snapshots_in
 from utils.tables import read_table
 
-TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 TIMES = ("seconds", "images_per_s")
 
 
@@ -45,13 +44,22 @@ def main(settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as work:
         whole, killed = RunFolder(Path(work) / "whole"), RunFolder(Path(work) / "killed")
         words = ["--data_dir", settings.data_dir, "--n_epochs", str(settings.n_epochs), *settings.flags.split()]
-        _train(words, whole).wait()
-        first_epoch = float(read_table(whole.log)["seconds"][0])  # the longest: it warms up, as every resume does
-        _kill_and_resume(words, killed, settings, 2 * first_epoch)
+        span = 2 * _undisturbed(words, whole)
+        _kill_and_resume(words, killed, settings, span)
         found = differences(whole, killed)
         if found:
             raise UserError(f"after {settings.kills} kills the run differs: {'; '.join(found[:3])}")
         print(f"{settings.kills} kills, {settings.n_epochs} epochs: the same tensors, log, masks and set of snapshots")
+
+
+def _undisturbed(words: list[str], folder: RunFolder) -> float:
+    """Run to the end; the seconds from the first write to the first finished epoch: the slowest, as after a resume."""
+    process = _train(words, folder)
+    while process.is_alive() and not folder.state.is_file():
+        time.sleep(0.01)
+    seconds = time.time() - folder.config.stat().st_mtime if folder.config.is_file() else 0.0
+    _finish(process, folder)
+    return seconds
 
 
 def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, span: float) -> None:
@@ -60,22 +68,28 @@ def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, sp
     for number in range(settings.kills):
         before = _last_write(folder)
         process = _train(words, folder)
-        while process.poll() is None and _last_write(folder) == before:
+        while process.is_alive() and _last_write(folder) == before:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, span))
         process.kill()
-        process.wait()
+        process.join()
         done = len(read_table(folder.log)["epoch"]) if folder.log.is_file() else 0
         print(f"kill {number + 1}: {done} epochs in log.csv", flush=True)
         if folder.summary.is_file():
             raise UserError(f"--n_epochs {settings.n_epochs}: finished after {number + 1} kills; give it more epochs")
-    _train(words, folder).wait()
+    _finish(_train(words, folder), folder)
 
 
-def _train(words: list[str], folder: RunFolder) -> subprocess.Popen:
+def _train(words: list[str], folder: RunFolder) -> ForkServerProcess:
     resume = ["--resume"] if folder.config.is_file() else []
-    line = [sys.executable, str(TRAIN), *words, "--experiment_dir", str(folder.path), *resume]
-    return subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    return start("train.py", [*words, "--experiment_dir", str(folder.path), *resume], f"{folder.path}.txt", Path.cwd())
+
+
+def _finish(process: ForkServerProcess, folder: RunFolder) -> None:
+    process.join()
+    if process.exitcode:
+        said = Path(f"{folder.path}.txt").read_text().strip().splitlines()
+        raise UserError(f"train.py ended with exit code {process.exitcode}: {said[-1] if said else 'without a word'}")
 
 
 def _last_write(folder: RunFolder) -> int:

@@ -20,7 +20,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         """(B, C, h, w) -> the same shape and dtype."""
         if not self.training:
             return super().forward(images)
-        values = images.float()
+        values = images.to(torch.promote_types(images.dtype, torch.float32))
         count = values.new_full((1,), values.numel() / values.shape[1])
         sums = _Sum.apply(torch.cat([values.sum((0, 2, 3)), count]))
         count = sums[-1].detach()

@@ -80,7 +80,7 @@ def predict_masks(
         "snapshots": [str(path) for path in snapshots],
         "tta": tta,
     }
-    processes.agree("images to predict", [stack.digest, ids_digest(stack.ids[row] for row in rows)])
+    processes.agree({"packed images": stack.digest, "ids to predict": ids_digest(stack.ids[row] for row in rows)})
     place = mask_writer(masks_fn, [stack.ids[row] for row in rows], stack.shape, about)
     with place if processes.leads else nullcontext() as writer:
         for masks in predict(predictors, stack.images, rows, views, settings.batch_size, processes):

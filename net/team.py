@@ -84,17 +84,19 @@ class Team:
                     dist.broadcast(whole, src=0)
                     tensor.copy_(whole)
 
-    def agree(self, what: str, value: object) -> None:
-        """Make sure that every process has the same value.
+    def agree(self, values: dict[str, object]) -> None:
+        """Make sure that every process has the same values.
 
         Raises:
-            UserError: this one has another than the leading process.
+            UserError: one of them is another than in the leading process.
         """
-        if (leading := self.first(lambda: value)) != value:
-            raise UserError(
-                f"process {self.rank} of {self.size}: {what}: expected {leading}, as process 0 has, found {value}; "
-                "give all machines the same data, flags and kind of processor"
-            )
+        leading = self.first(lambda: values)
+        for name, value in values.items():
+            if value != leading[name]:
+                raise UserError(
+                    f"process {self.rank} of {self.size}: {name}: expected {leading[name]} as in process 0, "
+                    f"found {value}; give all machines the same flags, data and kind of processor"
+                )
 
     def obey(self, stop: StopRequest, message: str) -> None:
         """Stop in all processes if one of them was asked to; raises Interrupted, as `StopRequest.obey` does."""

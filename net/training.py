@@ -59,8 +59,9 @@ class Run:
         self.val_ids = [self.stack.ids[row] for row in self.val_rows]
         self.parts = self._parts()
         self.record = Record(RunFolder(run.path), self._about(), run.keep, by_cycle=learn.cycles > 1)
-        seen = [to_flat(settings), self.stack.digest, ids_digest(self.val_ids), str(self.machine.dtype)]
-        self.team.agree("flags, packed images, fold and precision", seen)
+        flags = {f"--{name}": value for name, value in to_flat(settings).items()}
+        found = {"packed images": self.stack.digest, "images of the fold": ids_digest(self.val_ids)}
+        self.team.agree({**flags, **found, "precision": str(self.machine.dtype)})
         resumed = run.resume and self.record.folder.state.is_file()
         self.network = starting_network(settings, self.stack.channels, task, self.machine, self.team, resumed)
         predictor = Predictor(self.network, task, data.val_augs, self.machine)
@@ -68,8 +69,8 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Train to the last epoch; the run's summary, as it stands in summary.json."""
-        data, learn, record, team = self.settings.data, self.settings.learn, self.record, self.team
-        learner = self._learner()
+        learn, record, team = self.settings.learn, self.record, self.team
+        learner = self.learner()
         if state := team.first(self._open_folder):
             restore(learner, state)
             record.progress = team.first(lambda: record.progress)
@@ -77,12 +78,11 @@ class Run:
             self.network.compile()
         if team.leads:
             print(self._first_line(), flush=True)
-        samples = TrainingRows(self.stack, self.task, TRAIN_AUGS[data.train_augs], learn.seed)
-        loader = training_loader(samples, self.parts, self.workers, pin_memory=self.machine.device.type == "cuda")
+        loader = self.loader()
         with stop_requests() as stop, self._board() as board:
             for epoch in range(record.progress.epoch, learn.n_epochs):
                 if epoch % self.epochs_in_cycle == 0 and epoch:
-                    learner, record.progress.best = self._learner(), {}
+                    learner, record.progress.best = self.learner(), {}
                 self.parts.epoch = epoch
                 row, skipped = self._epoch(learner, loader, stop)
                 improved, record.progress = team.first(lambda row=row, now=learner: self._keep(now, row, board))
@@ -93,6 +93,16 @@ class Run:
             scores = ", ".join(f"{name} {summary[name]:.4f}" for name in ("iout", "iou", "val_loss"))
             print(f"best: {record.folder.path / summary['best_snapshot']}  ({scores})")
         return summary
+
+    def learner(self) -> Learner:
+        """What takes the steps, as at the start of a cycle."""
+        return new_learner(self.settings, self.network, self.machine, self.team, self.epochs_in_cycle, self.parts.steps)
+
+    def loader(self) -> DataLoader:
+        """The batches of the epoch that `parts` is set to."""
+        aug, seed = TRAIN_AUGS[self.settings.data.train_augs], self.settings.learn.seed
+        samples = TrainingRows(self.stack, self.task, aug, seed)
+        return training_loader(samples, self.parts, self.workers, pin_memory=self.machine.device.type == "cuda")
 
     def _open_folder(self) -> dict[str, Any] | None:
         """Claim the run's folder; the state to go on from, if there is one."""
@@ -167,9 +177,6 @@ class Run:
                 "processes share it; take a larger one or fewer processes"
             )
         return parts
-
-    def _learner(self) -> Learner:
-        return new_learner(self.settings, self.network, self.machine, self.team, self.epochs_in_cycle, self.parts.steps)
 
     def _about(self) -> dict[str, Any]:
         """What each snapshot of this run says of itself: plain values only."""

@@ -14,13 +14,12 @@ python utils/stack_and_save.py --data_dir "$data" ${PACKED:+--out_dir "$PACKED"}
 data=${PACKED:-$data}
 [ -f "$data/train_with_folds.csv" ] || python utils/make_folds.py --path "$data/train.csv" --n_splits 5 --stratify coverage
 
+NAME=$name FOLDS=$folds bash recipes/folds.sh --data_dir "$data" --arch "$arch" --encoder_weights "$weights" \
+    --loss "$loss" --optimizer adam_1e-3 --scheduler cosine --n_epochs "$epochs" --keep 2
+
 runs=() masks=()
 for fold in $folds; do
     run=experiments/${name}_fold$fold
-    resume=(); [ -f "$run/config.json" ] && resume=(--resume)
-    [ -f "$run/summary.json" ] || python train.py --data_dir "$data" --experiment_dir "$run" --fold "$fold" \
-        --arch "$arch" --encoder_weights "$weights" --loss "$loss" --optimizer adam_1e-3 --scheduler cosine \
-        --n_epochs "$epochs" --keep 2 "${resume[@]}"
     python predict_tta.py --data_dir "$data" --snapshot "$run" --part val --masks_fn "$run/val_tta.npy"
     runs+=("$run") masks+=("$run/val_tta.npy")
 done

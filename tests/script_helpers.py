@@ -4,14 +4,17 @@ import contextlib
 import io
 import os
 import runpy
+import socket
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench.warm import ROOT, start
+
 TINY = ("--arch", "unet_resnet18", "--encoder_weights", "none", "--batch_size", "8", "--optimizer", "adam_1e-3")
 """Flags of a run of train.py that is quick on a CPU."""
+TINIEST = ("--arch", "unet_tu-test_resnet", *TINY[2:])
+"""The same with a network of 2 million weights, for what is run again and again."""
 
 
 def run_script(script, *words, cwd=ROOT):
@@ -32,6 +35,35 @@ def succeed(script, *words, cwd=ROOT):
     done = run_script(script, *words, cwd=cwd)
     assert done.returncode == 0, f"{script} {words}: {done.stderr}\n{done.stdout}"
     return done.stdout
+
+
+def start_together(script, *words, output, processes=2, cwd=ROOT, env=()):
+    """Processes that work together as torchrun would start them; `output` is a folder for what each says.
+
+    `cwd` is one folder, or one for each process.
+    """
+    folders = cwd if isinstance(cwd, list) else [cwd] * processes
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    output.mkdir(exist_ok=True)
+    together = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        start(
+            *(script, [str(word) for word in words], output / f"{rank}.txt", folders[rank]),
+            {name: str(value) for name, value in {**together, "RANK": rank, "LOCAL_RANK": rank, **dict(env)}.items()},
+        )
+        for rank in range(processes)
+    ]
+
+
+def end_together(processes, output, timeout=120):
+    """Exit codes of the processes, and all that each said."""
+    for process in processes:
+        process.join(timeout)
+    said = [(output / f"{rank}.txt").read_text() for rank in range(len(processes))]
+    assert all(process.exitcode is not None for process in processes), f"still running: {said}"
+    return [process.exitcode for process in processes], said
 
 
 def run_here(script, *words, cwd=ROOT):

@@ -1,0 +1,1 @@
+"""What is fast, what scores, what survives: measured, one command each."""

@@ -1,0 +1,248 @@
+"""What bench/throughput.py measures: this project, the loop that everyone writes with torch and smp, and the floor.
+
+The other peers, which need packages of their own, are in bench/peers.py.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from net.augmentations import TRAIN_AUGS, VAL_AUGS, fit_anew
+from net.dataset import normalised
+from net.engine import fit, predict
+from net.machine import Machine, machine, workers_for
+from net.predictor import Predictor
+from net.tasks import MASK
+from net.team import Team
+from net.training import Run
+from net.tta import views_by_name
+from utils.interrupts import StopRequest
+from utils.mask_file import mask_writer
+from utils.settings import DataSettings, MachineSettings, NetSettings, PredictSettings, RunSettings, TrainSettings
+from utils.stack import Stack, fold_rows, open_stack
+
+BATCH, SIZE, RATE, SEED = 32, 128, 1e-4, 4545
+TRAIN_AUG, VAL_AUG = "train_128_v1", "val_128"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all contenders share: the memory-mapped images, and the machine."""
+
+    folder: Path
+    """The packed folder; fold 0 is held out."""
+    train: Stack
+    rows: np.ndarray
+    """Rows of `train` to learn from: an epoch of whole batches."""
+    test: Stack
+    machine: Machine
+    """As the project chooses it; peers at their best compute in the same precision."""
+
+    @classmethod
+    def open(cls, folder: Path) -> "Setup":
+        train = open_stack(folder)
+        rows, _ = fold_rows(folder, train.ids, fold=0)
+        return cls(folder, train, rows, open_stack(folder, "test"), machine(MachineSettings()))
+
+
+class Stopwatch:
+    """Times a block, or what lies between two calls; the clock is read when the device has caught up."""
+
+    seconds = 0.0
+
+    def start(self) -> None:
+        self._started = self._now()
+
+    def stop(self) -> None:
+        self.seconds = self._now() - self._started
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    def _now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class Contender(ABC):
+    """Trains an epoch or predicts the test images, and leaves in `watch` how long that took; `how`: in which way."""
+
+    how: str
+
+    def __init__(self, setup: Setup, best: bool) -> None:
+        self.setup, self.best, self.watch = setup, best, Stopwatch()
+        self.how = f"{_name(setup.machine.dtype)}, channels last, fused Adam" if best else "float32"
+
+    @abstractmethod
+    def train(self) -> None: ...
+
+    @abstractmethod
+    def predict(self) -> None: ...
+
+
+class Strata(Contender):
+    """This project with its defaults: its loader, its learner, its loops; masks go to a file as predict.py has it."""
+
+    def __init__(self, setup: Setup, best: bool) -> None:
+        super().__init__(setup, best)
+        settings = TrainSettings(
+            data=DataSettings(data_dir=str(setup.folder)),
+            net=NetSettings(arch="unet_resnet18", encoder_weights="none"),
+            run=RunSettings(experiment_dir=str(setup.folder / "run")),
+        )
+        self.run = Run(settings, MASK)
+        self.learner, self.loader = self.run.learner(), self.run.loader()
+        self.how = f"{_name(self.run.machine.dtype)}, its defaults"
+
+    def train(self) -> None:
+        self.run.parts.epoch += 1
+        with self.watch:
+            fit(self.learner, self.loader, self.run.parts, "training", StopRequest(), "")
+
+    def predict(self) -> None:
+        test, path = self.setup.test, self.setup.folder / "masks.npy"
+        rows, views = np.arange(len(test.ids)), views_by_name("null")
+        with self.watch, mask_writer(path, test.ids, test.shape, {}) as writer:
+            predictor = Predictor(self.run.network.eval(), MASK, VAL_AUG, self.run.machine)
+            for masks in predict([predictor], test.images, rows, views, PredictSettings().batch_size, Team()):
+                writer.append(masks)
+
+
+class Torch(Contender):
+    """The loop that everyone writes; at its best with autocast, channels last, fused Adam and inference mode."""
+
+    def __init__(self, setup: Setup, best: bool) -> None:
+        super().__init__(setup, best)
+        self.network = network(setup.machine, best)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=RATE, fused=best)
+        self.training = loader(TrainingImages(setup), setup.machine, best)
+        self.test = loader(TestImages(setup), setup.machine, best)
+
+    def train(self) -> None:
+        device = self.setup.machine.device
+        with self.watch:
+            self.network.train()
+            for images, targets in self.training:
+                step(self.network, self.optimizer, images.to(device), targets.to(device))
+
+    def predict(self) -> None:
+        masks = []
+        with self.watch, torch.inference_mode() if self.best else torch.no_grad():
+            self.network.eval()
+            for images in self.test:
+                masks.append(torch.sigmoid(self.network(images.to(self.setup.machine.device))).cpu().numpy())
+
+
+class Floor(Contender):
+    """The network alone, on a batch that is there already: nothing that trains or predicts with it can be faster."""
+
+    def __init__(self, setup: Setup, best: bool) -> None:
+        super().__init__(setup, best=True)
+        self.network = network(setup.machine, best=True)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=RATE, fused=True)
+        images = torch.randint(0, 256, (BATCH, 1, SIZE, SIZE), dtype=torch.uint8, device=setup.machine.device)
+        self.images, self.targets = normalised(images), (images > 128).float()
+
+    def train(self) -> None:
+        self.network.train()
+        with self.watch:
+            for _ in range(len(self.setup.rows) // BATCH):
+                step(self.network, self.optimizer, self.images, self.targets)
+
+    def predict(self) -> None:
+        self.network.eval()
+        with self.watch, torch.inference_mode():
+            for left in range(len(self.setup.test.ids), 0, -BATCH):
+                self.network(self.images[:left])
+
+
+class TrainingImages(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented and normalised samples: image and mask, (1, S, S) float32 each."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup, self.change = setup, TRAIN_AUGS[TRAIN_AUG].build(SIZE)
+
+    def __len__(self) -> int:
+        return len(self.setup.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        row, stack = self.setup.rows[index], self.setup.train
+        changed = self.change(image=stack.images[row], mask=stack.masks[row][..., None])
+        return _normalised(fit_anew(changed["image"], SIZE)), _planes(fit_anew(changed["mask"], SIZE))
+
+
+class TestImages(Dataset[Tensor]):
+    """Padded and normalised images, (1, S, S) float32."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.images, self.fit = setup.test.images, VAL_AUGS[VAL_AUG](setup.test.shape)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return _normalised(self.fit.apply(self.images[index]))
+
+
+class Autocast(nn.Module):
+    """A network that computes in the machine's precision, whoever calls it, and answers in float32."""
+
+    def __init__(self, network: nn.Module, machine: Machine) -> None:
+        super().__init__()
+        self.network, self.machine = network, machine
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self.machine.autocast():
+            return self.network(images).float()
+
+
+def network(machine: Machine, best: bool, autocast: bool = True) -> nn.Module:
+    """The U-Net with the same weights for everybody; `best`: channels last and, unless not wanted, autocast."""
+    torch.manual_seed(SEED)
+    unet = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=1).to(machine.device)
+    if not best:
+        return unet
+    unet = unet.to(memory_format=torch.channels_last)
+    return Autocast(unet, machine) if autocast else unet
+
+
+def loader(images: Dataset[Any], machine: Machine, best: bool) -> DataLoader:
+    """A loader with torch's defaults; at its best on a GPU with the workers that this project has there."""
+    workers = workers_for(machine.device, None) if best else 0
+    mixed, kept = isinstance(images, TrainingImages), workers > 0
+    return DataLoader(images, BATCH, mixed, num_workers=workers, persistent_workers=kept, pin_memory=kept)
+
+
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> None:
+    """One step of training."""
+    optimizer.zero_grad()
+    F.binary_cross_entropy_with_logits(network(images), targets).backward()
+    optimizer.step()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _planes(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1)).float()
+
+
+def _normalised(image: np.ndarray) -> Tensor:
+    return (_planes(image) / 255 - 0.449) / 0.226
+
+
+OWN: dict[str, type[Contender]] = {"strata": Strata, "torch": Torch, "floor": Floor}

@@ -1,0 +1,244 @@
+"""Images a second in training and in prediction: this project, its peers, and the floor, interleaved in one run.
+
+.venv-bench/bin/python bench/throughput.py
+.venv/bin/python bench/throughput.py --only strata torch torch_best floor      # without the peers' packages
+
+`make bench-env` makes .venv-bench. In each round one contender after the other, beginning with another one each time,
+learns from the same images (U-Net resnet18 at 128x128, batch 32, train_128_v1, BCE, Adam 1e-4) and predicts the same
+images; round 0 warms up. Timed are loading, steps and masks, not what a peer does before and after an epoch.
+"""
+
+import io
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils import make_demo, make_folds, stack_and_save
+from utils.cli import run
+from utils.errors import UsageError, UserError
+from utils.files import whole_file, write_json
+from utils.names import pick
+
+if TYPE_CHECKING:
+    from bench.contenders import Contender, Setup
+
+NAMES = {
+    "strata": "Strata",
+    "torch": "torch + smp loop",
+    "lightning": "pytorch-lightning",
+    "fastai": "fastai",
+    "argus": "argus",
+    "torch_best": "torch + smp loop, at its best",
+    "lightning_best": "pytorch-lightning, at its best",
+    "fastai_best": "fastai, at its best",
+    "argus_best": "argus, at its best",
+    "floor": "floor: the network alone",
+}
+PEERS = [name for name in NAMES if name not in ("strata", "floor")]
+RIVALS = {
+    "fastest peer at its defaults": [name for name in PEERS if not name.endswith("_best")],
+    "fastest peer at its best": [name for name in PEERS if name.endswith("_best")],
+    "floor": ["floor"],
+}
+COLOURS = {"strata": "#e8a33d", "floor": "#b8b8b8"}
+PHASES = ("training", "prediction")
+PACKAGES = ("torch", "segmentation-models-pytorch", "pytorch-lightning", "fastai", "pytorch-argus")
+IMAGES_A_STEP, FOLDS = 32, 5
+Rates = dict[str, dict[str, list[float]]]
+"""Contender -> training or prediction -> images a second, round by round."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    rounds: int = 5
+    """rounds that count."""
+    steps: int = 20
+    """steps of training in each."""
+    n_predict: int = 320
+    """images to predict in each."""
+    only: tuple[str, ...] = ()
+    """some contenders alone: strata, torch, torch_best, lightning, lightning_best, fastai, ..., floor."""
+    out: str = "throughput.json"
+    """file for all numbers."""
+    chart: str = "throughput.png"
+    """file for the picture."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def main(settings: Settings) -> None:
+    """Measure, print the table and the ratios, write both files."""
+    for flag in ("rounds", "steps", "n_predict"):
+        if getattr(settings, flag) < 1:
+            raise UsageError(f"--{flag} {getattr(settings, flag)}: expected 1 or more")
+    for name in settings.only:
+        pick(NAMES, name, "--only")
+    names = [name for name in NAMES if not settings.only or name in settings.only]
+    kinds = {name: kind_of(name) for name in names}
+    with tempfile.TemporaryDirectory() as work:
+        setup = prepare(Path(work) / "data", settings)
+        contenders = {name: kind(setup, name.endswith("_best")) for name, kind in kinds.items()}
+        about = machine_of(setup)
+        print(f"{about['machine']}, torch {about['torch']}, {about['processor']}", flush=True)
+        rates = measure(contenders, settings)
+        how = {name: one.how for name, one in contenders.items()}
+    found = ratios(rates)
+    print(as_text(rates, how), *(_ratio_line(one) for one in found), sep="\n")
+    write_json(
+        settings.out, {"about": about, "settings": asdict(settings), "how": how, "rates": rates, "ratios": found}
+    )
+    draw(settings.chart, rates, f"{about['machine']}, torch {about['torch']}")
+    print(f"written to {settings.out} and {settings.chart}")
+
+
+def prepare(folder: Path, settings: Settings) -> "Setup":
+    """A synthetic survey, packed and folded by the project's own scripts: an epoch has --steps whole batches."""
+    from bench.contenders import Setup
+
+    n_train = settings.steps * IMAGES_A_STEP * FOLDS // (FOLDS - 1)
+    with redirect_stdout(io.StringIO()):
+        make_demo.main(make_demo.Settings(str(folder), n_train, settings.n_predict))
+        stack_and_save.main(stack_and_save.Settings(str(folder)))
+        make_folds.main(make_folds.Settings(str(folder / "train.csv"), FOLDS))
+    return Setup.open(folder)
+
+
+def kind_of(name: str) -> "type[Contender]":
+    """The class of a contender.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    from bench.contenders import OWN
+
+    kind = name.removesuffix("_best")
+    if kind in OWN:
+        return OWN[kind]
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of what the peers import
+    try:
+        from bench.peers import PEERS
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed here; run: make bench-env, then .venv-bench/bin/python bench/throughput.py "
+            "(or leave the peers out: --only strata torch torch_best floor)"
+        ) from None
+    return PEERS[kind]
+
+
+def measure(contenders: Mapping[str, "Contender"], settings: Settings) -> Rates:
+    """Everybody in turn, round by round; the first round, which warms up, is not counted."""
+    rates: Rates = {name: {phase: [] for phase in PHASES} for name in contenders}
+    names = list(contenders)
+    for number in range(settings.rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            one = contenders[name]
+            one.train()
+            trained = settings.steps * IMAGES_A_STEP / one.watch.seconds
+            one.predict()
+            predicted = settings.n_predict / one.watch.seconds
+            if number:
+                rates[name]["training"].append(trained)
+                rates[name]["prediction"].append(predicted)
+        print(f"round {number} of {settings.rounds}", flush=True)
+    return rates
+
+
+def ratios(rates: Rates) -> list[dict[str, Any]]:
+    """This project's rate over that of the fastest rival (by its median), as the median and range over rounds."""
+    found = []
+    for rival, names in RIVALS.items():
+        present = [name for name in names if name in rates]
+        if "strata" not in rates or not present:
+            continue
+        for phase in PHASES:
+            name = max(present, key=lambda name: np.median(rates[name][phase]))
+            by_round = np.divide(rates["strata"][phase], rates[name][phase])
+            low, middle, high = np.percentile(by_round, (0, 50, 100)).tolist()
+            found.append({"over": rival, "name": name, "phase": phase, "median": middle, "min": low, "max": high})
+    return found
+
+
+def _ratio_line(ratio: dict[str, Any]) -> str:
+    who = ratio["over"] if ratio["name"] == ratio["over"] else f"{ratio['over']} ({ratio['name']})"
+    return f"{ratio['phase']}: strata / {who} = {ratio['median']:.2f} ({ratio['min']:.2f}..{ratio['max']:.2f})"
+
+
+def as_text(rates: Rates, how: Mapping[str, str]) -> str:
+    """The table: images a second, median (min..max)."""
+    rows = [["contender", *(f"{phase}, images/s" for phase in PHASES), "how"]]
+    for name, by_phase in rates.items():
+        rows.append([name, *(_spread(by_phase[phase]) for phase in PHASES), how[name]])
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.median(values):.1f} ({min(values):.1f}..{max(values):.1f})"
+
+
+def machine_of(setup: "Setup") -> dict[str, str]:
+    """Device, threads, precision and versions."""
+    about = {"machine": str(setup.machine), "processor": f"{_processor()}, {os.cpu_count()} cores"}
+    about |= {"python": platform.python_version(), "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "")}
+    for package in PACKAGES:
+        try:
+            about[package] = version(package)
+        except PackageNotFoundError:
+            about[package] = "not installed"
+    return about
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def draw(path: str, rates: Rates, about: str) -> None:
+    """Bars with the range over rounds: training left, prediction right, the floor as a line through both."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure and asks for a display
+
+    figure = Figure(figsize=(10, 1.6 + 0.36 * len(rates)), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(rates)
+    colours = [COLOURS.get(name, "#8ba3b8" if name.endswith("_best") else "#1f4e79") for name in names]
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind numbers, so that no line crosses them
+    for axes, phase in zip(figure.subplots(1, 2, sharey=True), PHASES, strict=True):
+        low, middle, high = np.percentile([rates[name][phase] for name in names], (0, 50, 100), axis=1)
+        axes.barh([NAMES[name] for name in names], middle, color=colours, height=0.7)
+        places = range(len(names))
+        axes.errorbar(middle, places, xerr=[middle - low, high - middle], fmt="none", ecolor="#333333")
+        style = {"textcoords": "offset points", "va": "center", "fontsize": 9, "bbox": white}
+        for place, value, end in zip(places, middle, high, strict=True):
+            axes.annotate(f"{value:.0f}", (end, place), (5, 0), **style)
+        if "floor" in names:
+            axes.axvline(middle[names.index("floor")], color="#888888", linewidth=0.8, linestyle=":")
+        axes.set(xlabel="images a second", title=phase, xlim=(0, 1.14 * high.max()))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", alpha=0.2)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()  # shared by both
+    figure.suptitle(f"U-Net resnet18, 128x128, batch 32; median and range over rounds\n{about}", fontsize=10)
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=150)
+
+
+if __name__ == "__main__":
+    run(main, Settings)
