@@ -27,7 +27,7 @@ from net.training import Run
 from net.tta import views_by_name
 from utils.interrupts import StopRequest
 from utils.mask_file import mask_writer
-from utils.settings import DataSettings, MachineSettings, NetSettings, PredictSettings, RunSettings, TrainSettings
+from utils.settings import DataSettings, MachineSettings, NetSettings, RunSettings, TrainSettings
 from utils.stack import Stack, fold_rows, open_stack
 
 BATCH, SIZE, RATE, SEED = 32, 128, 1e-4, 4545
@@ -117,7 +117,7 @@ class Strata(Contender):
         rows, views = np.arange(len(test.ids)), views_by_name("null")
         with self.watch, mask_writer(path, test.ids, test.shape, {}) as writer:
             predictor = Predictor(self.run.network.eval(), MASK, VAL_AUG, self.run.machine)
-            for masks in predict([predictor], test.images, rows, views, PredictSettings().batch_size, Team()):
+            for masks in predict([predictor], test.images, rows, views, self.run.machine.pays_to_predict, Team()):
                 writer.append(masks)
 
 
@@ -151,6 +151,7 @@ class Floor(Contender):
 
     def __init__(self, setup: Setup, best: bool) -> None:
         super().__init__(setup, best=True)
+        setup.machine.tune()  # it is this project's floor
         self.network = network(setup.machine, best=True)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=RATE, fused=True)
         images = torch.randint(0, 256, (BATCH, 1, SIZE, SIZE), dtype=torch.uint8, device=setup.machine.device)
@@ -245,4 +246,4 @@ def _normalised(image: np.ndarray) -> Tensor:
     return (_planes(image) / 255 - 0.449) / 0.226
 
 
-OWN: dict[str, type[Contender]] = {"strata": Strata, "torch": Torch, "floor": Floor}
+OWN_KINDS: dict[str, type[Contender]] = {"strata": Strata, "torch": Torch, "floor": Floor}

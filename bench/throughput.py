@@ -9,16 +9,19 @@ images; round 0 warms up. Timed are loading, steps and masks, not what a peer do
 """
 
 import io
+import multiprocessing
 import os
 import platform
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +30,6 @@ from utils.cli import run
 from utils.errors import UsageError, UserError
 from utils.files import whole_file, write_json
 from utils.names import pick
-
-if TYPE_CHECKING:
-    from bench.contenders import Contender, Setup
 
 NAMES = {
     "strata": "Strata",
@@ -52,6 +52,7 @@ RIVALS = {
 COLOURS = {"strata": "#e8a33d", "floor": "#b8b8b8"}
 PHASES = ("training", "prediction")
 PACKAGES = ("torch", "segmentation-models-pytorch", "pytorch-lightning", "fastai", "pytorch-argus")
+OWN = ("strata", "torch", "torch_best", "floor")  # those that need no package beside the project's
 IMAGES_A_STEP, FOLDS = 32, 5
 Rates = dict[str, dict[str, list[float]]]
 """Contender -> training or prediction -> images a second, round by round."""
@@ -61,7 +62,7 @@ Rates = dict[str, dict[str, list[float]]]
 class Settings:
     rounds: int = 5
     """rounds that count."""
-    steps: int = 20
+    steps: int = 8
     """steps of training in each."""
     n_predict: int = 320
     """images to predict in each."""
@@ -83,11 +84,12 @@ def main(settings: Settings) -> None:
     for name in settings.only:
         pick(NAMES, name, "--only")
     names = [name for name in NAMES if not settings.only or name in settings.only]
-    kinds = {name: kind_of(name) for name in names}
-    with tempfile.TemporaryDirectory() as work:
-        setup = prepare(Path(work) / "data", settings)
-        contenders = {name: kind(setup, name.endswith("_best")) for name, kind in kinds.items()}
-        about = machine_of(setup)
+    if any(name not in OWN for name in names):
+        check_peers()
+    with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
+        prepare(Path(work) / "data", settings)
+        contenders = {name: stack.enter_context(Remote(name, Path(work) / "data")) for name in names}
+        about = machine_of(contenders[names[0]].machine)
         print(f"{about['machine']}, torch {about['torch']}, {about['processor']}", flush=True)
         rates = measure(contenders, settings)
         how = {name: one.how for name, one in contenders.items()}
@@ -100,55 +102,85 @@ def main(settings: Settings) -> None:
     print(f"written to {settings.out} and {settings.chart}")
 
 
-def prepare(folder: Path, settings: Settings) -> "Setup":
+def prepare(folder: Path, settings: Settings) -> None:
     """A synthetic survey, packed and folded by the project's own scripts: an epoch has --steps whole batches."""
-    from bench.contenders import Setup
-
     n_train = settings.steps * IMAGES_A_STEP * FOLDS // (FOLDS - 1)
     with redirect_stdout(io.StringIO()):
         make_demo.main(make_demo.Settings(str(folder), n_train, settings.n_predict))
         stack_and_save.main(stack_and_save.Settings(str(folder)))
         make_folds.main(make_folds.Settings(str(folder / "train.csv"), FOLDS))
-    return Setup.open(folder)
 
 
-def kind_of(name: str) -> "type[Contender]":
-    """The class of a contender.
+def check_peers() -> None:
+    """Raises UserError if the package of a peer is not installed."""
+    for package in ("pytorch_lightning", "fastai", "argus"):
+        if find_spec(package) is None:
+            raise UserError(
+                f"{package} is not installed here; run: make bench-env, then .venv-bench/bin/python bench/throughput.py"
+                " (or leave the peers out: --only strata torch torch_best floor)"
+            )
 
-    Raises:
-        UserError: its package is not installed.
-    """
-    from bench.contenders import OWN
 
+class Remote:
+    """A contender in a process of its own, so that what one sets for its process is not lent to another."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(name, folder, theirs))
+        self.process.start()
+        theirs.close()
+        self.how, self.machine = self._answer()
+
+    def seconds(self, phase: str) -> float:
+        """What training or prediction takes."""
+        self.pipe.send(phase)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise UserError(f"{self.process.name} has ended; its own words are above") from None
+
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(name: str, folder: Path, pipe: Connection) -> None:
+    """The contender's side: what it is, then the seconds of each phase that it is asked for."""
     kind = name.removesuffix("_best")
-    if kind in OWN:
-        return OWN[kind]
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of what the peers import
-    try:
-        from bench.peers import PEERS
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error.name} is not installed here; run: make bench-env, then .venv-bench/bin/python bench/throughput.py "
-            "(or leave the peers out: --only strata torch torch_best floor)"
-        ) from None
-    return PEERS[kind]
+    if name in OWN:
+        from bench.contenders import OWN_KINDS as kinds
+    else:
+        os.environ.pop("GOMP_SPINCOUNT", None)  # which utils.cli sets for this project's own processes
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of what the peers import
+        from bench.peers import PEERS as kinds
+    from bench.contenders import Setup
+
+    setup = Setup.open(folder)
+    contender = kinds[kind](setup, name.endswith("_best"))
+    pipe.send((contender.how, str(setup.machine)))
+    while True:
+        {"training": contender.train, "prediction": contender.predict}[pipe.recv()]()
+        pipe.send(contender.watch.seconds)
 
 
-def measure(contenders: Mapping[str, "Contender"], settings: Settings) -> Rates:
+def measure(contenders: Mapping[str, Remote], settings: Settings) -> Rates:
     """Everybody in turn, round by round; the first round, which warms up, is not counted."""
     rates: Rates = {name: {phase: [] for phase in PHASES} for name in contenders}
     names = list(contenders)
     for number in range(settings.rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            one = contenders[name]
-            one.train()
-            trained = settings.steps * IMAGES_A_STEP / one.watch.seconds
-            one.predict()
-            predicted = settings.n_predict / one.watch.seconds
-            if number:
-                rates[name]["training"].append(trained)
-                rates[name]["prediction"].append(predicted)
+            for phase, images in (("training", settings.steps * IMAGES_A_STEP), ("prediction", settings.n_predict)):
+                rate = images / contenders[name].seconds(phase)
+                if number:
+                    rates[name][phase].append(rate)
         print(f"round {number} of {settings.rounds}", flush=True)
     return rates
 
@@ -188,10 +220,10 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.median(values):.1f} ({min(values):.1f}..{max(values):.1f})"
 
 
-def machine_of(setup: "Setup") -> dict[str, str]:
+def machine_of(machine: str) -> dict[str, str]:
     """Device, threads, precision and versions."""
-    about = {"machine": str(setup.machine), "processor": f"{_processor()}, {os.cpu_count()} cores"}
-    about |= {"python": platform.python_version(), "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "")}
+    about = {"machine": machine, "processor": f"{_processor()}, {os.cpu_count()} cores"}
+    about["python"] = platform.python_version()
     for package in PACKAGES:
         try:
             about[package] = version(package)

@@ -119,7 +119,7 @@ def evaluate(
         targets = np.stack([predictor.task.target(stack, int(row)) for row in batch])
         output = predictor.output(fitted(stack.images[batch], fit_in))
         wanted = fitted(targets, fit_in, nearest=True).to(predictor.machine.device).float()
-        masks = predictor.masks(output, stack.shape).cpu().numpy().astype(np.float16)
+        masks = predictor.masks(output, stack.shape).half().cpu().numpy()
         return loss(output, wanted).tolist(), masks
 
     scores, batches = Scores(), list(batches_of(rows, batch_size))
@@ -147,7 +147,7 @@ def predict(
     def mean(batch: np.ndarray) -> np.ndarray:
         pixels = images[batch]
         probabilities = sum(predictor.predict(pixels, views) for predictor in predictors) / len(predictors)
-        return probabilities.cpu().numpy().astype(np.float16)
+        return probabilities.half().cpu().numpy()  # numpy's own conversion takes a tenth of the network's time
 
     images_a_batch = max(1, batch_size // len(views))  # the network sees all views of a batch at once
     batches = list(batches_of(rows, images_a_batch))

@@ -1,5 +1,6 @@
 """Where the network runs and in which precision: chosen for the machine, overridden by flags."""
 
+import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 from utils.errors import UsageError
 from utils.settings import MachineSettings
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -21,12 +23,31 @@ class Machine:
     """Of the network's arithmetic; weights, losses and metrics are float32 always."""
     compiles: bool = False
     """Whether networks are translated into kernels of their own."""
+    autotunes: bool = False
+    """Whether a GPU may take its fastest kernels instead of those that repeat bit for bit."""
+
+    def tune(self) -> None:
+        """Set the switches of this process that make the machine fast: memory on a CPU, kernels on a GPU."""
+        if self.device.type == "cpu":
+            _keep_freed_memory()
+        elif self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            torch.set_float32_matmul_precision("high")  # TF32
+            torch.backends.cudnn.benchmark = self.autotunes
+            if not self.autotunes:
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with this alone
+                torch.use_deterministic_algorithms(True, warn_only=True)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    @property
+    def pays_to_predict(self) -> int:
+        """Images that are predicted fastest at once: more fall out of a CPU's cache (bench/LEDGER.md)."""
+        return 16 if self.device.type == "cpu" else 64
 
     def __str__(self) -> str:
         name = (
@@ -40,22 +61,12 @@ class Machine:
 def machine(settings: MachineSettings, local_rank: int = 0) -> Machine:
     """The machine that the flags ask for; of several GPUs each process of this machine (`local_rank`) has its own.
 
-    It sets torch's own switches for the GPU: TF32, and kernels that repeat bit for bit unless `autotune` asks for the
-    fastest.
-
     Raises:
         UsageError: a device that is not there.
     """
     device = _device(settings.device, local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = settings.autotune
-        if not settings.autotune:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with this alone
-            torch.use_deterministic_algorithms(True, warn_only=True)
     dtype = _fast_dtype(device) if settings.precision == "auto" else PRECISIONS[settings.precision]
-    return Machine(device, dtype, settings.compile)
+    return Machine(device, dtype, settings.compile, settings.autotune)
 
 
 def workers_for(device: torch.device, asked: int | None) -> int:
@@ -84,6 +95,16 @@ def _device(name: str, local_rank: int) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"--device {name}: not to be had here ({reason}); use auto or cpu") from None
     return device
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one: what goes back to the kernel returns page by page, cleared."""
+    try:
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(M_MMAP_THRESHOLD, 2**30)
+        allocator.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        return  # another C library, with an allocator of its own
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:

@@ -66,10 +66,12 @@ def predict_masks(
         UserError: snapshots or images that cannot be used.
     """
     views = views_by_name(tta)
-    if settings.batch_size < 1:
+    if settings.batch_size is not None and settings.batch_size < 1:
         raise UsageError(f"--batch_size {settings.batch_size}: expected 1 or more")
     stack = open_stack(settings.data_dir, "train" if settings.part == "val" else "test")
     here = machine(machine_settings, processes.local_rank)
+    here.tune()
+    batch_size = settings.batch_size or here.pays_to_predict
     predictors, abouts = load_predictors(snapshots, here, stack, settings.arch)
     rows = np.arange(len(stack.ids))
     if settings.part == "val":
@@ -83,7 +85,7 @@ def predict_masks(
     processes.agree({"packed images": stack.digest, "ids to predict": ids_digest(stack.ids[row] for row in rows)})
     place = mask_writer(masks_fn, [stack.ids[row] for row in rows], stack.shape, about)
     with place if processes.leads else nullcontext() as writer:
-        for masks in predict(predictors, stack.images, rows, views, settings.batch_size, processes):
+        for masks in predict(predictors, stack.images, rows, views, batch_size, processes):
             writer.append(masks)
     return None if stack.masks is None else stack.masks[rows]
 

@@ -51,6 +51,7 @@ class Run:
         self.loss = loss_by_name(learn.loss)
         optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # names that are none end here
         self.machine = machine(settings.machine, self.team.local_rank)
+        self.machine.tune()
         self.workers = workers_for(self.machine.device, data.loader_workers)
         self.stack = _stack_with_masks(data.data_dir)
         self.train_rows, self.val_rows = fold_rows(data.data_dir, self.stack.ids, data.fold)

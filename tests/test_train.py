@@ -1,20 +1,22 @@
 """train.py: what a run leaves behind, and that a kill, a resume and a worker change nothing of it."""
 
+import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from script_helpers import ROOT, TINY, run_here, run_script, succeed
+from script_helpers import TINIEST, TINY, run_here, run_script, succeed
 
+from bench import kill_resume
 from bench.kill_resume import differences
+from bench.warm import start
+from net import snapshot
 from net.snapshot import load_snapshot
 from utils.mask_file import open_masks
 from utils.metrics import binarize, iou, iout
@@ -83,47 +85,65 @@ def test_two_epochs_and_two_more_are_four_and_workers_change_nothing(survey, tra
     assert_same_run(whole, halves)
 
 
-def test_killed_at_any_moment_a_resumed_run_is_the_same(survey, tmp_path):
-    """Killed twice: in the first epoch, before there is any state, and just after the state was replaced."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    words = ["--data_dir", survey, *TINY, "--n_epochs", 3, "--scheduler", "cosine", "--keep", 2]
-    succeed("train.py", *words, "--experiment_dir", whole)
-    line = [sys.executable, "train.py", *map(str, words), "--experiment_dir", str(killed)]
-    for moment in ("config.json", "state.pt"):
-        resume = ["--resume"] if (killed / "config.json").exists() else []
-        before = (killed / moment).stat().st_mtime_ns if (killed / moment).exists() else None
-        process = subprocess.Popen([*line, *resume], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(3000):
-            if (killed / moment).exists() and (killed / moment).stat().st_mtime_ns != before:
-                break
-            time.sleep(0.02)
-        time.sleep(0.3)
-        process.kill()
-        process.wait()
-    succeed("train.py", *words, "--experiment_dir", killed, "--resume")
-    assert_same_run(whole, killed)
+EVERYTHING = (
+    *("--scheduler", "onecycle", "--warmup", 3, "--accumulate", 2, "--batch_size", 4, "--grad_clip", 1),
+    *("--cycles", 2, "--keep", 2, "--epoch_size", 12, "--on_nan", "skip"),
+)
+
+
+@pytest.mark.parametrize("more", [("--ema", 0.9, "--precision", "float16"), ("--swa", 2, "--loader_workers", 2)])
+def test_a_resume_is_exact_with_all_that_a_step_can_be(survey, tmp_path, more):
+    """Stopped in the first cycle and in the second: scaler, warm-up, means of weights, passes cut by epochs go on."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    words = ("--data_dir", survey, *TINIEST, *EVERYTHING, *more, "--n_epochs", 6)
+    assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
+    for epochs in (2, 4):
+        resume = ("--resume",) if epochs > 2 else ()
+        with stopping_after(epochs):
+            done = run_here("train.py", *words, "--experiment_dir", cut, *resume)
+        assert done.returncode == 143
+    assert run_here("train.py", "--experiment_dir", cut, "--resume").returncode == 0
+    assert_same_run(whole, cut)
+
+
+@contextlib.contextmanager
+def stopping_after(epochs):
+    """A SIGTERM as soon as the state of this epoch is written: it is obeyed in the next one."""
+    write = snapshot.write
+
+    def and_stop(path, values):
+        write(path, values)
+        if path.name == "state.pt" and values["progress"]["epoch"] == epochs:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "write", and_stop)
+        yield
+
+
+def test_killed_twenty_times_a_resumed_run_is_the_same(survey, capsys):
+    """bench/kill_resume.py, as a person would run it: SIGKILL at random moments, in steps, validation and writing."""
+    flags = ("--scheduler", "cosine", "--cycles", 2, "--keep", 2, "--accumulate", 2, "--ema", 0.9, "--epoch_size", 12)
+    settings = kill_resume.Settings(str(survey), kills=20, n_epochs=40, flags=" ".join(map(str, (*TINIEST, *flags))))
+    kill_resume.main(settings)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "20 kills, 40 epochs: the same tensors, log, masks and set of snapshots"
+    assert len(said) == 21
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_at_the_next_step_and_says_how_to_go_on(survey, tmp_path, number, code):
-    folder = tmp_path / "run"
-    words = ["--data_dir", str(survey), *TINY, "--n_epochs", "50", "--experiment_dir", str(folder)]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            break
+    words = ["--data_dir", str(survey), *TINIEST, "--n_epochs", "500", "--experiment_dir", str(tmp_path / "run")]
+    process = start("train.py", words, tmp_path / "said.txt")
+    while not (tmp_path / "run" / "state.pt").is_file():
+        assert process.is_alive()
+        time.sleep(0.02)
     os.kill(process.pid, number)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == code
-    assert "--resume goes on from there" in error.strip().splitlines()[-1]
-    assert "Traceback" not in error
-    assert (folder / "state.pt").is_file()
+    process.join(60)
+    said = (tmp_path / "said.txt").read_text()
+    assert process.exitcode == code
+    assert "--resume goes on from there" in said.strip().splitlines()[-1]
+    assert "Traceback" not in said
 
 
 def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):

@@ -26,7 +26,7 @@ def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | N
     """
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, _terminate)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve a second run on the same cores
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # threads wait awake only briefly: a second run needs the cores
     prog = prog or os.path.basename(sys.argv[0])
     try:
         main(parse(settings_type, argv, prog))

@@ -143,8 +143,8 @@ class PredictSettings:
     """the test images, or the fold that the snapshots were not trained on (for optimize_threshold.py)."""
     arch: str | None = None
     """not needed: a snapshot knows its network; if given and different, that is an error."""
-    batch_size: int = 64
-    """images at a time."""
+    batch_size: int | None = None
+    """images at a time, all views counted; default: 16 on a CPU, 64 on a GPU."""
 
 
 @dataclass(frozen=True)
