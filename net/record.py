@@ -1,6 +1,7 @@
 """What a run writes after every epoch, and how it finds its way back: snapshots, log.csv, the state for --resume."""
 
 import platform
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -61,21 +62,23 @@ class Record:
         Returns:
             the measures that were never better in this cycle, and how far the run has come.
         """
-        progress = self.progress
+        progress = deepcopy(self.progress)  # which stays as it is until the epoch is written
         progress.epoch += 1
         progress.rows.append(row)
         improved = [name for name, better in BETTER.items() if _improves(row[name], progress.best.get(name), better)]
         progress.best |= {name: row[name] for name in improved}
         if improved:
-            self._keep_snapshot(learner, row)
+            progress.kept = self._keep_snapshot(learner, row)
         self.folder.write_log(progress.rows)
         data = {name: self.about[name] for name in DATA}
         state = {"format": FORMAT, "progress": vars(progress), "data": data, **state_of(learner)}
         snapshots.write(self.folder.state, state)
         self.folder.keep_only(progress.kept)
+        self.progress = progress
         return improved, progress
 
-    def _keep_snapshot(self, learner: Learner, row: dict[str, Any]) -> None:
+    def _keep_snapshot(self, learner: Learner, row: dict[str, Any]) -> list[str]:
+        """Write the snapshot; those that stay, with it."""
         cycle = row["cycle"] if self.by_cycle else None
         file = self.folder.snapshot(row["epoch"], row["val_loss"], row["iout"], cycle)
         metrics = {name: row[name] for name in ("epoch", "cycle", "train_loss", "val_loss", "iou", "iout")}
@@ -86,7 +89,7 @@ class Record:
         others = [name for name in self.progress.kept if name not in rivals]
         rivals.append(str(file.path.relative_to(self.folder.snapshots)))
         rivals.sort(key=lambda name: self.folder.described(name).rank, reverse=True)
-        self.progress.kept = others + rivals[: self.keep]
+        return others + rivals[: self.keep]
 
     def resume(self, n_epochs: int) -> dict[str, Any] | None:
         """Go back to the last finished epoch, and remove what a lost one has left.

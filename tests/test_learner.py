@@ -11,7 +11,7 @@ from torch import nn
 from net.average import Average
 from net.dataset import EpochParts, normalised
 from net.engine import fit, measure_statistics
-from net.learner import Learner
+from net.learner import Learner, restore, state_of
 from net.losses import LOSSES
 from net.machine import Machine
 from net.optimizers import optimizer_by_name
@@ -29,12 +29,13 @@ def build(norm=False, optimizer="sgd_0.1", scheduler="none", steps=100, warmup=0
     torch.manual_seed(1)
     layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4) if norm else nn.ReLU(), nn.Conv2d(4, 1, 1)]
     network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    machine, chosen = Machine(torch.device("cpu"), torch.float32), optimizer_by_name(optimizer)(network.parameters())
+    dtype = options.pop("dtype", torch.float32)
+    machine, chosen = Machine(torch.device("cpu"), dtype), optimizer_by_name(optimizer)(network.parameters())
     schedule = scheduler_by_name(scheduler)(chosen, 1, steps)
     schedule.warmup = warmup
     ema, swa = options.pop("ema", None), options.pop("swa", None)
     average = Average(network, ema, swa) if ema or swa else None
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16, growth_interval=4)
     loss = options.pop("loss", LOSSES["BCE"])
     return Learner(network, chosen, schedule, scaler, loss, machine, average=average, **options)
 
@@ -184,3 +185,20 @@ def test_a_bad_loss_stops_the_run_unless_it_is_skipped_and_so_does_an_epoch_with
         epoch(build(loss=spoilt({2}, float("nan"))))
     with pytest.raises(UserError, match="no step had a finite loss"):
         epoch(build(loss=spoilt(set(range(1000)), float("nan")), skip_bad=True))
+
+
+def test_a_state_goes_on_in_float16_with_its_scale_where_it_was():
+    """The scale grows every 4 steps here and falls after a step that overflows, so that it is part of the result."""
+    whole, half = (build(dtype=torch.float16, optimizer="adam_1e-3", norm=True, ema=0.6, warmup=9) for _ in range(2))
+    for number in range(4):
+        epoch(whole, number=number)
+    for number in range(2):
+        epoch(half, number=number)
+    state = copy.deepcopy(state_of(half))
+    resumed = build(dtype=torch.float16, optimizer="adam_1e-3", norm=True, ema=0.6, warmup=9)
+    restore(resumed, state)
+    for number in range(2, 4):
+        epoch(resumed, number=number)
+    assert resumed.scaler.get_scale() == whole.scaler.get_scale() != build(dtype=torch.float16).scaler.get_scale()
+    assert torch.equal(weights(resumed.network), weights(whole.network))
+    assert torch.equal(weights(resumed.predicting), weights(whole.predicting))
