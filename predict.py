@@ -2,6 +2,7 @@
 
 python predict.py --snapshot experiments/a_fold0                      # the best snapshot of a run
 python predict.py --snapshot experiments/a_fold*/ --fn five_folds     # the mean over folds
+torchrun --standalone --nproc_per_node=4 predict.py --snapshot experiments/a_fold0     # 4 GPUs share the images
 python predict.py --snapshot experiments/a_fold0/snapshots/epoch_20.loss_0.1063.iout_0.855 --th 0.45
 """
 

@@ -5,6 +5,7 @@
         --train_augs train_128_v1 --val_augs val_128_resize --val_transforms resize_from_any \\
         --experiment_dir experiments/wide_fold0_128
     python train.py --resume --experiment_dir experiments/a_fold0          # after a kill, a reboot, a Ctrl-C
+    torchrun --standalone --nproc_per_node=4 train.py --batch_size 128 --experiment_dir experiments/a_fold0   # 4 GPUs
     python train.py --config experiments/a_fold0/config.json --fold 1 --experiment_dir experiments/a_fold1
 """
 

@@ -151,17 +151,20 @@ class Run:
         predictor = Predictor(learner.predicting, self.task, data.val_augs, self.machine)
         about = {"data_dir": data.data_dir, "part": "train", "fold": data.fold}
         place = mask_writer(self.record.masks_of_epoch, self.val_ids, self.stack.shape, about)
-        with self._room_on_disk(), place if self.team.leads else nullcontext() as writer:
+        with self._writing(), place if self.team.leads else nullcontext() as writer:
             return evaluate(predictor, self.stack, self.val_rows, self.loss, batch_size, writer, self.team)
 
     def _keep(self, learner: Learner, row: dict[str, Any], board: Board) -> tuple[list[str], Progress]:
-        with self._room_on_disk():
+        with self._writing():
             board.add(row, self.stack, self.val_rows, self.record.masks_of_epoch)
             return self.record.add(learner, row)
 
     @contextmanager
-    def _room_on_disk(self) -> Iterator[None]:
-        """Around what writes: a disk that is full says how to go on."""
+    def _writing(self) -> Iterator[None]:
+        """Around what writes: a folder that is gone is not made anew in silence, a full disk says how to go on."""
+        folder = self.record.folder
+        if self.team.leads and not folder.config.is_file():
+            raise UserError(f"{folder.path}: was removed or moved while the run went on; put it back and --resume")
         try:
             yield
         except OSError as error:

@@ -43,11 +43,13 @@ def start_together(script, *words, output, processes=2, cwd=ROOT, env=()):
     `cwd` is one folder, or one for each process.
     """
     folders = cwd if isinstance(cwd, list) else [cwd] * processes
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     output.mkdir(exist_ok=True)
-    together = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    together = {
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
     return [
         start(
             *(script, [str(word) for word in words], output / f"{rank}.txt", folders[rank]),
@@ -55,6 +57,13 @@ def start_together(script, *words, output, processes=2, cwd=ROOT, env=()):
         )
         for rank in range(processes)
     ]
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def end_together(processes, output, timeout=120):

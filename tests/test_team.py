@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from script_helpers import ROOT, TINIEST, end_together, run_here, start_together, succeed
+from script_helpers import ROOT, TINIEST, end_together, free_port, run_here, start_together, succeed
 
 from net.snapshot import load_snapshot, read
 from utils.mask_file import open_masks
@@ -279,7 +279,7 @@ def test_two_machines_by_the_recipe(survey, tmp_path):
     done = subprocess.run(
         ["bash", str(ROOT / "recipes" / "many_machines.sh"), *map(str, words)],
         cwd=tmp_path,
-        env={**environment, "PORT": "29517"},
+        env={**environment, "PORT": str(free_port())},
         capture_output=True,
         text=True,
         timeout=200,

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from script_helpers import TINIEST, TINY, run_here, run_script, succeed
+from script_helpers import TINIEST, TINY, assert_refused, run_here, run_script, succeed
 
 from bench import kill_resume
 from bench.kill_resume import differences
@@ -99,7 +99,7 @@ def test_a_resume_is_exact_with_all_that_a_step_can_be(survey, tmp_path, more):
     assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
     for epochs in (2, 4):
         resume = ("--resume",) if epochs > 2 else ()
-        with stopping_after(epochs):
+        with after_epoch(epochs, lambda: os.kill(os.getpid(), signal.SIGTERM)):
             done = run_here("train.py", *words, "--experiment_dir", cut, *resume)
         assert done.returncode == 143
     assert run_here("train.py", "--experiment_dir", cut, "--resume").returncode == 0
@@ -107,18 +107,32 @@ def test_a_resume_is_exact_with_all_that_a_step_can_be(survey, tmp_path, more):
 
 
 @contextlib.contextmanager
-def stopping_after(epochs):
-    """A SIGTERM as soon as the state of this epoch is written: it is obeyed in the next one."""
+def after_epoch(number, act):
+    """Do something as soon as the state of this epoch is written."""
     write = snapshot.write
 
-    def and_stop(path, values):
+    def and_act(path, values):
         write(path, values)
-        if path.name == "state.pt" and values["progress"]["epoch"] == epochs:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if path.name == "state.pt" and values["progress"]["epoch"] == number:
+            act()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshot, "write", and_stop)
+        patch.setattr(snapshot, "write", and_act)
         yield
+
+
+def test_a_folder_that_is_removed_is_not_made_anew_in_silence(survey, tmp_path):
+    run, aside = tmp_path / "run", tmp_path / "aside"
+    words = ("--data_dir", survey, *TINIEST, "--experiment_dir", run, "--n_epochs", 3)
+    with after_epoch(2, lambda: run.rename(aside)):
+        done = run_here("train.py", *words)
+    assert_refused(done, 1, f"{run}: was removed or moved while the run went on; put it back and --resume")
+    assert not run.exists()
+    aside.rename(run)
+    done = run_here("train.py", *words, "--resume")
+    assert done.returncode == 0
+    assert "epoch 3/3" in done.stdout
+    assert "epoch 2/3" not in done.stdout
 
 
 def test_killed_twenty_times_a_resumed_run_is_the_same(survey, capsys):
