@@ -26,11 +26,11 @@ class Settings:
     """packed folder with folds."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """of the runs."""
-    n_epochs: int = 8
+    n_epochs: int = 14
     """epochs of each run."""
     flags: str = (
         "--arch unet_resnet18 --encoder_weights none --loss bce_lovasz --optimizer adam_1e-3 --scheduler cosine "
-        "--batch_size 16 --keep 1"
+        "--batch_size 8 --keep 1"
     )
     """further flags of train.py."""
     debug: bool = False

@@ -158,7 +158,8 @@ def _serve(name: str, folder: Path, pipe: Connection) -> None:
         from bench.contenders import OWN_KINDS as kinds
     else:
         os.environ.pop("GOMP_SPINCOUNT", None)  # which utils.cli sets for this project's own processes
-        warnings.filterwarnings("ignore", category=FutureWarning)  # of what the peers import
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of what the peers import,
+        os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning"  # and their loader workers
         from bench.peers import PEERS as kinds
     from bench.contenders import Setup
 

@@ -4,6 +4,7 @@ over processes) and the gradient stays the same.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,30 +45,38 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
     return 1 - (2 * (probabilities * target).sum(1) + 1) / (probabilities.sum(1) + target.sum(1) + 1)
 
 
-def lovasz_hinge(logits: Tensor, target: Tensor, positive: Callable[[Tensor], Tensor] = F.relu) -> Tensor:
+def lovasz_hinge(
+    logits: Tensor, target: Tensor, positive: Callable[[Tensor], Tensor] = F.relu, symmetric: bool = False
+) -> Tensor:
     """The Lovász extension of the Jaccard loss on hinge errors, per image (Berman et al. 2018, arXiv 1705.08790).
 
-    All images of the batch are sorted at once. `positive` makes the errors positive: the paper's relu, or elu + 1.
+    All images of the batch are sorted at once.
+
+    Args:
+        logits: (B, K, S, S).
+        target: alike, 0 or 1.
+        positive: makes the errors positive: the paper's relu, or elu + 1, which still pulls at pixels that are right.
+        symmetric: the mean of this loss for the mask and for its complement, so that empty masks teach as well; the
+            errors of both are the same, and are sorted once.
     """
     logits, target = logits.flatten(1), target.flatten(1)
     errors, order = (1 - logits * (2 * target - 1)).sort(dim=1, descending=True)
     truth = target.gather(1, order)
+    weights = (_growth(truth) + _growth(1 - truth)) / 2 if symmetric else _growth(truth)
+    return (positive(errors) * weights).sum(1)
+
+
+def _growth(truth: Tensor) -> Tensor:
+    """By how much the Jaccard loss grows when pixels (B, P), 0 or 1, join the wrong ones one after the other."""
     positives = truth.sum(1, keepdim=True)
     intersection = positives - truth.cumsum(1)
     union = positives + (1 - truth).cumsum(1)
     jaccard = 1 - intersection / union
-    weights = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
-    return (positive(errors) * weights).sum(1)
+    return torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
 
 
-def lovasz_elu(logits: Tensor, target: Tensor) -> Tensor:
-    """Lovász hinge with elu + 1: pixels that are right, and not by far, still give a gradient."""
-    return lovasz_hinge(logits, target, positive=lambda errors: F.elu(errors) + 1)
-
-
-def symmetric(pixel_loss: PixelLoss) -> PixelLoss:
-    """The mean of a loss for the mask and for its complement, so that empty masks are learned from too."""
-    return lambda logits, target: (pixel_loss(logits, target) + pixel_loss(-logits, 1 - target)) / 2
+def _elu_plus_one(errors: Tensor) -> Tensor:
+    return F.elu(errors) + 1
 
 
 def total(*terms: PixelLoss) -> PixelLoss:
@@ -105,9 +114,9 @@ def deeply_supervised(pixel_loss: PixelLoss) -> Loss:
 LOSSES: dict[str, Loss] = {
     "BCE": on_fused(bce),
     "lovasz": on_fused(lovasz_hinge),
-    "lovasz_elu": on_fused(lovasz_elu),
-    "symmetric_lovasz": on_fused(symmetric(lovasz_hinge)),
-    "symmetric_lovasz_elu": on_fused(symmetric(lovasz_elu)),
+    "lovasz_elu": on_fused(partial(lovasz_hinge, positive=_elu_plus_one)),
+    "symmetric_lovasz": on_fused(partial(lovasz_hinge, symmetric=True)),
+    "symmetric_lovasz_elu": on_fused(partial(lovasz_hinge, positive=_elu_plus_one, symmetric=True)),
     "focal": on_fused(focal),
     "bce_lovasz": on_fused(total(bce, lovasz_hinge)),
     "BCEJaccard": on_fused(total(bce, soft_jaccard)),

@@ -71,7 +71,10 @@ def end_together(processes, output, timeout=120):
     for process in processes:
         process.join(timeout)
     said = [(output / f"{rank}.txt").read_text() for rank in range(len(processes))]
-    assert all(process.exitcode is not None for process in processes), f"still running: {said}"
+    hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for rank in hanging:
+        processes[rank].kill()
+    assert not hanging, f"still running: {hanging}, having said {said}"
     return [process.exitcode for process in processes], said
 
 

@@ -88,6 +88,16 @@ def test_workers_change_nothing(survey):
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
 
 
+def test_a_sample_depends_on_seed_pass_and_row_alone(survey):
+    """Every pass varies an image anew, whatever stands beside it in the batch."""
+    stack = open_stack(survey)
+    one, other = (TrainingRows(stack, MASK, TRAIN_AUGS["train_128_v1"], seed) for seed in (3, 4))
+    alone = one[(1, 5)][0]
+    assert torch.equal(one.__getitems__([(1, 7), (1, 5)])[1][0], alone)
+    assert not torch.equal(one[(2, 5)][0], alone)
+    assert not torch.equal(other[(1, 5)][0], alone)
+
+
 def test_pixels_are_normalised_about_zero():
     grey = normalised(torch.full((2, 1, 4, 4), 115, dtype=torch.uint8))
     assert grey.abs().max() < 0.02

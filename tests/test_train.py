@@ -106,6 +106,25 @@ def test_a_resume_is_exact_with_all_that_a_step_can_be(survey, tmp_path, more):
     assert_same_run(whole, cut)
 
 
+@pytest.mark.parametrize("mean", [("--ema", 0.9), ("--swa", 1)])
+def test_a_mean_of_weights_is_what_is_validated_and_kept(survey, tmp_path, mean):
+    run, again = tmp_path / "run", tmp_path / "again.npy"
+    words = ("--data_dir", survey, *TINIEST, "--precision", "float32", "--n_epochs", 1, "--epoch_size", 40)
+    assert run_here("train.py", *words, *mean, "--experiment_dir", run).returncode == 0
+    (file,) = snapshots_in(run)
+    kept, state = load_snapshot(file.path).weights, snapshot.read(run / "state.pt")
+    for name, value in kept.items():
+        assert torch.equal(value, state["average"][f"module.{name}"]), name
+    name = "segmentation_head.0.weight" if mean[0] == "--ema" else "decoder.blocks.0.conv1.1.running_mean"
+    assert not torch.equal(kept[name], state["network"][name])
+    done = run_here(
+        *("predict.py", "--snapshot", run, "--data_dir", survey, "--part", "val", "--precision", "float32"),
+        *("--masks_fn", again),
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.abs(open_masks(again).array - open_masks(file.val_masks).array).max() < 2e-3
+
+
 @contextlib.contextmanager
 def after_epoch(number, act):
     """Do something as soon as the state of this epoch is written."""
