@@ -87,12 +87,10 @@ def test_warmup_rises_to_the_rate_of_the_schedule_and_leaves_the_schedule_alone(
     for warmup in (0, 4):
         learner, rates = build(scheduler="cosine", steps=10, warmup=warmup), []
         for _ in range(10):
-            rates.append(learner.schedule.rate)
-            before = weights(learner.network)
+            rate, before = learner.schedule.rate, weights(learner.network)
             learner.learn(IMAGES[:4], TARGETS[:4], 4)
             learner.step()
-            moved = (weights(learner.network) - before).norm().item()
-            rates[-1] = (rates[-1], moved)
+            rates.append((rate, (weights(learner.network) - before).norm().item()))
         taken[warmup] = rates
     for step, ((full, far), (warm, near)) in enumerate(zip(taken[0], taken[4], strict=True)):
         assert warm == pytest.approx(full * min(1, (step + 1) / 4))
