@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from net.team import together
 from utils.errors import UsageError
 
 
@@ -43,7 +44,8 @@ class _Sum(torch.autograd.Function):
     def forward(_context: Any, values: Tensor) -> Tensor:
         total = values.clone()
         if dist.is_initialized():
-            dist.all_reduce(total)
+            with together():
+                dist.all_reduce(total)
         return total
 
     @staticmethod

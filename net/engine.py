@@ -77,13 +77,14 @@ def fit(
             continue
         total, seen = total + loss * part.group, seen + part.group
         if steps % STEPS_BETWEEN_LOOKS == 0:
-            bar.set_postfix(loss=f"{_finite(float(total) / seen, title, how_to_go_on):.4f}")
+            bar.set_postfix(loss=f"{finite(float(total) / seen, title, how_to_go_on):.4f}")
     if not seen:
         raise UserError(f"{title}: no step had a finite loss; try a lower rate or --precision float32. {how_to_go_on}")
-    return _finite(float(total) / seen, title, how_to_go_on), skipped
+    return finite(float(total) / seen, title, how_to_go_on), skipped
 
 
-def _finite(loss: float, title: str, how_to_go_on: str) -> float:
+def finite(loss: float, title: str, how_to_go_on: str) -> float:
+    """The loss, unless it is none to go on with: then UserError."""
     if math.isfinite(loss):
         return loss
     advice = "try a lower rate, --grad_clip 1, --on_nan skip or --precision float32"

@@ -39,7 +39,7 @@ class Team:
         """Do `work` in the leading process alone; every process gets its result."""
         result = [work() if self.leads else None]
         if self.size > 1:
-            with self._together():
+            with together():
                 dist.broadcast_object_list(result, src=0, group=self.words)
         return result[0]
 
@@ -55,7 +55,7 @@ class Team:
                 yield items[mine], result
                 continue
             results = [None] * self.size if self.leads else None
-            with self._together():
+            with together():
                 dist.gather_object(result, results, dst=0, group=self.words)
             if self.leads:
                 yield from zip(items[start:], results)  # noqa: B905 - the last turn has fewer items than processes
@@ -69,7 +69,7 @@ class Team:
             by_dtype.setdefault(tensor.dtype, []).append(tensor)
         for alike in by_dtype.values():
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            with self._together():
+            with together():
                 dist.all_reduce(flat)
             pieces = flat.split([tensor.numel() for tensor in alike])
             for tensor, piece in zip(alike, pieces, strict=True):
@@ -78,7 +78,7 @@ class Team:
     def follow(self, network: torch.nn.Module) -> None:
         """Take over the leading process' weights and statistics."""
         if self.size > 1:
-            with self._together(), torch.no_grad():
+            with together(), torch.no_grad():
                 for tensor in network.state_dict().values():
                     whole = tensor.contiguous()
                     dist.broadcast(whole, src=0)
@@ -102,23 +102,26 @@ class Team:
         """Stop in all processes if one of them was asked to; raises Interrupted, as `StopRequest.obey` does."""
         if self.size > 1:
             asked = torch.tensor(stop.signal_number)
-            with self._together(stop, message):
-                dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.words)
+            try:
+                with together():
+                    dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.words)
+            except UserError:
+                stop.obey(message)  # asked to stop like the one that has left: no word of a dead process
+                raise
             stop.signal_number = int(asked)
         stop.obey(message)
 
-    @contextmanager
-    def _together(self, stop: StopRequest | None = None, message: str = "") -> Iterator[None]:
-        """Around whatever waits for the others, so that one that has died ends all."""
-        try:
-            yield
-        except RuntimeError as error:
-            if stop is not None:
-                stop.obey(message)
-            raise UserError(
-                f"process {self.rank} of {self.size}: another process has ended; what was finished is kept "
-                "(--resume goes on with a training, with any number of processes)"
-            ) from error
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around whatever waits for the other processes, so that one that has died ends all; raises UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"process {dist.get_rank()} of {dist.get_world_size()}: another process has ended; what was finished is "
+            "kept (--resume goes on with a training, with any number of processes)"
+        ) from error
 
 
 @contextmanager

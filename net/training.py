@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from net.augmentations import TRAIN_AUGS, check_names
 from net.board import Board
 from net.dataset import EpochParts, TrainingRows, training_loader
-from net.engine import evaluate, fit, measure_statistics
+from net.engine import evaluate, finite, fit, measure_statistics
 from net.learner import Learner, restore
 from net.losses import loss_by_name
 from net.machine import machine, workers_for
@@ -129,10 +129,7 @@ class Run:
             measure_statistics(learner, loader, f"{title}: statistics of the mean")
         learner.share()
         means = self._validate(learner)
-        if not np.isfinite(means["val_loss"]):
-            raise UserError(
-                f"{title}: the validation loss is {means['val_loss']}; try a lower rate. {self._how_to_go_on()}"
-            )
+        finite(means["val_loss"], f"{title}, validation", self._how_to_go_on())
         learner.schedule.after_epoch(means["val_loss"])
         row = {
             "epoch": epoch + 1,

@@ -202,7 +202,7 @@ def wait_for(path, seconds=60):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_process_ends_all_with_one_line_and_any_number_goes_on(survey, tmp_path, victim):
     run, said = tmp_path / "run", tmp_path / "said"
-    words = ("--data_dir", survey, *TINIEST, "--experiment_dir", run)
+    words = ("--data_dir", survey, *TINIEST, "--experiment_dir", run, "--sync_batchnorm")
     together = start_together("train.py", *words, "--n_epochs", 500, output=said)
     wait_for(run / "state.pt")
     together[victim].kill()

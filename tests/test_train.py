@@ -18,9 +18,11 @@ from bench.kill_resume import differences
 from bench.warm import start
 from net import snapshot
 from net.snapshot import load_snapshot
+from utils.cli import parse
 from utils.mask_file import open_masks
 from utils.metrics import binarize, iou, iout
 from utils.run_folder import RunFolder, find_snapshots, snapshots_in
+from utils.settings import TrainSettings
 from utils.stack import fold_rows, open_stack
 
 
@@ -210,6 +212,12 @@ def test_config_repeats_a_run_and_flags_override(trained, tmp_path):
         == 0
     )
     assert_same_run(trained, tmp_path / "again")
+
+
+def test_a_switch_of_a_config_may_be_named_again(tmp_path):
+    (tmp_path / "config.json").write_text('{"sync_batchnorm": true, "n_epochs": 7}')
+    settings = parse(TrainSettings, ["--config", str(tmp_path / "config.json"), "--sync_batchnorm", "--fold", "1"])
+    assert (settings.step.sync_batchnorm, settings.learn.n_epochs, settings.data.fold) == (True, 7, 1)
 
 
 def test_start_from_a_snapshot(survey, trained, tmp_path):

@@ -62,7 +62,10 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
 
     default = None
     if "config" in flat_names(settings_type) and (path := _defaults_file(argv)):
-        default = from_flat(settings_type, read_json(path), origin=path)
+        values = read_json(path)
+        if isinstance(values, dict):  # a switch that is on by default could not be named again
+            values = {name: value for name, value in values.items() if name not in _named(argv)}
+        default = from_flat(settings_type, values, origin=path)
     return tyro.cli(
         settings_type,
         prog=prog,
@@ -110,6 +113,11 @@ def _defaults_file(argv: list[str]) -> str | None:
     folder = _value_of(argv, "--experiment_dir")
     own = os.path.join(folder or "", "config.json")
     return own if "--resume" in argv and folder and os.path.isfile(own) else None
+
+
+def _named(argv: list[str]) -> set[str]:
+    """The flags in `argv`, as fields are called."""
+    return {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:
