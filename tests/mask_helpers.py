@@ -6,6 +6,7 @@ import numpy as np
 
 from utils.files import write_json
 from utils.mask_file import mask_writer
+from utils.metrics import binarize, iout
 
 
 def files_in(folder):
@@ -21,8 +22,11 @@ def write_masks(path, ids, probabilities, **about):
     return path
 
 
-def write_packed(folder, parts, sizes=None):
-    """A packed folder as utils/stack.py describes it: parts is {"train": (ids, masks or None, shape), ...}."""
+def write_packed(folder, parts, sizes=None, labels=None):
+    """A packed folder as utils/stack.py describes it: parts is {"train": (ids, masks or None, shape), ...}.
+
+    `labels` are label maps of the training images.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     described = {}
@@ -30,6 +34,8 @@ def write_packed(folder, parts, sizes=None):
         arrays = {"images": np.zeros((len(ids), *shape, 1), np.uint8)}
         if masks is not None:
             arrays["masks"] = masks.astype(np.uint8)
+        if labels is not None and part == "train":
+            arrays["labels"] = labels.astype(np.uint16)
         entries = {}
         for name, array in arrays.items():
             file = f"{part}_{name}.npy"
@@ -51,3 +57,15 @@ def blobs(n_images, shape=(31, 31), seed=0):
         truths.append(outside < 0)
         probabilities.append(1 / (1 + np.exp(outside / 2 + rng.normal(0, 1) + rng.normal(0, 0.7, shape))))
     return np.array(probabilities, dtype=np.float32), np.array(truths)
+
+
+def score_at(probabilities, truth, th, min_area=0):
+    """The mean score at one threshold, the plain way."""
+    masks = binarize(probabilities, th)
+    masks[masks.sum(axis=(1, 2)) < min_area] = False
+    return iout(masks, truth)
+
+
+def every_threshold(probabilities):
+    """All values at which a mask changes; the score is the same from one up to the next."""
+    return sorted({0.0, *np.unique(probabilities).astype(np.float64).tolist()})

@@ -1,19 +1,15 @@
-"""The exact threshold: against brute force over every value, its interval, the cross-fit by hand, and the script."""
-
-import json
+"""The exact threshold: against brute force over every value, its interval, and the cross-fit by hand."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from mask_helpers import blobs, files_in, write_masks, write_packed
-from script_helpers import assert_refused, run_here, run_script
+from mask_helpers import blobs, every_threshold, score_at
 
 from utils.errors import UsageError, UserError
-from utils.files import read_json, write_json
-from utils.metrics import binarize, counts, iout, scores_from_counts
-from utils.rle import encode
+from utils.files import write_json
+from utils.metrics import binarize, counts, scores_from_counts
 from utils.threshold import (
     best,
     best_joint,
@@ -22,21 +18,10 @@ from utils.threshold import (
     cross_fitted,
     interleaved,
     join,
+    mean_interval,
     steps_of,
     stored_threshold,
 )
-
-
-def score_at(probabilities, truth, th, min_area=0):
-    """The mean score at one threshold, the plain way."""
-    masks = binarize(probabilities, th)
-    masks[masks.sum(axis=(1, 2)) < min_area] = False
-    return iout(masks, truth)
-
-
-def every_threshold(probabilities):
-    """All values at which a mask changes; the score is the same from one up to the next."""
-    return sorted({0.0, *np.unique(probabilities).astype(np.float64).tolist()})
 
 
 def problems(dtype):
@@ -211,6 +196,14 @@ def test_bootstrap():
     assert bootstrap_interval(np.full(7, 10)) == (1.0, 1.0)
 
 
+def test_bootstrap_of_any_scores():
+    scores = np.random.default_rng(0).beta(2, 5, 300)
+    drawn = np.random.default_rng(1).choice(scores, (4000, 300)).mean(axis=1)  # the plain way
+    assert mean_interval(scores) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.003)
+    assert mean_interval(scores) == mean_interval(scores[::-1])
+    assert mean_interval(np.full(3, 0.25)) == (0.25, 0.25)
+
+
 def test_stored_threshold(tmp_path):
     assert stored_threshold(tmp_path) is None
     write_json(tmp_path / "threshold.json", {"threshold": 0.25, "min_area": 20})
@@ -230,121 +223,3 @@ def test_choose_threshold(tmp_path):
     for th, area in ((1.5, None), (-0.1, None), (float("nan"), None), (None, -1)):
         with pytest.raises(UsageError):
             choose_threshold(th, area, [])
-
-
-# --- the script
-
-
-SCRIPT = "optimize_threshold.py"
-
-
-def test_folds_of_two_runs(tmp_path):
-    probabilities, truth = blobs(24)
-    ids = [f"image{number}" for number in range(24)]
-    write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31))})
-    about = {"data_dir": "data", "part": "train"}
-    order = np.arange(24)[::-1]  # not the order of the packed folder
-    for fold in (0, 1):
-        run = tmp_path / "experiments" / f"fold{fold}"
-        rows = order[fold::2]
-        write_masks(run / "snapshots" / "val.npy", [ids[row] for row in rows], probabilities[rows], **about)
-        write_json(run / "config.json", {})
-    files = [f"experiments/fold{fold}/snapshots/val.npy" for fold in (0, 1)]
-    done = run_script(SCRIPT, "--masks_fn", *files, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "believe this" in done.stdout
-    stored = read_json(tmp_path / "experiments/fold0/threshold.json")
-    assert stored == read_json(tmp_path / "experiments/fold1/threshold.json")
-    halved = probabilities.astype(np.float16)
-    scores = {th: score_at(halved, truth, th) for th in every_threshold(halved)}
-    assert stored["score"] == max(scores.values()) == score_at(halved, truth, stored["threshold"])
-    assert stored["low"] <= stored["threshold"] < stored["high"]
-    assert stored["score_at_half"] == score_at(halved, truth, 0.5)
-    assert (stored["n_images"], stored["masks"], stored["min_area"]) == (24, files, 0)
-    cross = stored["cross_fitted"]
-    assert cross["n_parts"] == 2
-    assert cross["low"] <= cross["score"] <= cross["high"]
-    parts = [steps_of(halved[order[fold::2]], truth[order[fold::2]]) for fold in (0, 1)]
-    expected = [  # each fold at the other's threshold
-        score_at(halved[order[fold::2]], truth[order[fold::2]], best(parts[1 - fold][0]).threshold) for fold in (0, 1)
-    ]
-    assert cross["score"] == pytest.approx(np.mean(expected))
-    for fold in (0, 1):
-        assert (tmp_path / f"experiments/fold{fold}/threshold.png").read_bytes().startswith(b"\x89PNG")
-        assert stored_threshold(tmp_path / f"experiments/fold{fold}") == (stored["threshold"], 0)
-
-
-@pytest.mark.parametrize("kind", ["csv", "npy", "folder"])
-def test_one_file_and_named_truth(tmp_path, kind):
-    probabilities, truth = blobs(11)
-    ids = [f"image{number}" for number in range(11)]
-    write_masks(tmp_path / "v.npy", ids, probabilities)
-    if kind == "csv":
-        source = tmp_path / "train.csv"
-        rows = [f"{name},{encode(mask)}\n" for name, mask in zip(ids, truth, strict=True)]
-        source.write_text("id,rle_mask\n" + "".join(reversed(rows)))
-    elif kind == "npy":
-        source = tmp_path / "truth.npy"
-        np.save(source, truth[::-1])
-        write_json(tmp_path / "truth.json", {"ids": ids[::-1]})
-    else:
-        source = write_packed(tmp_path / "packed", {"train": (ids[::-1], truth[::-1], (31, 31))})
-    words = ("--masks_fn", "v.npy", "--truth_fn", source, "--out", "best.json", "--min_area", 20)
-    done = run_here(SCRIPT, *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "5 interleaved parts of the one file" in done.stdout
-    stored = json.loads((tmp_path / "best.json").read_text())
-    halved = probabilities.astype(np.float16)
-    assert stored["score"] == score_at(halved, truth, stored["threshold"], stored["min_area"])
-    thresholds = every_threshold(halved)
-    assert stored["score"] == max(score_at(halved, truth, th, area) for th in thresholds for area in (0, 20))
-    assert stored["cross_fitted"]["n_parts"] == 5
-    assert (tmp_path / "best.png").is_file()
-    assert not (tmp_path / "threshold.json").exists()
-
-
-def test_beside_the_file_without_a_run_and_a_single_image(tmp_path):
-    probabilities, truth = blobs(2)
-    write_masks(tmp_path / "sub" / "v.npy", ["a"], probabilities[1:])
-    (tmp_path / "t.csv").write_text(f"id,rle_mask\na,{encode(truth[1])}\n")
-    done = run_here(SCRIPT, "--masks_fn", "sub/v.npy", "--truth_fn", "t.csv", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert read_json(tmp_path / "sub" / "threshold.json")["cross_fitted"] is None
-
-
-def test_refusals(tmp_path):
-    probabilities, truth = blobs(4)
-    ids = list("abcd")
-    write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31)), "test": (["e"], None, (31, 31))})
-    write_packed(tmp_path / "small", {"train": (ids, truth[:, :9, :9], (9, 9))})
-    about = {"data_dir": "data", "part": "train"}
-    write_masks(tmp_path / "v0.npy", ids[:2], probabilities[:2], **about)
-    write_masks(tmp_path / "v1.npy", ids[1:], probabilities[1:], **about)
-    write_masks(tmp_path / "test.npy", ["e"], probabilities[:1], data_dir="data", part="test")
-    write_masks(tmp_path / "gone.npy", ids, probabilities, data_dir="nowhere", part="train")
-    write_masks(tmp_path / "other.npy", ["x", "a"], probabilities[:2], **about)
-    write_masks(tmp_path / "logits.npy", ids, 9 * probabilities, **about)
-    (tmp_path / "lists.csv").write_text('id,rle_mask\na,"[1, 3]"\nb,\n')
-    (tmp_path / "columns.csv").write_text("id,mask\na,1 3\n")
-    before = files_in(tmp_path)
-    for words, code, said in (
-        (("v0.npy", "v1.npy"), 1, ("image b", "v0.npy", "v1.npy")),
-        (("v0.npy", "v0.npy"), 1, ("image a",)),
-        (("none.npy",), 1, ("none.npy", "no such file")),
-        (("test.npy",), 2, ("test images", "--truth_fn")),
-        (("gone.npy",), 1, ("nowhere", "--truth_fn")),
-        (("other.npy",), 1, ("no true mask for 1 of the 2", "x")),
-        (("logits.npy",), 1, ("logits.npy", "[0, 1]")),
-        (("v0.npy", "--truth_fn", "small"), 1, ("the true ones in small", "(31, 31)", "(9, 9)")),
-        (("v0.npy", "--truth_fn", "lists.csv"), 1, ("lists.csv", "printed list")),
-        (("v0.npy", "--truth_fn", "columns.csv"), 1, ("rle_mask",)),
-        (("v0.npy", "--truth_fn", "v1.npy"), 1, ("0 and 1",)),
-        (("v0.npy", "--truth_fn", "none.csv"), 1, ("none.csv",)),
-        (("v0.npy", "--min_area", "-1"), 2, ("--min_area -1",)),
-        ((), 2, ("--masks_fn",)),
-    ):
-        assert_refused(run_here(SCRIPT, "--masks_fn", *words, cwd=tmp_path), code, *said)
-    assert_refused(run_script(SCRIPT, "--masks_fn", "none.npy", cwd=tmp_path), 1, "none.npy")
-    misspelt = run_script(SCRIPT, "--masks_fm", "v0.npy", cwd=tmp_path)
-    assert (misspelt.returncode, "Traceback" in misspelt.stderr) == (2, False)
-    assert files_in(tmp_path) == before

@@ -72,14 +72,16 @@ class Fit:
             f"score there      {best.score:.5f}   (fitted on these images)",
             f"score at .5      {self.score_at_half:.5f}",
         ]
-        if self.cross_fitted:
-            cross = self.cross_fitted
-            parts = "files" if self.n_files > 1 else "interleaved parts of the one file"
-            interval = f"95 % interval {cross.low:.5f} to {cross.high:.5f}"
-            lines.append(f"cross-fitted     {cross.score:.5f}   ({interval}; {cross.n_parts} {parts}) <- believe this")
-        else:
-            lines.append("cross-fitted     not with one image")
-        return "\n".join(lines)
+        return "\n".join([*lines, cross_fitted_line(self.cross_fitted, self.n_files)])
+
+
+def cross_fitted_line(cross: CrossFitted | None, n_files: int) -> str:
+    """The last row of the table."""
+    if cross is None:
+        return "cross-fitted     not with one image"
+    parts = "files" if n_files > 1 else "interleaved parts of the one file"
+    interval = f"95 % interval {cross.low:.5f} to {cross.high:.5f}"
+    return f"cross-fitted     {cross.score:.5f}   ({interval}; {cross.n_parts} {parts}) <- believe this"
 
 
 def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[int]) -> Fit:
@@ -96,9 +98,9 @@ def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[
     """
     if min(min_areas, default=0) < 0:
         raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
-    _check_distinct(files)
+    check_distinct(files)
     areas = sorted({0, *min_areas})
-    by_file = [_steps_of_file(masks, truth_fn, areas) for masks in files]
+    by_file = [steps_of_file(masks, truth_fn, areas) for masks in files]
     pooled = join(by_file)
     best, n_images = best_joint(pooled), pooled[0].n_images
     parts = by_file if len(files) > 1 else interleaved(pooled, min(PARTS_OF_ONE_FILE, n_images))
@@ -111,12 +113,12 @@ def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[
     )
 
 
-def result_paths(files: Sequence[Masks], out: str | None) -> list[Path]:
-    """Where the result is stored: `out`, else every run that a file lies in, else beside the first file."""
+def result_paths(files: Sequence[Masks], out: str | None, name: str = FILE) -> list[Path]:
+    """Where the result is stored: `out`, else as `name` in every run that a file lies in, else beside the first."""
     if out:
-        return [Path(out) / FILE if Path(out).is_dir() else Path(out)]
+        return [Path(out) / name if Path(out).is_dir() else Path(out)]
     runs = {run for masks in files if (run := run_folder_of(masks.path))}
-    return [folder / FILE for folder in sorted(runs) or [files[0].path.parent]]
+    return [folder / name for folder in sorted(runs) or [files[0].path.parent]]
 
 
 def _cross_fit(parts: Sequence[ByArea]) -> CrossFitted:
@@ -124,7 +126,8 @@ def _cross_fit(parts: Sequence[ByArea]) -> CrossFitted:
     return CrossFitted(int(tenths.sum()) / (10 * len(tenths)), *bootstrap_interval(tenths), len(parts))
 
 
-def _steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> ByArea:
+def steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> ByArea:
+    """The steps of the images of one mask file, for each least area; raises UserError as `fit_files` does."""
     if not masks.ids:
         raise UserError(f"{masks.path}: holds no masks")
     truths = truths_of(masks, truth_fn)
@@ -134,7 +137,7 @@ def _steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> 
         raise UserError(f"{masks.path}: {error}") from None
 
 
-def _check_distinct(files: Sequence[Masks]) -> None:
+def check_distinct(files: Sequence[Masks]) -> None:
     """An image in two files would be scored at a threshold that was fitted on itself."""
     seen: dict[str, Path] = {}
     for masks in files:

@@ -5,15 +5,18 @@ number of tenths) at few of those. So the score of N images is a step function o
 steps.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from utils.errors import UsageError, UserError
 from utils.files import read_json
 from utils.metrics import scores_from_counts
+
+T = TypeVar("T")
 
 FILE = "threshold.json"
 ByArea = Mapping[int, "Steps"]  # least area of a predicted mask -> the steps when smaller ones count as empty
@@ -146,14 +149,22 @@ def interleaved(by_area: ByArea, n_parts: int) -> list[ByArea]:
 
 def best(steps: Steps, min_area: int = 0) -> Best:
     """The widest interval of thresholds with the highest score (the lowest of equally wide ones), and its middle."""
-    values, tenths = steps.curve()
-    highest = tenths.max()
+    low, high, highest = widest(*steps.curve())
+    return Best(middle_of(low, high), low, high, highest / (10 * steps.n_images), min_area)
+
+
+def widest(values: np.ndarray, totals: np.ndarray) -> tuple[float, float, int]:
+    """(low, high, total): where a step function as `Steps.curve` returns it is highest, the widest such interval."""
+    highest = totals.max()
     ends = np.append(values[1:], 1.0)
-    at = int(np.argmax(np.where(tenths == highest, ends - values, -1)))
-    low, high = float(values[at]), float(ends[at])
+    at = int(np.argmax(np.where(totals == highest, ends - values, -1)))
+    return float(values[at]), float(ends[at]), int(highest)
+
+
+def middle_of(low: float, high: float) -> float:
+    """The middle of [low, high), or low: between neighbouring floats there is none."""
     middle = (low + high) / 2
-    threshold = middle if middle < high else low  # between neighbouring floats there is no middle
-    return Best(threshold, low, high, int(highest) / (10 * steps.n_images), min_area)
+    return middle if middle < high else low
 
 
 def best_joint(by_area: ByArea) -> Best:
@@ -176,18 +187,24 @@ def cross_fitted(parts: Sequence[ByArea]) -> np.ndarray:
 
 
 def bootstrap_interval(tenths: np.ndarray, n_resamples: int = 2000, seed: int = 4545) -> tuple[float, float]:
+    """As `mean_interval`, for scores (N,) in whole tenths, 0..10; the interval is of scores, 0..1."""
+    return mean_interval(tenths / 10, n_resamples, seed)
+
+
+def mean_interval(scores: np.ndarray, n_resamples: int = 2000, seed: int = 4545) -> tuple[float, float]:
     """The 95 % percentile interval of the mean score under resampling of images (Efron 1979).
 
     Args:
-        tenths: (N,) integers 0..10.
+        scores: (N,) float64, N at least 1.
         n_resamples: how many sets of N images are drawn, with replacement.
         seed: of the draws.
     """
-    # a resampled set matters only by how many of each score it drew: one multinomial draw instead of N
-    drawn = np.random.default_rng(seed).multinomial(
-        len(tenths), np.bincount(tenths, minlength=11) / len(tenths), size=n_resamples
-    )
-    low, high = np.percentile(drawn @ np.arange(11) / (10 * len(tenths)), [2.5, 97.5])
+    # a resampled set matters only by how often it drew each score: one multinomial draw instead of N
+    values, times = np.unique(scores, return_counts=True)
+    rng, n_images = np.random.default_rng(seed), len(scores)
+    sizes = [min(100, n_resamples - start) for start in range(0, n_resamples, 100)]  # a table of all could be large
+    means = [rng.multinomial(n_images, times / n_images, size=size) @ values / n_images for size in sizes]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -199,13 +216,13 @@ def run_folder_of(masks_path: str | Path) -> Path | None:
     return None
 
 
-def stored_threshold(folder: str | Path) -> tuple[float, int] | None:
-    """(threshold, min_area) from the threshold.json in a folder, or None if there is none.
+def stored_threshold(folder: str | Path, name: str = FILE) -> tuple[float, int] | None:
+    """(threshold, min_area) from the threshold.json (or gate.json, ...) in a folder, or None if there is none.
 
     Raises:
         UserError: it is not what optimize_threshold.py writes.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / name
     if not path.is_file():
         return None
     stored = read_json(path)
@@ -230,13 +247,20 @@ def choose_threshold(
         raise UsageError(f"--th {th}: a threshold of probabilities is in [0, 1]")
     if min_area is not None and min_area < 0:
         raise UsageError(f"--min_area {min_area}: a number of pixels is not negative")
-    found, origin = (0.5, 0), f"no {FILE} found"
-    for folder in folders:
-        if folder is not None and (stored := stored_threshold(folder)):
-            found, origin = stored, str(Path(folder) / FILE)
-            break
+    folder, stored = first_stored(stored_threshold, folders)
+    found, origin = ((0.5, 0), f"no {FILE} found") if stored is None else (stored, str(Path(folder) / FILE))
     return (
         found[0] if th is None else th,
         found[1] if min_area is None else min_area,
         origin if th is None else "--th",
     )
+
+
+def first_stored(
+    read: Callable[[str | Path], T | None], folders: Iterable[str | Path | None]
+) -> tuple[str | Path, T] | tuple[None, None]:
+    """The first of `folders` (None is skipped) in which `read` finds something, and what it finds."""
+    for folder in folders:
+        if folder is not None and (stored := read(folder)) is not None:
+            return folder, stored
+    return None, None

@@ -1,6 +1,6 @@
-"""True masks by image id, wherever they are: a packed folder, a csv of run-lengths, a .npy with ids beside it."""
+"""True masks and objects by image id: from a packed folder, a csv of run-lengths, a .npy with ids beside it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,29 +8,11 @@ import numpy as np
 from utils.arrays import open_array
 from utils.errors import UsageError, UserError
 from utils.files import read_json
+from utils.formats import ID_COLUMNS, RLE_COLUMNS, read_format, run_length_columns  # noqa: F401 - columns: for others
 from utils.mask_file import Masks
-from utils.names import nearest
-from utils.rle import decode
+from utils.rle import decode, decode_objects
 from utils.stack import open_stack
 from utils.tables import read_table
-
-ID_COLUMNS = ("id", "ImageId")
-RLE_COLUMNS = ("rle_mask", "EncodedPixels")
-
-
-def run_length_columns(header: list[str], path: str | Path) -> tuple[str, str]:
-    """The names of the columns of ids and of run-lengths: id,rle_mask (salt) or ImageId,EncodedPixels (nuclei, ships).
-
-    Raises:
-        UserError: one of them is not there.
-    """
-    found = []
-    for known in (ID_COLUMNS, RLE_COLUMNS):
-        names = [name for name in known if name in header]
-        if not names:
-            raise UserError(f"{path}: no column {' or '.join(known)}; {nearest(known[0], header)}")
-        found.append(names[0])
-    return found[0], found[1]
 
 
 def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
@@ -43,11 +25,11 @@ def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
     return cells
 
 
-def decode_all(cells: list[str], shape: tuple[int, int]) -> np.ndarray:
-    """The union of several run-lengths: (H, W) uint8, 0 or 1. Raises ValueError as `rle.decode` does."""
+def decode_all(cells: list[str], shape: tuple[int, int], by_row: bool = False) -> np.ndarray:
+    """The union of several run-lengths: (H, W) uint8, 0 or 1. Arguments and errors as for `rle.decode`."""
     mask = np.zeros(shape, dtype=np.uint8)
     for cell in cells:
-        mask |= decode(cell, shape)
+        mask |= decode(cell, shape, by_row)
     return mask
 
 
@@ -68,12 +50,12 @@ def truths_of(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]
     source = truth_fn or _recorded_folder(masks)
     shape = masks.array.shape[1:]
     if Path(source).suffix == ".csv":
-        cells = read_run_lengths(source)
+        cells, by_row = read_run_lengths(source), read_format(source).by_row
         rows = {name: name for name in cells}
 
         def mask_of(name: str) -> np.ndarray:
             try:
-                return decode_all(cells[name], shape)
+                return decode_all(cells[name], shape, by_row)
             except ValueError as error:
                 raise UserError(f"{source}: the mask of {name}: {error}") from None
 
@@ -90,14 +72,60 @@ def truths_of(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]
     return _by_id(masks, {name: row for row, name in enumerate(ids)}, array.__getitem__, source)
 
 
-def _by_id(masks: Masks, rows: dict[str, object], mask_of: Callable, source: str | Path) -> Iterator[np.ndarray]:
-    missing = [name for name in masks.ids if name not in rows]
+def labels_of(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | None = None) -> Iterator[np.ndarray]:
+    """The true objects of each image of a mask file, in its order, one at a time.
+
+    Args:
+        masks: an opened mask file, (N, H, W).
+        truth_fn: a packed folder with labels, or a csv with a row an object (ImageId, EncodedPixels; an empty cell on
+            the only row of an image says that it has none); None: the packed folder that the mask file names.
+        rows: of which images of the mask file; None: of all.
+
+    Yields:
+        (H, W), integers: 0 = background, a number for each object.
+
+    Raises:
+        UserError: no truth there, one that does not tell objects apart, of another size, or not for all images, before
+            the first map is asked for; objects of a csv that overlap, have no pixels or are too many, when it is.
+    """
+    source = truth_fn or _recorded_folder(masks)
+    shape = masks.array.shape[1:]
+    if Path(source).suffix == ".csv":
+        cells, by_row = read_run_lengths(source), read_format(source).by_row
+        found = {name: name for name in cells}
+
+        def objects_of(name: str) -> np.ndarray:
+            try:
+                return decode_objects(cells[name], shape, by_row)
+            except ValueError as error:
+                raise UserError(f"{source}: {name}: {error}") from None
+
+        return _by_id(masks, found, objects_of, source, rows)
+    if Path(source).suffix == ".npy":
+        raise UserError(f"--truth_fn {source}: masks do not tell objects apart; name a packed folder or a csv")
+    stack = open_stack(source, "train")
+    if stack.labels is None:
+        raise UserError(
+            f"{source}: packed without labels, so its truth does not tell objects apart; pack a source with a mask or "
+            "a row for each object, or name a csv of that kind with --truth_fn"
+        )
+    if stack.shape != shape:
+        raise UserError(f"{masks.path}: masks of {shape}, but the true objects in {source} are {stack.shape}")
+    found = {name: row for row, name in enumerate(stack.ids)}
+    return _by_id(masks, found, stack.labels.__getitem__, source, rows)
+
+
+def _by_id(
+    masks: Masks, found: dict[str, object], truth_of: Callable, source: str | Path, rows: Iterable[int] | None = None
+) -> Iterator[np.ndarray]:
+    missing = [name for name in masks.ids if name not in found]
     if missing:
         raise UserError(
             f"{source}: no true mask for {len(missing)} of the {len(masks.ids)} images of {masks.path} "
             f"(such as {missing[0]}); --truth_fn names another source"
         )
-    return (mask_of(rows[name]) for name in masks.ids)
+    wanted = range(len(masks.ids)) if rows is None else rows
+    return (truth_of(found[masks.ids[row]]) for row in wanted)
 
 
 def _recorded_folder(masks: Masks) -> str:
