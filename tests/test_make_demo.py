@@ -8,10 +8,12 @@ from mask_helpers import files_in
 from PIL import Image
 from script_helpers import assert_refused, run_here, run_script
 
-from utils.make_demo import Settings, best_threshold, check_folder, draw_plan, draw_section, main
+from utils.demo_files import check_folder
+from utils.make_demo import Settings, main
 from utils.metrics import iout
 from utils.rle import decode
 from utils.salt_bodies import BODIES
+from utils.salt_survey import best_threshold, draw_plan, draw_section
 from utils.seismic import section
 from utils.tables import read_table
 from utils.wavelets import IN_IMAGE, convolve_down, grid, ricker, wave_period
@@ -262,6 +264,9 @@ def test_report_has_counts_coverage_and_places(demo):
         (("--n_train", 0), ["--n_train 0"]),
         (("--n_test", -1), ["--n_test -1"]),
         (("--seed", -1), ["--seed -1"]),
+        (("--kind", "ship"), ["--kind ship", "did you mean ships"]),
+        (("--size", 256), ["--size 256", "101x101"]),
+        (("--kind", "ships", "--size", 100), ["--size 100", "128"]),
         (("--out_dir", "file.txt"), ["--out_dir file.txt"]),
         (("--out_dir", "other"), ["--out_dir other", "notes.txt"]),
     ],
@@ -285,4 +290,4 @@ def test_a_folder_of_another_survey_is_refused(demo, tmp_path):
 
 def test_empty_folders_are_taken(tmp_path):
     (tmp_path / "train/images").mkdir(parents=True)
-    check_folder(tmp_path, draw_plan(1, 1, 0))
+    check_folder(tmp_path, ["train/images/a.png", "test/images/b.png"])

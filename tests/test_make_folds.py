@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mask_helpers import files_in
 from script_helpers import assert_refused, run_here, run_script
 
+from utils.fold_classes import classes_of
 from utils.folds import deciles, pool_rare, split
 from utils.tables import read_table, write_table
 
@@ -129,6 +130,45 @@ def test_a_column_of_classes_with_a_rare_one(train_csv):
     assert {"a", "b", "rare"} <= set(printed.splitlines()[1].split())
 
 
+def test_joined_stratifiers_are_mixed_together(tmp_path):
+    rng = np.random.default_rng(2)
+    kinds = np.array(["dark"] * 60 + ["bright"] * 20 + ["odd"] * 7)
+    objects = rng.integers(1, 30, 87) + np.where(kinds == "bright", 100, 0)
+    objects[:10] = 0
+    write_table(tmp_path / "train.csv", {"id": range(87), "background": kinds.tolist(), "objects": objects.tolist()})
+    folds, printed = folds_of(tmp_path / "train.csv", "-n", 5, "--stratify", "background+objects")
+    for inside in (kinds == "dark", kinds == "bright", kinds == "odd", (kinds == "dark") & (objects == 0)):
+        spread = np.bincount(folds[inside], minlength=5)
+        assert spread.max() - spread.min() <= 1
+    for kind in ("dark", "bright"):  # of each kind images of few objects and of many in every fold
+        ascending = folds[kinds == kind][np.argsort(objects[kinds == kind], kind="stable")]
+        for half in np.array_split(ascending, 2):
+            assert np.bincount(half, minlength=5).min() >= len(half) // 5 - 1
+    assert printed.splitlines()[0].split() == ["fold", "images", "dark", "bright", "odd", "mean", "objects"]
+
+
+def test_a_joined_class_that_is_rare_stays_with_its_first_part():
+    values = {"background": np.array(["a"] * 20 + ["b"] * 8), "kind": np.array(["x"] * 17 + ["y"] * 3 + ["z"] * 8)}
+    classes = classes_of(values, 28, 4)
+    assert len(set(classes[:20])) == 1, "three of a kind cannot be in each of 4 folds"
+    assert set(classes[:20]).isdisjoint(classes[20:])
+    assert classes_of({}, 3, 2).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("columns", ["ImageId,EncodedPixels", "id,rle_mask"])
+def test_objects_are_counted_by_their_rows(tmp_path, columns):
+    rows = [columns]
+    for image in range(30):  # 10 images each of none, of one object and of four
+        number = (0, 1, 4)[image % 3]
+        rows += [f"i{image},{10 * place + 1} 2" for place in range(number)] or [f"i{image},"]
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    folds, printed = folds_of(tmp_path / "train.csv", "-n", 5, "--stratify", "objects")
+    objects = np.array(read_table(tmp_path / "train_with_folds.csv")["objects"], int)
+    assert objects.tolist() == [0, 1, 4] * 10
+    assert [np.bincount(folds[objects == number]).tolist() for number in (0, 1, 4)] == [[2] * 5] * 3
+    assert {line.split()[-1] for line in printed.splitlines()[1:6]} == {"1.6667"}
+
+
 def test_groups_stay_together(train_csv):
     wells = np.array(read_table(train_csv)["well"])
     for stratify in ("none", "kind"):
@@ -191,6 +231,9 @@ def test_refusals(train_csv):
         (("train.csv", "--seed", -1), 2, ("--seed -1",)),
         (("train.csv", "--stratify", "covrage"), 2, ("covrage", "coverage")),
         (("train.csv", "--group", "wel"), 2, ("--group wel", "well")),
+        (("train.csv", "--stratify", "kind+wel"), 2, ("--stratify wel", "well")),
+        (("train.csv", "--stratify", "kind+kind"), 2, ("--stratify kind+kind", "twice")),
+        (("plain.csv", "-n", 2, "--stratify", "objects"), 2, ("--stratify objects", "neither")),
         (("twice.csv", "-n", 2), 1, ("the id a is on 2 rows",)),
         (("twice_rle.csv", "-n", 2), 1, ("the id a is on 2 rows",)),
         (("no_id.csv", "-n", 2), 1, ("no column id",)),

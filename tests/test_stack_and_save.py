@@ -1,59 +1,23 @@
-"""Packing: manifest and report, kills and failures at any moment, packing again, memory, and single pictures."""
+"""Packing: manifest and report, packing again, memory, and how objects are numbered."""
 
 import hashlib
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 import source_helpers as sources
-from mask_helpers import files_in
-from PIL import Image
-from script_helpers import ROOT, assert_refused, run_here, run_script
-from source_helpers import SIZE, as_rgb, blob, noise, save
+from script_helpers import assert_refused, run_here, run_script
+from source_helpers import SCRIPT, SIZE, as_rgb, blob, contents, noise, run_ok, save
 
 from utils.fingerprint import fingerprint
 from utils.layouts import find_source
 from utils.packing import make_plan, pack
-from utils.pictures import probe, read_image, read_mask, resize_image, resize_mask
 from utils.rle import encode
 from utils.samples import number_objects
 from utils.stack import fold_rows, open_stack, read_manifest
 from utils.tables import read_table, write_table
-
-SCRIPT = "utils/stack_and_save.py"
-
-# the same command, ended by SIGKILL when `function` is called for the n-th time
-KILLED = """
-import importlib, os, runpy, signal, sys
-module, owner, function, n = sys.argv[1:5]
-place = importlib.import_module(module)
-place = getattr(place, owner) if owner else place
-original, calls = getattr(place, function), []
-def counting(*words, **named):
-    calls.append(1)
-    if len(calls) == int(n):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*words, **named)
-setattr(place, function, counting)
-sys.argv = ["utils/stack_and_save.py", *sys.argv[5:]]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def run_ok(*words, cwd):
-    done = run_here(SCRIPT, *words, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def contents(folder):
-    return {name: (folder / name).read_bytes() for name in files_in(folder)}
 
 
 def counts_of(folder, part="train"):
@@ -218,84 +182,6 @@ def test_another_size_packs_again_and_drops_what_is_no_more(tmp_path):
     assert not (out / "test_images.npy").exists(), "an array that no manifest speaks of"
 
 
-@pytest.mark.parametrize(
-    ("place", "n_calls"),
-    [
-        (("utils.packing", "", "load_sample"), 3),
-        (("utils.arrays", "ArrayWriter", "append"), 7),
-        (("utils.arrays", "ArrayWriter", "check_full"), 2),
-        (("os", "", "replace"), 5),  # csv files first, then arrays: some are renamed, some not
-        (("os", "", "replace"), 7),  # all arrays are there, the manifest is not
-    ],
-)
-def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, place, n_calls):
-    sources.salt(tmp_path / "data", train="dbacefgh")
-    run_ok("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "quiet", cwd=tmp_path)
-    words = ["--data_dir", str(tmp_path / "data"), "--out_dir", str(tmp_path / "out")]
-    killed = [sys.executable, "-c", KILLED, *place, str(n_calls), *words]
-    assert subprocess.run(killed, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
-    assert not (tmp_path / "out/manifest.json").exists()
-    for path in (tmp_path / "out").glob("*.npy"):
-        np.load(path)  # what has its name is whole
-    run_ok(*words, cwd=tmp_path)
-    assert contents(tmp_path / "out") == contents(tmp_path / "quiet")
-
-
-def test_killed_while_packing_again(tmp_path):
-    data, out = tmp_path / "data", tmp_path / "out"
-    sources.salt(data)
-    run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
-    before = contents(out)
-    save(data / "train/images/a.png", noise(99))
-    killed = [sys.executable, "-c", KILLED, "utils.arrays", "ArrayWriter", "append", "5"]
-    words = ["--data_dir", str(data), "--out_dir", str(out)]
-    assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
-    assert {name: contents(out)[name] for name in before} == before, "the former arrays are as they were"
-    killed[3:] = ["os", "", "replace", "5"]
-    assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
-    assert not (out / "manifest.json").exists(), "a manifest beside arrays of two runs"
-    assert "already" not in run_ok(*words, cwd=tmp_path)
-    assert np.array_equal(open_stack(out).images[2, ..., 0], noise(99))
-
-
-def test_a_failed_run_changes_nothing(tmp_path):
-    data, out = tmp_path / "data", tmp_path / "out"
-    sources.salt(data)
-    run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
-    before = contents(out)
-    save(data / "train/images/a.png", noise(99))
-    save(data / "train/masks/c.png", blob(1, (4, 4)))
-    assert_refused(run_here(SCRIPT, "--data_dir", data, "--out_dir", out, cwd=tmp_path), 1, "train/masks/c.png")
-    assert contents(out) == before
-
-
-def test_full_disk(tmp_path, monkeypatch):
-    sources.salt(tmp_path / "data")
-    words = ["--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out", "--size", "200x200"]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )
-    assert_refused(done, 1, tmp_path / "out", "File too large")
-    assert files_in(tmp_path / "out") == []
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
-    done = run_here(SCRIPT, *words, cwd=tmp_path)
-    assert_refused(done, 1, tmp_path / "out", "--out_dir", "there is room for")
-    assert files_in(tmp_path / "out") == []
-
-
-def test_out_dir_that_cannot_be_written(tmp_path):
-    sources.salt(tmp_path / "data")
-    (tmp_path / "file").write_text("mine")
-    for out in (tmp_path / "file", tmp_path / "file/below"):
-        done = run_here(SCRIPT, "--data_dir", tmp_path / "data", "--out_dir", out, cwd=tmp_path)
-        assert_refused(done, 1, out)
-    assert (tmp_path / "file").read_text() == "mine"
-
-
 def test_help_is_there(tmp_path):
     done = run_script(SCRIPT, "--help", cwd=tmp_path)
     assert done.returncode == 0
@@ -324,67 +210,6 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     assert many - few < 25 * one_image, f"{few} bytes for 40 images, {many} for 400"
 
 
-def test_read_mask_by_half_of_the_range(tmp_path):
-    steps = np.array([[0, 127, 128, 255]], np.uint8)
-    save(tmp_path / "8.png", steps)
-    save(tmp_path / "16.png", np.array([[0, 32767, 32768, 65535]], np.uint16))
-    save(tmp_path / "colour.png", np.stack([steps, steps // 4, steps // 8], axis=-1))
-    for name in ("8.png", "16.png", "colour.png"):
-        mask, flaws = read_mask(str(tmp_path / name))
-        assert mask.tolist() == [[0, 0, 1, 1]], name
-        assert mask.dtype == np.uint8
-        assert flaws == ["masks_not_binary"], name
-    save(tmp_path / "alpha.png", np.dstack([as_rgb(steps), np.full_like(steps, 255)]))
-    assert read_mask(str(tmp_path / "alpha.png"))[0].tolist() == [[0, 0, 1, 1]], "how opaque it is, is not looked at"
-    one = blob(2)
-    palette = Image.fromarray(one * 3).convert("P")
-    palette.putpalette([10, 0, 0] * 3 + [0, 0, 200])
-    for picture, name in ((one, "01.png"), (Image.fromarray(one * 255).convert("1"), "1bit.png"), (palette, "p.gif")):
-        save(tmp_path / name, picture)
-        mask, flaws = read_mask(str(tmp_path / name))
-        assert np.array_equal(mask, one), name
-        assert flaws == [], name
-    save(tmp_path / "dark.png", one * 90)
-    mask, flaws = read_mask(str(tmp_path / "dark.png"))
-    assert not mask.any()
-    assert flaws == ["masks_too_dark"]
-
-
-@pytest.mark.filterwarnings("error")
-def test_read_image_of_any_mode(tmp_path):
-    grey, colour = noise(1), noise(2, channels=3)
-    save(tmp_path / "16.png", grey.astype(np.uint16) * 256 + 3)
-    save(tmp_path / "alpha.png", np.dstack([colour, noise(3)]))
-    save(tmp_path / "grey_alpha.png", Image.fromarray(np.dstack([grey, noise(3)]), mode="LA"))
-    palette = Image.fromarray(np.arange(120, dtype=np.uint8).reshape(SIZE)).convert("P")
-    palette.putpalette(colour.reshape(-1).tolist())
-    palette.save(tmp_path / "p.png", transparency=bytes(range(120)))
-    for name, expected, is_grey in (
-        ("16.png", as_rgb(grey), True),
-        ("alpha.png", colour, False),
-        ("grey_alpha.png", as_rgb(grey), True),
-        ("p.png", colour, False),  # Pillow warns of some ways to read it
-    ):
-        assert np.array_equal(read_image(str(tmp_path / name), 3), expected), name
-        assert np.array_equal(read_image(str(tmp_path / name), 1), expected[..., :1]), name
-        assert probe(str(tmp_path / name), with_pixels=True) == (SIZE, is_grey), name
-        assert probe(str(tmp_path / name), with_pixels=False) == (SIZE, is_grey), name
-
-
-def test_resizing():
-    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None], 30, axis=0)[..., None]
-    spikes = np.tile(np.array([0, 0, 90], np.uint8), (30, 20))[..., None]
-    small = resize_image(spikes, (15, 20))
-    assert small.shape == (15, 20, 1)
-    assert (small == 30).all(), "the mean over each area"
-    assert resize_image(ramp, (30, 120))[0, 1:6, 0].tolist() == [1, 3, 5, 7, 9], "between the values 0, 4, 8"
-    labels = np.arange(0, 2500, 100, dtype=np.uint16).reshape(5, 5) + 60_000
-    middle = resize_mask(labels, (1, 1))
-    assert middle.dtype == np.uint16
-    assert middle.tolist() == [[61_200]], "the pixel in the middle"
-    assert np.array_equal(np.unique(resize_mask(labels, (9, 9))), np.unique(labels))
-
-
 def test_number_objects():
     first, second, inside, nothing = (np.zeros((4, 6), np.uint8) for _ in range(4))
     first[:, :3], second[:, 2:5], inside[1, 1] = 1, 1, 1
@@ -393,3 +218,43 @@ def test_number_objects():
     assert labels[0].tolist() == [1, 1, 1, 2, 2, 0]
     assert labels.dtype == np.uint16
     assert seen == {"overlapping_pixels": 5, "objects_hidden": 1, "objects_without_pixels": 1}
+
+
+def test_report_says_what_became_of_objects_that_overlap(tmp_path):
+    sources.airbus(tmp_path)
+    assert "claimed" not in run_ok("--data_dir", tmp_path, cwd=tmp_path)
+    table = tmp_path / "train_ship_segmentations_v2.csv"
+    columns = read_table(table)
+    ids, cells = [*columns["ImageId"], "a.jpg", "a.jpg", "a.jpg"], [*columns["EncodedPixels"], "1 5", "2 5", "3 1"]
+    write_table(table, {"ImageId": ids, "EncodedPixels": cells})
+    lines = run_ok("--data_dir", tmp_path, cwd=tmp_path).splitlines()
+    overlap, hidden = ([line for line in lines if name in line] for name in ("overlapping pixels", "objects hidden"))
+    assert len(overlap) == len(hidden) == 1
+    assert overlap[0].split()[:6] == ["overlapping", "pixels", "5", "such", "as", "a.jpg"]
+    assert overlap[0].endswith("(claimed by a second object; the first has them)")
+    assert hidden[0].split()[:6] == ["objects", "hidden", "1", "such", "as", "a.jpg"]
+    assert "left out" in hidden[0]
+    assert np.unique(open_stack(tmp_path).labels[1]).tolist() == [0, 1, 2], "numbers with a gap"
+
+
+def test_background_is_found_from_the_pixels(tmp_path):
+    grey = np.full(SIZE, 20, np.uint8)
+    grey[:4] = 250  # bright objects, on a dark ground nevertheless
+    tissue = np.full((*SIZE, 3), (225, 222, 230), np.uint8)
+    tissue[:3, :6] = (120, 40, 130)
+    for name, image in (("dark", grey), ("bright", 255 - grey), ("stored", as_rgb(255 - grey)), ("tissue", tissue)):
+        save(tmp_path / f"images/{name}.png", image)
+        save(tmp_path / f"masks/{name}.png", blob(1))
+    run_ok("--data_dir", tmp_path, cwd=tmp_path)
+    table = read_table(tmp_path / "train.csv")
+    assert list(table)[-1] == "background"
+    expected = {"dark": "dark", "bright": "bright", "stored": "bright", "tissue": "coloured"}
+    assert dict(zip(table["id"], table["background"], strict=True)) == expected
+
+
+@pytest.mark.parametrize("last", [[], ["objects"]])
+def test_a_train_csv_of_an_earlier_version_is_known_as_packings_own(tmp_path, last):
+    sources.pairs(tmp_path)
+    write_table(tmp_path / "train.csv", {name: ["1", "2"] for name in ["id", "height", "width", "coverage", *last]})
+    assert run_ok("--data_dir", tmp_path, cwd=tmp_path).splitlines()[0].split()[1] == "pairs"
+    assert read_table(tmp_path / "train.csv")["id"] == open_stack(tmp_path).ids

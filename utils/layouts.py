@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError
+from utils.formats import RLE_COLUMNS
 from utils.source_files import (
     header_of,
     image_folders_in,
@@ -21,7 +22,6 @@ from utils.source_files import (
     rows_of,
     stem_of,
 )
-from utils.truth import RLE_COLUMNS
 
 
 class Item(NamedTuple):
@@ -170,13 +170,16 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Source | None]]] = {
 }
 """Name -> (what a folder of this layout holds, the function that lists it); the first that fits is taken."""
 
+NOT_FOR_TRAINING = ("train_with_folds.csv", "truth.csv")
+"""csv files with run-lengths that are made from others, or are of the test images (utils/make_demo.py)."""
+
 
 def _run_length_table(folder: Path) -> Path | None:
     """The csv with run-lengths (or else the one for training, whose columns are then complained of)."""
     tables = [
         path
         for path in sorted(folder.glob("*.csv"))
-        if path.name != "train_with_folds.csv" and "submission" not in path.name and not is_own_table(path)
+        if path.name not in NOT_FOR_TRAINING and "submission" not in path.name and not is_own_table(path)
     ]
     with_run_lengths = [path for path in tables if not set(RLE_COLUMNS).isdisjoint(header_of(path))]
     tables = with_run_lengths or [path for path in tables if path.name.startswith("train")]

@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from utils.arrays import array_writer
+from utils.arrays import ArrayWriter, array_writer
 from utils.errors import UserError
 from utils.files import write_json
 from utils.fingerprint import manifest_if_any
@@ -103,7 +103,7 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]
     manifest = {"format": FORMAT, "layout": source.layout, "fingerprint": mark, "tables": {}, "parts": {}, "report": {}}
     surveys: dict[str, Survey] = {}
     out_dir.mkdir(parents=True, exist_ok=True)
-    _check_room(plan, out_dir)
+    check_room(out_dir, [spec for arrays in plan.arrays.values() for spec in arrays.values()])
     with ExitStack() as files:  # all arrays appear when all are there
         for part in source.parts:
             surveys[part] = Survey(kinds_of(source, part), surveys)
@@ -131,10 +131,7 @@ def _write_part(
         for name, writer in writers.items():
             writer.append(sample.arrays[name][None])
         survey.add(item.id, sample)
-    arrays = {
-        name: {"file": paths[name].name, "shape": list(shape), "dtype": dtype, "sha256": writers[name].sha256}
-        for name, (shape, dtype) in specs.items()
-    }
+    arrays = {name: entry_of(paths[name], *specs[name], writers[name]) for name in specs}
     resized = (plan.sizes[part] != plan.shape).any()
     return {
         "ids": [item.id for item in items],
@@ -144,10 +141,14 @@ def _write_part(
 
 
 def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequence[object]]:
-    """train.csv: id, height and width of the source image, share of the packed image that is mask, objects in it."""
+    """train.csv: id, height and width of the source image, share of the packed image that is mask, objects, background.
+
+    New columns go to the end: a table is known as packing's own by how it starts (`is_own_table`).
+    """
     height, width = plan.sizes["train"].T.tolist()
     columns = dict(zip(OWN_COLUMNS, ([item.id for item in source.train], height, width, survey.coverage), strict=True))
-    return columns | ({"objects": survey.objects} if source.has_objects else {})
+    objects = {"objects": survey.objects} if source.has_objects else {}
+    return {**columns, **objects, "background": survey.backgrounds}
 
 
 def _forget(old: dict[str, Any], new: dict[str, Any], out_dir: Path) -> None:
@@ -175,8 +176,17 @@ def _common_size(sizes: dict[str, np.ndarray], folder: str) -> tuple[int, int]:
     return height, width
 
 
-def _check_room(plan: Plan, out_dir: Path) -> None:
-    specs = [spec for arrays in plan.arrays.values() for spec in arrays.values()]
+def entry_of(path: Path, shape: Sequence[int], dtype: str, writer: ArrayWriter) -> dict[str, Any]:
+    """What the manifest says of an array that was written."""
+    return {"file": path.name, "shape": list(shape), "dtype": dtype, "sha256": writer.sha256}
+
+
+def check_room(out_dir: Path, specs: Iterable[tuple[tuple[int, ...], str]]) -> None:
+    """See that the disk has room for arrays of these shapes and dtypes.
+
+    Raises:
+        UserError: it has not.
+    """
     needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in specs)
     free = shutil.disk_usage(out_dir).free
     if needed > free:

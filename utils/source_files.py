@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.formats import ID_COLUMNS, RLE_COLUMNS, run_length_columns
 from utils.names import nearest
 from utils.tables import read_table
-from utils.truth import ID_COLUMNS, RLE_COLUMNS, run_length_columns
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 OWN_COLUMNS = ["id", "height", "width", "coverage"]
@@ -73,7 +73,7 @@ def rows_of(table: Path, many: bool = False) -> dict[str, list[str]] | None:
     if not table.is_file() or is_own_table(table):
         return None
     columns = read_table(table)
-    id_column = next((name for name in (*ID_COLUMNS, "img") if name in columns), None)
+    id_column = next((name for name in ID_COLUMNS if name in columns), None)
     rle_column = next((name for name in RLE_COLUMNS if name in columns), None)
     if many:
         id_column, rle_column = run_length_columns(list(columns), table)

@@ -10,6 +10,13 @@ from utils.samples import Sample
 N_EXAMPLES = 3
 COMMON = ("objects", "empty_masks")
 """Findings that are no oddity: counted, without examples."""
+MEANING = {
+    "overlapping_pixels": "claimed by a second object; the first has them",
+    "objects_without_pixels": "left out: their masks are empty",
+    "objects_hidden": "left out: other objects have all of their pixels",
+    "objects_lost_by_resizing": "left out: too small to have a pixel at this size",
+}
+"""What became of a finding, told where there are some."""
 
 
 class Survey:
@@ -31,10 +38,13 @@ class Survey:
         """Share of each packed image that is mask, [0, 1]."""
         self.objects: list[int] = []
         """Objects in each packed image."""
+        self.backgrounds: list[str] = []
+        """What each image's objects lie on: dark, bright or coloured."""
 
     def add(self, name: str, sample: Sample) -> None:
         """Take in the sample with the id `name`."""
         self._sizes[sample.source_size] += 1
+        self.backgrounds.append(sample.background)
         if "masks" in sample.arrays:
             self.coverage.append(round(float(sample.arrays["masks"].mean()), 6))
             self.objects.append(sample.seen["objects"])
@@ -79,7 +89,8 @@ def report_lines(part: str, report: dict[str, Any]) -> Iterator[str]:
         examples = report["examples"].get(kind, [])
         shown = [name if len(name) <= 20 else f"{name[:20]}..." for name in examples]
         such_as = f"  such as {', '.join(shown)}" if shown else ""
-        yield line(f"  {kind.replace('_', ' ')}", f"{number:<7}{such_as}".rstrip())
+        meaning = f"  ({MEANING[kind]})" if number and kind in MEANING else ""
+        yield line(f"  {kind.replace('_', ' ')}", f"{number:<7}{such_as}{meaning}".rstrip())
 
 
 def shown_sizes(sizes: dict[str, int]) -> str:
