@@ -9,19 +9,15 @@ python predict.py --snapshot experiments/a_fold0/snapshots/epoch_20.loss_0.1063.
 from dataclasses import dataclass, field
 
 from utils.cli import run
+from utils.prediction_settings import PredictionSettings
 from utils.run_folder import find_snapshots
-from utils.settings import MachineSettings, PredictSettings, SubmissionSettings
 
 
 @dataclass(frozen=True)
 class Settings:
     snapshot: tuple[str, ...]
     """snapshot files, or experiment folders (their best one)."""
-    predict: PredictSettings = field(default_factory=PredictSettings)
-    submission: SubmissionSettings = field(default_factory=SubmissionSettings)
-    machine: MachineSettings = field(default_factory=MachineSettings)
-    debug: bool = False
-    """show the traceback of an error."""
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:
@@ -30,7 +26,7 @@ def main(settings: Settings) -> None:
 
     from net.prediction import predict_and_submit
 
-    predict_and_submit(snapshots, "null", settings.predict, settings.submission, settings.machine)
+    predict_and_submit(snapshots, "null", settings.prediction)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from utils.average import check_weights, open_agreeing, weighted_mean
 from utils.cli import run
 from utils.errors import UsageError
 from utils.mask_file import mask_writer, open_masks
-from utils.settings import SubmissionSettings
+from utils.prediction_settings import RuleSettings, SubmissionSettings
 from utils.stack import read_manifest
-from utils.submit import finish_submission
-from utils.threshold import choose_threshold, run_folder_of
+from utils.submit import check_flags, finish_submission
+from utils.threshold import run_folder_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Settings:
     data_dir: str | None = None
     """packed folder of the images; default: the one that the first mask file names."""
     submission: SubmissionSettings = field(default_factory=SubmissionSettings)
+    rules: RuleSettings = field(default_factory=RuleSettings)
     debug: bool = False
     """show the traceback of an error."""
 
@@ -43,23 +44,19 @@ def main(settings: Settings) -> None:
     if settings.data_dir:
         read_manifest(settings.data_dir)  # so that a mistyped folder shows now and not after the averaging
     first = files[0]
-    th, min_area, origin = choose_threshold(
-        settings.submission.th, settings.submission.min_area, [first.path.parent, run_folder_of(first.path)]
-    )
+    folders = [first.path.parent, run_folder_of(first.path)]
+    check_flags(settings.submission, settings.rules, folders)
     about = {
         "data_dir": settings.data_dir or first.about.get("data_dir"),
         "part": first.about.get("part", "test"),
         "mean_of": [str(masks.path) for masks in files],
         "weights": shares.tolist(),
     }
-    with mask_writer(out, first.ids, first.array.shape[1:], about) as writer:
+    with mask_writer(out, first.ids, first.planes.shape[1:], about) as writer:
         for batch in weighted_mean(files, shares):
             writer.append(batch)
     print(f"{out}: the mean of {len(files)} mask files of {len(first.ids)} images")
-    print(f"threshold {th:.6g} ({origin})")
-    finish_submission(
-        open_masks(out), th, min_area, settings.submission.submission_dir, settings.submission.fn, settings.data_dir
-    )
+    finish_submission(open_masks(out), settings.submission, settings.rules, folders, settings.data_dir)
 
 
 if __name__ == "__main__":

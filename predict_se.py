@@ -8,8 +8,8 @@ python predict_se.py --snapshot_dir experiments/c_fold0/snapshots --best 3 --tta
 from dataclasses import dataclass, field
 
 from utils.cli import run
+from utils.prediction_settings import PredictionSettings
 from utils.run_folder import best_of_cycles
-from utils.settings import MachineSettings, PredictSettings, SubmissionSettings
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,7 @@ class Settings:
     """the so many best snapshots of all; default: the best one of each cycle."""
     tta: str = "null"
     """views joined by _, as in predict_tta.py."""
-    predict: PredictSettings = field(default_factory=PredictSettings)
-    submission: SubmissionSettings = field(default_factory=SubmissionSettings)
-    machine: MachineSettings = field(default_factory=MachineSettings)
-    debug: bool = False
-    """show the traceback of an error."""
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:
@@ -33,7 +29,7 @@ def main(settings: Settings) -> None:
 
     from net.prediction import predict_and_submit
 
-    predict_and_submit(snapshots, settings.tta, settings.predict, settings.submission, settings.machine)
+    predict_and_submit(snapshots, settings.tta, settings.prediction)
 
 
 if __name__ == "__main__":

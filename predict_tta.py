@@ -8,8 +8,8 @@ python predict_tta.py --snapshot experiments/a_fold0 --part val --masks_fn exper
 from dataclasses import dataclass, field
 
 from utils.cli import run
+from utils.prediction_settings import PredictionSettings
 from utils.run_folder import find_snapshots
-from utils.settings import MachineSettings, PredictSettings, SubmissionSettings
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,7 @@ class Settings:
     """snapshot files, or experiment folders (their best one)."""
     tta: str = "null_hflip"
     """views joined by _: null, hflip, vflip, rot90, rot180, rot270, transpose, transverse; d4 is all of them."""
-    predict: PredictSettings = field(default_factory=PredictSettings)
-    submission: SubmissionSettings = field(default_factory=SubmissionSettings)
-    machine: MachineSettings = field(default_factory=MachineSettings)
-    debug: bool = False
-    """show the traceback of an error."""
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:
@@ -31,7 +27,7 @@ def main(settings: Settings) -> None:
 
     from net.prediction import predict_and_submit
 
-    predict_and_submit(snapshots, settings.tta, settings.predict, settings.submission, settings.machine)
+    predict_and_submit(snapshots, settings.tta, settings.prediction)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,16 @@ from datetime import datetime
 import numpy as np
 import pytest
 from mask_helpers import blobs, files_in, write_masks, write_packed
-from script_helpers import assert_refused, run_here, run_script
 
 from utils.errors import UserError
 from utils.mask_file import open_masks
-from utils.metrics import binarize, iou, iout
+from utils.metrics import binarize
+from utils.prediction_settings import RuleSettings, SubmissionSettings
 from utils.rle import decode, encode
 from utils.submission_check import check_submission, shapes_of
 from utils.submit import finish_submission, timestamped, write_submission
 from utils.tables import read_table
 
-SCRIPT = "utils/submission.py"
 GOOD = "id,rle_mask\na,1 3\nb,\nc,5 2 9 1\n"
 SAMPLE = "id,rle_mask\na,1 1\nb,1 1\nc,1 1\n"
 
@@ -100,7 +99,10 @@ def test_objects_of_an_image(tmp_path):
     assert problems_of(tmp_path, header + "a,1 3\na,5 2\nb,\n", sample).problems == []
     overlapping = problems_of(tmp_path, header + "a,1 3\nb,\na,3 2\n", sample).problems
     assert len(overlapping) == 1
-    assert "line 4 (a): overlaps" in overlapping[0]
+    assert "line 4 (a): overlap: it shares 1 pixels with object 1" in overlapping[0]
+    beside = problems_of(tmp_path, header + "a,1 3\na,\nb,\n", sample).problems
+    assert len(beside) == 1
+    assert "line 3 (a): it has no pixels" in beside[0]
 
 
 def test_sizes_by_image(tmp_path):
@@ -153,6 +155,11 @@ def test_timestamped_never_overwrites(tmp_path, monkeypatch):
     assert names == [f"two nets_2031-02-03_04:05{more}.csv" for more in ("", "_2", "_3")]
 
 
+def finish(masks, folder, fn="sub", data_dir=None, th=0.5, min_area=0):
+    settings = SubmissionSettings(th=th, submission_dir=str(folder), fn=fn)
+    return finish_submission(masks, settings, RuleSettings(min_area=min_area), [], data_dir)
+
+
 @pytest.fixture
 def masks(tmp_path):
     """Test masks of 6 images, whose packed folder has a sample submission in another order."""
@@ -167,7 +174,7 @@ def masks(tmp_path):
 
 def test_finish_submission(masks, tmp_path, capsys):
     th, min_area = 0.3, 40
-    path = finish_submission(masks, th, min_area, tmp_path / "subs", "first")
+    path = finish(masks, tmp_path / "subs", th=th, min_area=min_area)
     table = read_table(path, "id", "rle_mask")
     assert table["id"] == masks.ids[::-1]  # as the sample has them
     expected = binarize(masks.array, th)
@@ -186,17 +193,16 @@ def test_finish_submission_resizes_back(tmp_path):
     sizes = [(20, 10), (40, 80)]
     write_packed(tmp_path / "data", {"test": (["a", "b"], None, (40, 40))}, sizes=sizes)
     path = write_masks(tmp_path / "m.npy", ["b", "a"], probabilities[::-1], data_dir="elsewhere", part="test")
-    out = finish_submission(open_masks(path), 0.5, 0, tmp_path, "resized", data_dir=tmp_path / "data")
+    out = finish(open_masks(path), tmp_path, data_dir=tmp_path / "data")
     table = read_table(out)
     cells = dict(zip(table["id"], table["rle_mask"], strict=True))
     lower, right = decode(cells["a"], (20, 10)), decode(cells["b"], (40, 80))
     np.testing.assert_array_equal(lower, np.arange(20)[:, None] >= np.full(10, 10))
     np.testing.assert_array_equal(right, np.arange(80) >= np.full((40, 1), 40))
     # the least area is counted at the size of the mask file, where the threshold was fitted
-    assert read_table(finish_submission(open_masks(path), 0.5, 800, tmp_path, "area", tmp_path / "data")) == table
-    assert (
-        "" in read_table(finish_submission(open_masks(path), 0.5, 801, tmp_path, "area", tmp_path / "data"))["rle_mask"]
-    )
+    data, again = tmp_path / "data", open_masks(path)
+    assert read_table(finish(again, tmp_path, "area", data, min_area=800)) == table
+    assert "" in read_table(finish(again, tmp_path, "area", data, min_area=801))["rle_mask"]
 
 
 def test_finish_submission_refuses(masks, tmp_path):
@@ -204,13 +210,13 @@ def test_finish_submission_refuses(masks, tmp_path):
     sample.write_text(sample.read_text() + "image6,1 1\n")
     before = files_in(tmp_path)
     with pytest.raises(UserError, match=r"not written.*1 of the sample are missing \(such as image6\)"):
-        finish_submission(masks, 0.5, 0, tmp_path / "subs", "bad")
+        finish(masks, tmp_path / "subs")
     write_packed(tmp_path / "data", {"test": (masks.ids, None, (40, 40))})
     with pytest.raises(UserError, match=r"masks of 31x31, but the test images .* are 40x40"):
-        finish_submission(masks, 0.5, 0, tmp_path / "subs", "bad")
+        finish(masks, tmp_path / "subs")
     write_packed(tmp_path / "data", {"train": (masks.ids, None, (31, 31))})
     with pytest.raises(UserError, match="no test images"):
-        finish_submission(masks, 0.5, 0, tmp_path / "subs", "bad")
+        finish(masks, tmp_path / "subs")
     assert [name for name in files_in(tmp_path) if not name.startswith("data")] == ["m.json", "m.npy"]
     assert set(before) <= set(files_in(tmp_path))
 
@@ -220,87 +226,5 @@ def test_validation_masks_are_not_compared_with_the_sample(tmp_path, capsys):
     folder = write_packed(tmp_path / "data", {"train": (list("abc"), truth, (31, 31))})
     (folder / "sample_submission.csv").write_text("id,rle_mask\nx,\n")
     path = write_masks(tmp_path / "v.npy", list("abc"), probabilities, data_dir=str(folder), part="train")
-    finish_submission(open_masks(path), 0.5, 0, tmp_path, "val")
+    finish(open_masks(path), tmp_path)
     assert "ids not compared" in capsys.readouterr().out
-
-
-# --- the script
-
-
-def test_check_script(tmp_path):
-    (tmp_path / "sub.csv").write_text(GOOD)
-    (tmp_path / "sample.csv").write_text(SAMPLE)
-    done = run_script(SCRIPT, "check", "sub.csv", "--sample", "sample.csv", "--shape", "3x4", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "valid: 3 rows, 1 empty (33.3%)"
-    (tmp_path / "sub.csv").write_text(GOOD.replace("1 3", '"[1, 3]"'))
-    done = run_script(SCRIPT, "check", "sub.csv", "--sample", "sample.csv", cwd=tmp_path)
-    assert_refused(done, 1, "sub.csv: not valid: 1 problems in 3 rows, 1 empty")
-    assert "line 2 (a): a printed list" in done.stdout
-    assert "101x101" in done.stdout
-    assert files_in(tmp_path) == ["sample.csv", "sub.csv"]
-
-
-def test_check_script_takes_the_packed_folder(tmp_path):
-    (tmp_path / "sub.csv").write_text(GOOD)
-    write_packed(tmp_path / "data", {"test": (list("abc"), None, (3, 3))})
-    (tmp_path / "data" / "sample_submission.csv").write_text(SAMPLE)
-    done = run_here(SCRIPT, "check", "sub.csv", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "3x3, from data" in done.stdout
-    assert "not checked" not in done.stdout
-    done = run_here(SCRIPT, "check", "sub.csv", "--shape", "2x4", cwd=tmp_path)
-    assert_refused(done, 1, "not valid")
-    (tmp_path / "data" / "sample_submission.csv").write_text(SAMPLE + "d,\n")
-    assert_refused(run_here(SCRIPT, "check", "sub.csv", cwd=tmp_path), 1, "not valid")
-
-
-def test_score_script(tmp_path):
-    probabilities, truth = blobs(12)
-    ids = [f"image{row}" for row in range(12)]
-    predicted = probabilities > 0.4
-    write_submission(tmp_path / "sub.csv", [*ids[::-1], "more"], [*predicted[::-1], predicted[0]])
-    write_submission(tmp_path / "truth.csv", ids, truth)
-    words = ("score", "sub.csv", "--truth", "truth.csv", "--shape", "31x31")
-    done = run_script(SCRIPT, *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = dict(re.findall(r"^(.+?)  +([\d.]+)$", done.stdout, re.MULTILINE))
-    assert found == {
-        "images": "12",
-        "score (iout)": f"{iout(predicted, truth):.5f}",
-        "all masks empty": f"{iout(0 * predicted, truth):.5f}",
-        "mean IoU": f"{iou(predicted, truth):.5f}",
-    }
-    assert "warning" not in done.stdout
-    write_submission(tmp_path / "sub.csv", ids, predicted.transpose(0, 2, 1))
-    assert (
-        f"row by row the masks would score {iout(predicted, truth):.5f}"
-        in run_here(SCRIPT, *words, cwd=tmp_path).stdout
-    )
-
-
-def test_score_takes_objects_as_one_mask(tmp_path):
-    (tmp_path / "truth.csv").write_text("ImageId,EncodedPixels\na,1 3\na,7 2\nb,\n")
-    (tmp_path / "sub.csv").write_text("ImageId,EncodedPixels\na,7 2\na,1 3\nb,\n")
-    done = run_here(SCRIPT, "score", "sub.csv", "--truth", "truth.csv", "--shape", "3x4", cwd=tmp_path)
-    assert "score (iout)        1.00000" in done.stdout
-    assert "all masks empty     0.50000" in done.stdout
-
-
-def test_refusals(tmp_path):
-    (tmp_path / "sub.csv").write_text(GOOD)
-    (tmp_path / "bad.csv").write_text(GOOD.replace("1 3", "3 1 1 1"))
-    (tmp_path / "longer.csv").write_text(GOOD + "d,\n")
-    for words, code, said in (
-        (("chekc", "sub.csv"), 2, ("did you mean check",)),
-        (("check", "none.csv"), 1, ("none.csv", "no such file")),
-        (("check", "sub.csv", "--sample", "none.csv"), 1, ("none.csv",)),
-        (("check", "sub.csv", "--shape", "101"), 2, ("--shape 101", "101x101")),
-        (("check", "sub.csv", "--shape", "0x101"), 2, ("--shape 0x101",)),
-        (("score", "sub.csv", "--truth", "longer.csv"), 1, ("no row for 1 of the 4", "such as d")),
-        (("score", "bad.csv", "--truth", "sub.csv"), 1, ("bad.csv: a", "not ascending")),
-        (("score", "sub.csv", "--truth", "bad.csv"), 1, ("bad.csv: a", "not ascending")),
-    ):
-        assert_refused(run_here(SCRIPT, *words, cwd=tmp_path), code, *said)
-    assert run_here(SCRIPT, cwd=tmp_path).returncode == 2
-    assert run_here(SCRIPT, "score", "sub.csv", cwd=tmp_path).returncode == 2

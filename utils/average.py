@@ -31,9 +31,9 @@ def open_agreeing(paths: Sequence[str]) -> list[Masks]:
     if len(set(first.ids)) < len(first.ids):
         raise UserError(f"{first.path}: the same id stands for several masks, so files cannot be matched by id")
     for other in others:
-        if other.array.shape[1:] != first.array.shape[1:]:
+        if other.planes.shape[1:] != first.planes.shape[1:]:
             raise UserError(
-                f"{other.path}: masks of {other.array.shape[1:]}, those of {first.path} are {first.array.shape[1:]}"
+                f"{other.path}: masks of {other.planes.shape[1:]}, those of {first.path} are {first.planes.shape[1:]}"
             )
         if other.ids != first.ids and sorted(other.ids) != sorted(first.ids):
             odd = sorted(set(other.ids) ^ set(first.ids))
@@ -66,18 +66,18 @@ def weighted_mean(files: Sequence[Masks], shares: np.ndarray) -> Iterator[np.nda
         shares: (len(files),) float64, sum 1.
 
     Yields:
-        (k, H, W) float32, [0, 1] but for rounding; batches whose k sum to N.
+        (k, H, W), or (k, 2, H, W) with borders, float32, [0, 1] but for rounding; batches whose k sum to N.
 
     Raises:
         UserError: a value is no probability.
     """
-    n_images, height, width = files[0].array.shape
-    step = max(1, PIXELS_AT_ONCE // (height * width))
+    n_images, *shape = files[0].planes.shape
+    step = max(1, PIXELS_AT_ONCE // math.prod(shape))
     orders = [_order(masks, files[0].ids) for masks in files]
     for start in range(0, n_images, step):
-        mean = np.zeros((min(step, n_images - start), height, width), dtype=np.float32)
+        mean = np.zeros((min(step, n_images - start), *shape), dtype=np.float32)
         for masks, share, order in zip(files, shares, orders, strict=True):
-            batch = masks.array[order[start : start + step]].astype(np.float32)
+            batch = masks.planes[order[start : start + step]].astype(np.float32)
             if not (batch.min() >= 0 and batch.max() <= 1):  # also when there is a NaN
                 found = f"{batch.min():g} to {batch.max():g}"
                 raise UserError(f"{masks.path}: expected probabilities in [0, 1], found {found}; predict again")

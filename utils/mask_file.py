@@ -1,4 +1,7 @@
-"""Files of probability masks: NAME.npy, float16 (N, H, W) in [0, 1], and NAME.json, which says whose they are."""
+"""Files of probability masks: NAME.npy, float16 in [0, 1], and NAME.json, which says whose they are.
+
+The array is (N, H, W) masks, or (N, 2, H, W): the masks and the borders between objects (train_border.py).
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,18 +21,29 @@ class Masks:
     """An opened mask file."""
 
     path: Path
-    array: np.ndarray
-    """(N, H, W) float16 probabilities, memory-mapped."""
+    planes: np.ndarray
+    """(N, H, W) or (N, 2, H, W) float16 probabilities, memory-mapped: all that the file holds."""
     ids: list[str]
     about: dict[str, Any]
     """What made it: `data_dir`, `part` (train or test), `snapshots`, ..."""
 
+    @property
+    def array(self) -> np.ndarray:
+        """(N, H, W) float16: the masks."""
+        return self.planes if self.planes.ndim == 3 else self.planes[:, 0]
+
+    @property
+    def border(self) -> np.ndarray | None:
+        """(N, H, W) float16: the borders between objects; None if the file has none."""
+        return None if self.planes.ndim == 3 else self.planes[:, 1]
+
 
 @contextmanager
 def mask_writer(
-    path: str | Path, ids: Sequence[str], shape: tuple[int, int], about: dict[str, Any]
+    path: str | Path, ids: Sequence[str], shape: tuple[int, ...], about: dict[str, Any]
 ) -> Iterator[ArrayWriter]:
-    """Write the masks of `ids` in order, batch by batch; both files appear when all are there.
+    """Write the masks of `ids`, each of `shape` (H, W) or (2, H, W), in order, batch by batch; both files appear when
+    all are there.
 
     The description is removed first and comes back last: an array without one is half of a pair, and is refused.
     """
@@ -54,7 +68,8 @@ def open_masks(path: str | Path) -> Masks:
     """Open a mask file, memory-mapped.
 
     Raises:
-        UserError: no such file, truncated, without its .json, not (N, H, W) probabilities, or ids of another number.
+        UserError: no such file, truncated, without its .json, not (N, H, W) or (N, 2, H, W) probabilities, or ids of
+            another number.
     """
     path = Path(path)
     array = open_array(path)
@@ -63,8 +78,11 @@ def open_masks(path: str | Path) -> Masks:
         raise UserError(f"{path}: its {beside.name} with the ids is missing; keep the two together or predict again")
     about = read_json(beside)
     ids = about.pop("ids", None) if isinstance(about, dict) else None
-    if array.ndim != 3 or array.dtype.kind != "f":
-        raise UserError(f"{path}: expected float masks (images, height, width), found {array.dtype} {array.shape}")
+    if array.dtype.kind != "f" or not (array.ndim == 3 or (array.ndim == 4 and array.shape[1] == 2)):
+        raise UserError(
+            f"{path}: expected float masks (images, height, width), or (images, 2, height, width) with borders, "
+            f"found {array.dtype} {array.shape}"
+        )
     if not isinstance(ids, list) or len(ids) != len(array):
         found = len(ids) if isinstance(ids, list) else "no"
         raise UserError(f"{beside}: expected {len(array)} ids for the masks of {path.name}, found {found}")

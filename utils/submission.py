@@ -3,23 +3,29 @@
 python utils/submission.py check submissions/submission.csv --sample data/sample_submission.csv
 python utils/submission.py check submissions/submission.csv --shape 101x101
 python utils/submission.py score submissions/validation.csv --truth data/train.csv
+python utils/submission.py score submissions/ships.csv --truth data/truth.csv --format airbus
+
+The rules are those of the competition whose columns the file (or the sample) has: TGS salt, DSB2018, Airbus, Carvana.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tyro.conf import Positional
 
 from utils.cli import run_commands
 from utils.errors import UsageError, UserError
-from utils.metrics import counts, scores_from_counts
-from utils.rle import decode
+from utils.formats import FORMATS, read_format
+from utils.metrics import counts, iou, scores_from_counts
+from utils.object_metrics import OBJECT_METRICS, match_counts
+from utils.rle import decode_objects
 from utils.stack import MANIFEST
-from utils.submission_check import Shapes, check_submission, read_row_by_row, shapes_of
-from utils.truth import read_run_lengths
+from utils.submission_check import Shapes, check_submission, sample_in, shapes_of
+from utils.truth import decode_all, read_run_lengths
 
 SALT_SHAPE = (101, 101)
 
@@ -34,6 +40,8 @@ class CheckSettings:
     """<height>x<width> of every image; default: as packed in data_dir if it is there, else 101x101."""
     data_dir: str = "data"
     """folder with the packed images."""
+    format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
+    """the competition whose rules it follows; default: by the sample's columns, else by its own."""
     debug: bool = False
     """show the traceback of an error."""
 
@@ -43,20 +51,22 @@ class ScoreSettings:
     sub: Positional[str]
     """the submission, a csv file."""
     truth: str
-    """csv of the true masks; an image may have several rows, one an object."""
+    """csv of the true masks; an image may have several rows, one an object. Its own columns say how to read it."""
     shape: str | None = None
     """<height>x<width> of every image; default: as packed in data_dir if it is there, else 101x101."""
     data_dir: str = "data"
     """folder with the packed images."""
+    format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
+    """the competition that scores: tgs iout, dsb2018 and airbus objects, carvana Dice; default: by its columns."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def check(settings: CheckSettings) -> None:
     """Print the verdict; a submission that is not valid ends with exit code 1."""
-    beside = Path(settings.data_dir) / "sample_submission.csv"
-    sample = settings.sample or (beside if beside.is_file() else None)
-    verdict = check_submission(settings.sub, sample, _shapes(settings.shape, settings.data_dir))
+    sample = settings.sample or sample_in(settings.data_dir)
+    form = FORMATS[settings.format] if settings.format else None
+    verdict = check_submission(settings.sub, sample, _shapes(settings.shape, settings.data_dir), form)
     if sample is None:
         print("ids and their order: not checked, --sample names no sample submission")
     *lines, last = verdict.as_text().splitlines()
@@ -67,39 +77,51 @@ def check(settings: CheckSettings) -> None:
 
 
 def score(settings: ScoreSettings) -> None:
-    """Print score, the score of a submission without any mask, and mean IoU."""
+    """Print the competition's score, that of a submission without any mask, and the mean IoU of all that is mask."""
     shapes = _shapes(settings.shape, settings.data_dir)
+    form = FORMATS[settings.format] if settings.format else read_format(settings.sub)
     ours, theirs = read_run_lengths(settings.sub), read_run_lengths(settings.truth)
     missing = [name for name in theirs if name not in ours]
     if missing or not theirs:
         example = f" (such as {missing[0]})" if missing else ""
         raise UserError(f"{settings.sub}: no row for {len(missing)} of the {len(theirs)} images of the truth{example}")
-    sums = np.zeros(4)  # score, score read row by row, score of an empty mask, IoU
+    truth_by_row, sums = read_format(settings.truth).by_row, np.zeros(4)  # score, in the wrong order, of nothing, IoU
     for name, cells in theirs.items():
         shape = shapes.get(name) if isinstance(shapes, Mapping) else shapes
         if shape is None:
             raise UserError(
                 f"--data_dir {settings.data_dir}: the size of {name} is not known; --shape gives one for all"
             )
-        truth = _decoded(settings.truth, name, cells, shape, decode)
-        mask = _decoded(settings.sub, name, ours[name], shape, decode)
-        turned = _decoded(settings.sub, name, ours[name], shape, read_row_by_row)
-        inside, pixels, true = counts(np.stack([mask, turned, 0 * mask]), np.stack([truth] * 3))
-        union = pixels[0] + true[0] - inside[0]
-        sums += *scores_from_counts(inside, pixels, true) / 10, inside[0] / union if union else 1
+        truth = _decoded(settings.truth, name, cells, shape, form.of_objects, truth_by_row)
+        orders = form.by_row, not form.by_row
+        mask, turned = (_decoded(settings.sub, name, ours[name], shape, form.of_objects, order) for order in orders)
+        sums[:3] += [_score(form.metric, found, truth) for found in (mask, turned, 0 * mask)]
+        sums[3] += iou(mask[None], truth[None])
     means = sums / len(theirs)
     print(f"images              {len(theirs)}")
-    print(f"score (iout)        {means[0]:.5f}")
+    print(f"{f'score ({form.metric})':<20}{means[0]:.5f}")
     print(f"all masks empty     {means[2]:.5f}")
     print(f"mean IoU            {means[3]:.5f}")
     if means[1] > means[0]:
-        print(f"warning: read row by row the masks would score {means[1]:.5f}; run-lengths go top to bottom first")
+        print(f"warning: {form.wrong_order.format(f'would score {means[1]:.5f}')}")
 
 
-def _decoded(path: str, name: str, cells: list[str], shape: tuple[int, int], read: Callable) -> np.ndarray:
-    """The union of an image's run-lengths."""
+def _score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:
+    """The score of one image, 0..1: masks or label maps (H, W)."""
+    if metric in OBJECT_METRICS:
+        return float(OBJECT_METRICS[metric](match_counts(mask, truth)[None])[0])
+    inside, ours, theirs = (int(count[0]) for count in counts(mask[None], truth[None]))
+    if metric == "dice":  # Carvana, "Evaluation": 1 where both are empty
+        return 2 * inside / (ours + theirs) if ours + theirs else 1.0
+    return int(scores_from_counts(inside, ours, theirs)) / 10
+
+
+def _decoded(
+    path: str, name: str, cells: list[str], shape: tuple[int, int], of_objects: bool, by_row: bool
+) -> np.ndarray:
+    """The label map of an image's run-lengths, or their union."""
     try:
-        return np.maximum.reduce([read(cell, shape) for cell in cells])
+        return (decode_objects if of_objects else decode_all)(cells, shape, by_row)
     except ValueError as error:
         raise UserError(f"{path}: {name}: {error}") from None
 

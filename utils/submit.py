@@ -1,49 +1,104 @@
 """From probability masks to a submission that was checked before it is called done."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UsageError, UserError
 from utils.files import whole_file
+from utils.formats import FORMATS, Format, read_format
+from utils.label_file import labels_beside
 from utils.mask_file import Masks
-from utils.metrics import binarize
+from utils.objects import choose_rules
+from utils.prediction_settings import RuleSettings, SubmissionSettings
 from utils.rle import encode
-from utils.stack import read_manifest
-from utils.submission_check import Shapes, check_submission
-from utils.tables import read_table
-from utils.truth import run_length_columns
+from utils.rules import check_rules, constant_images
+from utils.stack import open_stack, read_manifest
+from utils.submission_check import Shapes, check_submission, read_ids, sample_in
+from utils.submission_rows import Job, Rows, mask_rows, object_rows, write_label_maps
+from utils.threshold import choose_threshold
+
+Folders = Sequence[str | Path | None]
 
 
-def write_submission(
-    path: str | Path,
-    ids: Iterable[str],
-    masks: Iterable[np.ndarray],
-    columns: tuple[str, str] = ("id", "rle_mask"),
-) -> None:
-    """Write a submission, whole or not at all, taking one mask at a time.
+def check_flags(settings: SubmissionSettings, rules: RuleSettings, folders: Folders) -> None:
+    """See that flags make sense alone and together, before the first image is predicted.
 
     Args:
-        path: the csv file.
-        ids: N image ids.
-        masks: N times (H, W), what is not 0 is mask.
-        columns: the header.
+        settings: of the submission.
+        rules: of thumb.
+        folders: run folders to look for threshold.json and objects.json.
 
     Raises:
-        ValueError: more ids than masks, or the other way round.
+        UsageError: the first that does not.
+        UserError: a threshold.json or objects.json that is none.
     """
+    check_rules(rules)
+    if settings.format:
+        _check_format(settings, rules, FORMATS[settings.format], f"--format {settings.format}")
+    of_objects = FORMATS[settings.format].of_objects if settings.format else settings.objects
+    choose_threshold(settings.th, rules.min_area, folders)
+    choose_rules(settings.th, rules.seed_th, rules.min_area, rules.fill_holes, folders if of_objects else [])
+
+
+def finish_submission(
+    masks: Masks,
+    settings: SubmissionSettings,
+    rules: RuleSettings,
+    folders: Folders,
+    data_dir: str | Path | None = None,
+    silenced: Collection[str] = (),
+) -> Path:
+    """Make masks or objects image by image, write the submission, check it, and print where it is and what it holds.
+
+    Its format is --format, else that of the packed folder's sample submission, else dsb2018 with --objects, else tgs.
+    Formats of one row an object (dsb2018, airbus) make objects without --objects too: by the border plane of the mask
+    file, or as connected components where it has none; the label maps are written beside the mask file. Rows are in
+    the order of the sample submission where that has the same ids. Where packing resized the images, probabilities are
+    resized back to each source image's size before the threshold, label maps by nearest pixel.
+
+    Args:
+        masks: (N, H, W) probabilities, with or without borders.
+        settings: threshold, format, names of files.
+        rules: of thumb (utils/rules.py has their order); min_area counts pixels at the size of the mask file.
+        folders: run folders to look for threshold.json (objects: objects.json) where flags say nothing.
+        data_dir: the packed folder the images are from; None: the one that the mask file names, if it is here.
+        silenced: ids whose image is empty because a gate says so.
+
+    Returns:
+        the path of the submission.
+
+    Raises:
+        UsageError: flags that make no sense, alone or together.
+        UserError: the packed folder does not fit the masks, or the check found a problem; then no submission is
+            written.
+    """
+    check_flags(settings, rules, folders)
+    folder = _data_folder(masks, data_dir)
+    sample = sample_in(folder) if folder else None
+    form = _format(settings, rules, sample)
+    shapes, picture_of = _source_shapes(masks, folder), _pictures(masks, rules, folder)
+    compared = sample if masks.about.get("part", "test") == "test" else None
+    constant = constant_images(masks.ids, picture_of) if rules.constant_is_empty else set()
+    job = Job(masks, form, _ids(masks, compared), shapes, rules, picture_of, {*silenced, *constant})
+    path = timestamped(settings.submission_dir, settings.fn)
+    rows, how = _object_rows(job, settings, folders) if form.of_objects else _mask_rows(job, settings, folders)
     with whole_file(path) as part:
-        _write_rows(part, ids, masks, columns)
-
-
-def _write_rows(path: Path, ids: Iterable[str], masks: Iterable[np.ndarray], columns: tuple[str, str]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows((name, encode(mask)) for name, mask in zip(ids, masks, strict=True))
+        _write_rows(part, rows, form.columns)
+        verdict = check_submission(part, compared, shapes, form if settings.format else None)
+        if verdict.problems:
+            more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
+            raise UserError(f"{path}: not written, the check found: {verdict.problems[0]}{more}")
+    if job.silent:
+        by_gate = set(masks.ids).intersection(silenced)
+        more = f"{len(constant - by_gate)} more of one single colour"
+        print(f"empty whatever was predicted: {len(by_gate)} images by the gate, {more}")
+    order = f"ids and order as in {compared}" if compared else "ids not compared, there is no sample_submission.csv"
+    print(f"{path}: format {form.name}, {how}; {order}\n{verdict.as_text()}")
+    return path
 
 
 def timestamped(submission_dir: str | Path, fn: str) -> Path:
@@ -56,70 +111,83 @@ def timestamped(submission_dir: str | Path, fn: str) -> Path:
     return path
 
 
-def finish_submission(
-    masks: Masks, th: float, min_area: int, submission_dir: str | Path, fn: str, data_dir: str | Path | None = None
-) -> Path:
-    """Binarize a mask file image by image, write the submission, check it, and print where it is and what it holds.
-
-    Rows are in the order of data_dir/sample_submission.csv where that has the same ids. Where packing resized the
-    images, the probabilities are resized back to each source image's size first.
+def write_submission(
+    path: str | Path,
+    ids: Iterable[str],
+    masks: Iterable[np.ndarray],
+    columns: tuple[str, str] = ("id", "rle_mask"),
+) -> None:
+    """Write a submission of one row an image, whole or not at all, taking one mask at a time.
 
     Args:
-        masks: (N, H, W) probabilities.
-        th: a pixel is mask where its probability is greater.
-        min_area: a mask of fewer pixels, counted at the size of the mask file, becomes empty.
-        submission_dir: folder for the file, which is named by `timestamped`.
-        fn: start of its name.
-        data_dir: the packed folder the images are from; None: the one that the mask file names, if it is here.
-
-    Returns:
-        the path of the submission.
+        path: the csv file.
+        ids: N image ids.
+        masks: N times (H, W), what is not 0 is mask.
+        columns: the header.
 
     Raises:
-        UserError: the packed folder does not fit the masks, or the check found a problem; then nothing is written.
+        ValueError: more ids than masks, or the other way round.
     """
-    folder = _data_folder(masks, data_dir)
-    shapes = _source_shapes(masks, folder)
-    sample = folder / "sample_submission.csv" if folder and masks.about.get("part", "test") == "test" else None
-    ids, columns = list(masks.ids), ("id", "rle_mask")
-    if sample and sample.is_file():
-        table = read_table(sample)
-        columns = run_length_columns(list(table), sample)
-        wanted = list(dict.fromkeys(table[columns[0]]))
-        ids = wanted if set(wanted) == set(ids) else ids
-    else:
-        sample = None
-    path = timestamped(submission_dir, fn)
     with whole_file(path) as part:
-        _write_rows(part, ids, _binary_masks(masks, ids, th, min_area, shapes), columns)
-        verdict = check_submission(part, sample, shapes)
-        if verdict.problems:
-            more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
-            raise UserError(f"{path}: not written, the check found: {verdict.problems[0]}{more}")
-    compared = f"ids and order as in {sample}" if sample else "ids not compared, there is no sample_submission.csv"
-    print(f"{path}: threshold {th:.6g}, least area {min_area}; {compared}\n{verdict.as_text()}")
-    return path
+        _write_rows(part, ((name, encode(mask)) for name, mask in zip(ids, masks, strict=True)), columns)
 
 
-def _binary_masks(masks: Masks, ids: Sequence[str], th: float, min_area: int, shapes: Shapes) -> Iterator[np.ndarray]:
-    """Bool masks of `ids`, each of its source image's size."""
-    row_of = {name: row for row, name in enumerate(masks.ids)}
-    for name in ids:
-        probabilities = masks.array[row_of[name]]
-        mask = binarize(probabilities, th)
-        shape = shapes if isinstance(shapes, tuple) else shapes[name]
-        if np.count_nonzero(mask) < min_area:
-            mask = np.zeros(shape, dtype=bool)
-        elif mask.shape != shape:
-            mask = binarize(_resized(probabilities, shape), th)
-        yield mask
+def _write_rows(path: Path, rows: Iterable[tuple[str, str]], columns: tuple[str, str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
-def _resized(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) probabilities as float32 of another (height, width)."""
-    import cv2
+def _mask_rows(job: Job, settings: SubmissionSettings, folders: Folders) -> tuple[Rows, str]:
+    """The rows, and how they are made."""
+    th, min_area, origin = choose_threshold(settings.th, job.rules.min_area, folders)
+    return mask_rows(job, th, min_area), f"threshold {th:.6g} ({origin}), least area {min_area}"
 
-    return cv2.resize(probabilities.astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+def _object_rows(job: Job, settings: SubmissionSettings, folders: Folders) -> tuple[Rows, str]:
+    """The rows, once the label maps are written, and how they are made."""
+    flags = settings.th, job.rules.seed_th, job.rules.min_area, job.rules.fill_holes
+    how, origin = choose_rules(*flags, folders)
+    labels = write_label_maps(job, how)
+    apart = "touching ones kept apart by borders" if job.masks.border is not None else "connected components"
+    print(f"{labels_beside(job.masks.path)}: the objects of {len(labels)} images, {apart}")
+    described = f"threshold {how.th:.6g}, seeds {how.seed_th:.6g}, least area {how.min_area}"
+    holes = "holes filled" if how.fill_holes else "holes kept"
+    return object_rows(job, labels, settings.label_pngs), f"{described}, {holes} ({origin})"
+
+
+def _format(settings: SubmissionSettings, rules: RuleSettings, sample: Path | None) -> Format:
+    """What --format says, else what the columns of the sample submission say."""
+    if settings.format:
+        return FORMATS[settings.format]
+    if sample is None:
+        form, origin = FORMATS["dsb2018" if settings.objects else "tgs"], "without --objects the submission"
+    else:
+        form, origin = read_format(sample), f"{sample}, which has the columns {','.join(read_format(sample).columns)},"
+    _check_format(settings, rules, form, origin)
+    return form
+
+
+def _check_format(settings: SubmissionSettings, rules: RuleSettings, form: Format, origin: str) -> None:
+    """See that flags about objects meet a format that has a row an object."""
+    about_objects = {
+        "--objects": settings.objects,
+        "--label_pngs": settings.label_pngs is not None,
+        "--seed_th": rules.seed_th is not None,
+    }
+    given = [flag for flag, is_given in about_objects.items() if is_given]
+    if given and not form.of_objects:
+        raise UsageError(
+            f"{given[0]}: {origin} has one row an image; leave it out, or take --format dsb2018 or airbus, which have "
+            "one row an object"
+        )
+
+
+def _ids(masks: Masks, sample: Path | None) -> list[str]:
+    """The ids of the mask file, in the order of the sample where that has the same."""
+    wanted = read_ids(sample) if sample else []
+    return wanted if set(wanted) == set(masks.ids) else list(masks.ids)
 
 
 def _data_folder(masks: Masks, data_dir: str | Path | None) -> Path | None:
@@ -130,6 +198,24 @@ def _data_folder(masks: Masks, data_dir: str | Path | None) -> Path | None:
         return Path(recorded)
     print(f"{masks.path}: the packed images it was made from are not here; its masks keep their size")
     return None
+
+
+def _pictures(masks: Masks, rules: RuleSettings, folder: Path | None) -> Callable[[str], np.ndarray] | None:
+    """Id -> packed image of the masks' images, if a rule looks at them."""
+    flag = "--crf" if rules.crf else "--constant_is_empty" if rules.constant_is_empty else None
+    if flag is None:
+        return None
+    if folder is None:
+        raise UserError(f"{flag} looks at the images, and they are not here; --data_dir names the packed folder")
+    stack = open_stack(folder, masks.about.get("part", "test"))
+    if unknown := set(masks.ids).difference(stack.ids):
+        raise UserError(
+            f"{folder}: {len(unknown)} images of {masks.path} are not packed there (such as {min(unknown)})"
+        )
+    if rules.crf and stack.shape != masks.array.shape[1:]:
+        raise UserError(f"--crf: the images in {folder} are {stack.shape}, their masks {masks.array.shape[1:]}")
+    row_of = {name: row for row, name in enumerate(stack.ids)}
+    return lambda name: stack.images[row_of[name]]
 
 
 def _source_shapes(masks: Masks, folder: Path | None) -> Shapes:

@@ -2,12 +2,39 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
 from utils.files import write_text
 from utils.names import nearest
+
+LONGEST_CELL = 2**31 - 1
+"""Characters; the run-lengths of a ragged mask pass the csv module's own limit of 131,072."""
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a csv file with a header, one at a time: (line, cells as text), the header first.
+
+    Raises:
+        UserError: no such file, no header, or a row of another length; when it is reached.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader, header = csv.reader(file), None
+            for row in reader:
+                header = row if header is None else header
+                if row and len(row) != len(header):
+                    raise UserError(f"{path}: line {reader.line_num} has {len(row)} cells, the header {len(header)}")
+                if row or header is row:
+                    yield reader.line_num, row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: expected a csv file, found something else ({error})") from None
+    if header is None:
+        raise UserError(f"{path}: expected a csv file with a header, found an empty file")
 
 
 def read_table(path: str | Path, *needed: str) -> dict[str, list[str]]:
@@ -16,23 +43,11 @@ def read_table(path: str | Path, *needed: str) -> dict[str, list[str]]:
     Raises:
         UserError: no such file, no header, a column of `needed` is absent, or a row of another length.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: expected a csv file, found something else ({error})") from None
-    if not rows:
-        raise UserError(f"{path}: expected a csv file with a header, found an empty file")
-    header, rows = rows[0], [row for row in rows[1:] if row]
+    (_, header), *rows = read_rows(path)
     for name in needed:
         if name not in header:
             raise UserError(f"{path}: no column {name}; {nearest(name, header)}")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise UserError(f"{path}: line {number} has {len(row)} cells, the header {len(header)}")
-    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    return {name: [row[place] for _, row in rows] for place, name in enumerate(header)}
 
 
 def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> None:
