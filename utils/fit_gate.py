@@ -1,0 +1,175 @@
+"""From validation mask files and a gate's probabilities to the best thresholds of both, and whether the gate helps."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UsageError
+from utils.fit_threshold import PARTS_OF_ONE_FILE, check_distinct, steps_of_file
+from utils.gate import OPEN, gate_probability, silenced
+from utils.gate_search import Gate, best_gated, gated
+from utils.mask_file import Masks
+from utils.probability_file import Probabilities
+from utils.threshold import Best, ByArea, best_joint, interleaved, join, mean_interval
+
+
+@dataclass(frozen=True)
+class GateCrossFitted:
+    """Scores when no image has a say in its own thresholds, 0..1; intervals are 95 % bootstraps over images."""
+
+    score: float
+    """with the gate (where the other parts are best without one: without it)."""
+    low: float
+    high: float
+    score_without: float
+    difference: float
+    """score - score_without."""
+    difference_low: float
+    """interval of the difference, paired: an image is drawn with both of its scores."""
+    difference_high: float
+    n_parts: int
+    """files, or parts of the one file."""
+
+
+@dataclass(frozen=True)
+class GatedFit:
+    """What optimize_threshold.py --gate_probs finds."""
+
+    best: Best
+    """of the mask, with the gate."""
+    gate: Gate | None
+    """None: no gate is as good as the best one."""
+    without: Best
+    """of the mask, without a gate."""
+    cross_fitted: GateCrossFitted | None
+    """None if there is one image only."""
+    n_silenced: int
+    n_images: int
+    n_files: int
+
+    @property
+    def helps(self) -> bool:
+        """Whether the whole interval of the cross-fitted difference is above 0."""
+        return self.cross_fitted is not None and self.cross_fitted.difference_low > 0
+
+    def as_json(self, files: Sequence[Masks], gate_files: Sequence[Probabilities]) -> dict[str, Any]:
+        """What gate.json holds; gate_threshold, low and high are null where no gate is best."""
+        gate = asdict(self.gate) if self.gate else dict.fromkeys(("threshold", "low", "high"))
+        return {
+            "gate_threshold": gate["threshold"],
+            "low": gate["low"],
+            "high": gate["high"],
+            "threshold": self.best.threshold,
+            "threshold_low": self.best.low,
+            "threshold_high": self.best.high,
+            "min_area": self.best.min_area,
+            "score": self.best.score,
+            "score_without": self.without.score,
+            "cross_fitted": self.cross_fitted and asdict(self.cross_fitted),
+            "helps": self.helps,
+            "masks": [str(masks.path) for masks in files],
+            "gate_probs": [str(file.path) for file in gate_files],
+            "n_silenced": self.n_silenced,
+            "n_images": self.n_images,
+        }
+
+    def as_text(self) -> str:
+        """The same as a short table, and a sentence."""
+        best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
+        silent = f"silences {self.n_silenced} of {self.n_images} images"
+        gate = "none            (lets every image through)"
+        if self.gate:
+            gate = (
+                f"{self.gate.threshold:.6g}   (equally good from {self.gate.low:.6g} to {self.gate.high:.6g}; {silent})"
+            )
+        lines = [
+            f"images           {self.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
+            f"best gate        {gate}",
+            f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
+            f"score there      {best.score:.5f}   (fitted on these images; without the gate {self.without.score:.5f})",
+        ]
+        if self.cross_fitted:
+            cross = self.cross_fitted
+            parts = "files" if self.n_files > 1 else "interleaved parts of the one file"
+            interval = f"95 % interval {cross.low:.5f} to {cross.high:.5f}"
+            lines += [
+                f"cross-fitted     {cross.score:.5f}   ({interval}; {cross.n_parts} {parts}) <- believe this",
+                f"without gate     {cross.score_without:.5f}   (cross-fitted too)",
+                f"difference       {cross.difference:+.5f}   "
+                f"(95 % interval {cross.difference_low:+.5f} to {cross.difference_high:+.5f})",
+            ]
+        else:
+            lines.append("cross-fitted     not with one image")
+        return "\n".join([*lines, self.sentence()])
+
+    def sentence(self) -> str:
+        """Whether the gate helps."""
+        if self.helps:
+            return "the gate helps"
+        if self.cross_fitted is None or self.cross_fitted.difference_high > 0:
+            return "the gate makes no difference that can be told"
+        return "the gate does not help"
+
+
+def fit_gated(
+    files: Sequence[Masks], gate: Sequence[Probabilities], truth_fn: str | None, min_areas: Sequence[int]
+) -> GatedFit:
+    """Fit mask threshold, gate threshold and least area together, on the images of all files.
+
+    Args:
+        files: at least one; with several, each is a part of the cross-fit.
+        gate: probabilities that there is anything, of nets that did not learn from these images.
+        truth_fn: as for `truths_of`.
+        min_areas: least areas to try; 0 is always among them.
+
+    Raises:
+        UserError: no truth, something that is no probability, an image in two mask files or not in the gate's.
+        UsageError: an area below 0.
+    """
+    if min(min_areas, default=0) < 0:
+        raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
+    check_distinct(files)
+    probabilities = [gate_probability(gate, masks.ids) for masks in files]
+    areas = sorted({0, *min_areas})
+    parts = [steps_of_file(masks, truth_fn, areas) for masks in files]
+    pooled, all_probabilities = join(parts), np.concatenate(probabilities)
+    found, gate_found = best_gated(pooled, all_probabilities)
+    n_images = len(all_probabilities)
+    if len(files) == 1:
+        n_parts = min(PARTS_OF_ONE_FILE, n_images)
+        parts = interleaved(pooled, n_parts)
+        probabilities = [all_probabilities[part::n_parts] for part in range(n_parts)]
+    return GatedFit(
+        best=found,
+        gate=gate_found,
+        without=best_joint(pooled),
+        cross_fitted=_cross_fit(parts, probabilities) if len(parts) > 1 else None,
+        n_silenced=int(silenced(all_probabilities, gate_found.threshold).sum()) if gate_found else 0,
+        n_images=n_images,
+        n_files=len(files),
+    )
+
+
+def _cross_fit(parts: Sequence[ByArea], probabilities: Sequence[np.ndarray]) -> GateCrossFitted:
+    tenths, without = [], []
+    for held_out, part in enumerate(parts):
+        places = [place for place in range(len(parts)) if place != held_out]
+        others = join([parts[place] for place in places])
+        plain = best_joint(others)
+        without.append(part[plain.min_area].tenths_at(plain.threshold))
+        found, gate = best_gated(others, np.concatenate([probabilities[place] for place in places]))
+        th = gate.threshold if gate else OPEN
+        tenths.append(gated(part[found.min_area], probabilities[held_out], th).tenths_at(found.threshold))
+    scores, scores_without = np.concatenate(tenths), np.concatenate(without)
+    differences = scores - scores_without
+    n_tenths = 10 * len(scores)
+    return GateCrossFitted(
+        int(scores.sum()) / n_tenths,
+        *mean_interval(scores / 10),
+        int(scores_without.sum()) / n_tenths,
+        int(differences.sum()) / n_tenths,
+        *mean_interval(differences / 10),
+        len(parts),
+    )
