@@ -1,0 +1,138 @@
+"""The peer for objects: torchvision's Mask R-CNN, trained from scratch for a given time and scored as this project is.
+
+python utils/hold_out.py --data_dir nuclei --fold 4 --out_dir nuclei_held
+python bench/mask_rcnn.py --data_dir nuclei_held --fold 0 --model small --minutes 25 --out experiments/mask_rcnn_small
+python bench/mask_rcnn.py --data_dir nuclei_held --fold 0 --model resnet50 --minutes 25 --out experiments/mask_rcnn_r50
+
+It learns from all folds but --fold, on which the thresholds of score and mask are then fitted. The test part, which no
+choice has seen, is scored by the command that is printed last. Give --rate a few tries (1e-4, 3e-4, 1e-3) and take the
+one with the best score of the fold.
+
+val_labels.npy, test_labels.npy   (N, H, W) uint16 label maps, 0 = background, and .json with their ids
+test_submission.csv               ImageId,EncodedPixels: a row an object, at the size of the source images
+summary.json                      speed, score and thresholds; written last
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from bench.mask_rcnn_objects import fit_thresholds, write_labels, write_objects
+from utils.cli import run
+from utils.errors import UsageError, UserError
+from utils.files import write_json
+from utils.settings import MachineSettings
+from utils.stack import fold_rows, open_stack, read_manifest
+
+SUBMISSION = "test_submission.csv"
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: str
+    """folder to write: new, or without a finished run."""
+    data_dir: str = "nuclei_held"
+    """packed folder with label maps and folds."""
+    fold: int = 0
+    """the fold that validates."""
+    model: Literal["small", "resnet50"] = "small"
+    """resnet18 with narrow heads, or maskrcnn_resnet50_fpn."""
+    minutes: float = 25.0
+    """of training, by the clock; prediction comes after."""
+    max_steps: int = 0
+    """end after so many steps if that is sooner; 0: no limit."""
+    batch_size: int = 4
+    """images a step."""
+    rate: float = 3e-4
+    """the highest learning rate of AdamW."""
+    seed: int = 4545
+    """of weights, order and turns."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto is bfloat16 where the machine multiplies it fast, float32 elsewhere."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def main(settings: Settings) -> None:
+    """Train, fit the thresholds on the fold, write label maps of both parts, submission and summary."""
+    out = Path(settings.out)
+    _check(settings, out)
+    stack = open_stack(settings.data_dir)
+    train_rows, val_rows = fold_rows(settings.data_dir, stack.ids, settings.fold)
+    if not len(train_rows):
+        raise UserError(
+            f"{settings.data_dir}: all images are of fold {settings.fold}, none to learn from; make more folds"
+        )
+    if stack.labels is None:
+        raise UserError(f"{settings.data_dir}: packed without label maps; Mask R-CNN learns from single objects")
+
+    import torch
+
+    from bench import mask_rcnn_parts as parts
+    from net.machine import machine
+
+    place = machine(MachineSettings(device=settings.device, precision=settings.precision, autotune=True))
+    place.tune()
+    torch.manual_seed(settings.seed)
+    model = parts.build(settings.model, stack.shape, place)
+    n_weights = sum(weights.numel() for weights in model.parameters())
+    print(f"Mask R-CNN {settings.model}, {n_weights / 1e6:.1f} million weights, on {place}")
+    print(f"{len(train_rows)} images to learn from, {len(val_rows)} to validate on", flush=True)
+    done = parts.train(model, stack.images, stack.labels, train_rows, settings, place.device)
+    print(parts.as_line(done, settings.minutes), flush=True)
+
+    start = time.perf_counter()
+    detections = list(parts.detect(model, stack.images, val_rows, settings.batch_size, place.device))
+    best = fit_thresholds(detections, [stack.labels[row] for row in val_rows])
+    print(
+        f"fold {settings.fold}: DSB2018 score {best.score:.5f}, fitted: score > {best.score_th}, mask > {best.mask_th}"
+    )
+    about = {"data_dir": settings.data_dir, "part": "train", "fold": settings.fold}
+    write_labels(out / "val_labels.npy", stack, val_rows, detections, best, about)
+    if "test" in read_manifest(settings.data_dir)["parts"]:
+        test = open_stack(settings.data_dir, "test")
+        rows = np.arange(len(test.ids))
+        found = list(parts.detect(model, test.images, rows, settings.batch_size, place.device))
+        write_labels(out / "test_labels.npy", test, rows, found, best, {**about, "part": "test"})
+        write_objects(out / SUBMISSION, test, found, best)
+    summary = {
+        "model": settings.model,
+        "minutes": done.seconds / 60,
+        "minutes_after": (time.perf_counter() - start) / 60,
+        "steps": done.steps,
+        "images_per_s": done.images / done.seconds,
+        "loss": done.loss,
+        "val_score": best.score,
+        "score_th": best.score_th,
+        "mask_th": best.mask_th,
+        "machine": str(place),
+        **{package: version(package) for package in ("torch", "torchvision")},
+        "settings": asdict(settings),
+    }
+    write_json(out / "summary.json", summary)
+    print(f"written to {out}")
+    if (truth := Path(settings.data_dir) / "truth.csv").is_file() and (out / SUBMISSION).is_file():
+        flags = f"--truth {truth} --format dsb2018 --data_dir {settings.data_dir}"
+        print(f"score it with: python utils/submission.py score {out / SUBMISSION} {flags}")
+
+
+def _check(settings: Settings, out: Path) -> None:
+    """Raises UsageError for a flag out of its range, or a folder with a finished run."""
+    for flag in ("minutes", "batch_size", "rate"):
+        if not 0 < getattr(settings, flag) < float("inf"):
+            raise UsageError(f"--{flag} {getattr(settings, flag)}: expected more than 0")
+    for flag in ("max_steps", "seed"):
+        if getattr(settings, flag) < 0:
+            raise UsageError(f"--{flag} {getattr(settings, flag)}: expected 0 or more")
+    if (out / "summary.json").is_file():
+        raise UsageError(f"--out {out}: holds a finished run; name another folder")
+
+
+if __name__ == "__main__":
+    run(main, Settings)

@@ -1,0 +1,130 @@
+"""Detections -> label maps without overlap, the thresholds that serve best, and the files of the result.
+
+Boxes and masks are in the coordinates in which torchvision's RoIAlign samples: the middle of a pixel is a whole number,
+so that an object on the pixels 10 to 19 reaches from 9.5 to 19.5. Here masks are sampled back from where RoIAlign took
+them, to the fraction of a pixel. torchvision's own way back, `paste_masks_in_image`, rounds boxes to whole pixels: true
+masks of nuclei (256x256) that go there and back keep a mean IoU of .66 to .70 that way, and 1.0 this way.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.arrays import array_writer
+from utils.files import whole_file, write_json
+from utils.object_metrics import dsb2018_scores, match_counts
+from utils.rle import encode
+from utils.stack import Stack
+
+LEAST_FREE = 0.5  # of an object's pixels: what surer ones leave of a second detection of a nucleus is a sliver
+SCORE_THS = tuple(step / 20 for step in range(2, 20))
+MASK_THS = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+class Found(NamedTuple):
+    """The detections in one image, the surest first."""
+
+    boxes: np.ndarray
+    """(K, 4) float32, x and y of two corners."""
+    scores: np.ndarray
+    """(K,) float32, [0, 1]."""
+    masks: np.ndarray
+    """(K, 28, 28) float16, [0, 1], each as large as its box."""
+
+
+def label_map(
+    found: Found, mask_th: float, shape: tuple[int, int], packed: tuple[int, int] | None = None
+) -> np.ndarray:
+    """One map without overlap: the surer object has the pixel, and one that is left less than half is left out.
+
+    As an object's pixels depend on surer ones alone, the map for a score threshold is this one without the numbers
+    above the count of detections that pass it.
+
+    Args:
+        found: detections, the surest first.
+        mask_th: a pixel belongs to an object where its mask is greater.
+        shape: (height, width) of the map.
+        packed: (height, width) of the image they were found in, if another.
+
+    Returns:
+        (H, W) uint16, 0 = background, k + 1 = detection k.
+    """
+    labels = np.zeros(shape, dtype=np.uint16)
+    height, width = packed or shape
+    scale = np.array([shape[1] / width, shape[0] / height] * 2)
+    for number, (box, mask) in enumerate(zip((found.boxes + 0.5) * scale - 0.5, found.masks, strict=True), start=1):
+        across, columns = _samples(box[0], box[2], shape[1], mask.shape[1])
+        down, lines = _samples(box[1], box[3], shape[0], mask.shape[0])
+        inside = lines @ mask.astype(np.float64) @ columns.T > mask_th
+        window = labels[down, across]
+        free = inside & (window == 0)
+        if free.any() and np.count_nonzero(free) >= LEAST_FREE * np.count_nonzero(inside):
+            window[free] = number
+    return labels
+
+
+def _samples(low: float, high: float, size: int, cells: int) -> tuple[slice, np.ndarray]:
+    """The pixels whose middle lies in [low, high], and their weights (pixels, cells) for linear interpolation."""
+    pixels = np.arange(max(0, int(np.ceil(low))), min(size - 1, int(np.floor(high))) + 1)
+    places = (pixels - low) * cells / max(high - low, 1e-6) - 0.5
+    weights = np.maximum(0, 1 - np.abs(np.clip(places, 0, cells - 1)[:, None] - np.arange(cells)))
+    return slice(pixels[0], pixels[-1] + 1) if len(pixels) else slice(0, 0), weights
+
+
+def sure_only(labels: np.ndarray, found: Found, score_th: float) -> np.ndarray:
+    """A map of `label_map` without the detections whose score is not greater than `score_th`."""
+    return np.where(labels <= np.count_nonzero(found.scores > score_th), labels, 0).astype(np.uint16)
+
+
+class Thresholds(NamedTuple):
+    """Which detections count, and which of their pixels, with the mean DSB2018 score that they were fitted to."""
+
+    score_th: float
+    mask_th: float
+    score: float
+
+
+def fit_thresholds(detections: Sequence[Found], truths: Sequence[np.ndarray]) -> Thresholds:
+    """The pair of the grid SCORE_THS x MASK_THS with the highest mean score; `truths` are label maps (H, W)."""
+    pairs = [(score_th, mask_th) for mask_th in MASK_THS for score_th in SCORE_THS]
+    counts = np.zeros((len(pairs), len(truths), 10, 3), dtype=np.int64)
+    for row, (found, truth) in enumerate(zip(detections, truths, strict=True)):
+        maps = {mask_th: label_map(found, mask_th, truth.shape) for mask_th in MASK_THS}
+        for place, (score_th, mask_th) in enumerate(pairs):
+            counts[place, row] = match_counts(sure_only(maps[mask_th], found, score_th), truth)
+    scores = [float(dsb2018_scores(one).mean()) for one in counts]
+    best = int(np.argmax(scores))
+    return Thresholds(*pairs[best], scores[best])
+
+
+def label_maps(
+    found: Iterable[Found], best: Thresholds, shapes: Iterable[tuple[int, int]], packed: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """(H, W) uint16 for each image, at its size in `shapes`; objects numbered from 1 without a gap."""
+    for one, shape in zip(found, shapes, strict=True):
+        labels = sure_only(label_map(one, best.mask_th, shape, packed), one, best.score_th)
+        yield np.searchsorted(np.union1d(labels, [0]), labels).astype(np.uint16)
+
+
+def write_labels(
+    path: Path, stack: Stack, rows: np.ndarray, found: Sequence[Found], best: Thresholds, about: dict[str, Any]
+) -> None:
+    """The label maps of `rows` at the size they are packed in, and a .json with their ids and `about`."""
+    with array_writer(path, (len(rows), *stack.shape), np.uint16) as writer:
+        for labels in label_maps(found, best, [stack.shape] * len(rows), stack.shape):
+            writer.append(labels[None])
+    write_json(path.with_suffix(".json"), {"ids": [stack.ids[row] for row in rows], **about})
+
+
+def write_objects(path: Path, stack: Stack, found: Sequence[Found], best: Thresholds) -> None:
+    """The submission: a row an object, an empty cell where there is none."""
+    shapes = stack.sizes or [stack.shape] * len(stack.ids)
+    with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("ImageId", "EncodedPixels"))
+        for name, labels in zip(stack.ids, label_maps(found, best, shapes, stack.shape), strict=True):
+            cells = [encode(labels == number) for number in range(1, int(labels.max()) + 1)]
+            writer.writerows((name, cell) for cell in cells or [""])
