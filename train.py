@@ -17,12 +17,12 @@ from utils.settings import TrainSettings
 
 def train(settings: TrainSettings) -> dict[str, Any]:
     """Train as the settings say; the run's summary (best snapshot, scores, seconds)."""
-    from net.tasks import MASK  # torch takes seconds to import: only once the flags are known to be right
+    from net.tasks import mask_task  # torch takes seconds to import: only once the flags are known to be right
     from net.team import team
     from net.training import Run
 
     with team() as processes:
-        return Run(settings, MASK, processes).train()
+        return Run(settings, mask_task, processes).train()
 
 
 if __name__ == "__main__":

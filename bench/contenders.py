@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from net.augmentations import TRAIN_AUGS, VAL_AUGS, fit_anew
+from net.augmentations import TRAIN_AUGS, fit_anew
 from net.dataset import normalised
 from net.engine import fit, predict
+from net.geometry import VAL_AUGS
 from net.machine import Machine, machine, workers_for
 from net.predictor import Predictor
-from net.tasks import MASK
+from net.tasks import mask_task
 from net.team import Team
 from net.training import Run
 from net.tta import views_by_name
@@ -103,7 +104,7 @@ class Strata(Contender):
             net=NetSettings(arch="unet_resnet18", encoder_weights="none"),
             run=RunSettings(experiment_dir=str(setup.folder / "run")),
         )
-        self.run = Run(settings, MASK)
+        self.run = Run(settings, mask_task)
         self.learner, self.loader = self.run.learner(), self.run.loader()
         self.how = f"{_name(self.run.machine.dtype)}, its defaults"
 
@@ -116,7 +117,7 @@ class Strata(Contender):
         test, path = self.setup.test, self.setup.folder / "masks.npy"
         rows, views = np.arange(len(test.ids)), views_by_name("null")
         with self.watch, mask_writer(path, test.ids, test.shape, {}) as writer:
-            predictor = Predictor(self.run.network.eval(), MASK, VAL_AUG, self.run.machine)
+            predictor = Predictor(self.run.network.eval(), self.run.task.kind, VAL_AUGS[VAL_AUG], self.run.machine)
             for masks in predict([predictor], test.images, rows, views, self.run.machine.pays_to_predict, Team()):
                 writer.append(masks)
 

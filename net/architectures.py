@@ -6,14 +6,14 @@ logits (B, channels_out, S, S), or a DeepOutput.
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
 from net.unet import DeeplySupervisedUNet, UNet
-from utils.errors import UsageError, UserError
+from net.weights import built_with
+from utils.errors import UsageError
 from utils.names import nearest
 
 Build = Callable[[int, int, str | None], nn.Module]
@@ -50,6 +50,11 @@ def wide_resnet_se(channels_in: int, channels_out: int, weights: str | None) -> 
     return UNet(_encoder(WIDE_RESNET, channels_in, weights), NARROW, channels_out, scse=True)
 
 
+def wide_resnet_border(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
+    """scSE and hypercolumn: borders are thin, and need the fine maps beside the deep ones."""
+    return UNet(_encoder(WIDE_RESNET, channels_in, weights), NARROW, channels_out, scse=True, hypercolumn=32)
+
+
 def seresnext(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
     return UNet(_encoder("se_resnext50_32x4d", channels_in, weights), NARROW, channels_out, scse=True)
 
@@ -65,6 +70,7 @@ ARCHITECTURES: dict[str, Build] = {
     "wide_resnet_v2": wide_resnet_v2,
     "wide_resnet_hypercolumn": wide_resnet_hypercolumn,
     "wide_resnet_se": wide_resnet_se,
+    "wide_resnet_border": wide_resnet_border,
     "seresnext": seresnext,
     "ds_resnet_34": ds_resnet_34,
 }
@@ -115,30 +121,4 @@ def build_network(arch: str, channels_in: int, channels_out: int = 1, encoder_we
         UserError: weights that cannot be had or do not fit.
     """
     build = architecture_by_name(arch)
-    if encoder_weights != "imagenet":
-        if encoder_weights != "none" and not Path(encoder_weights).is_file():
-            raise UsageError(
-                f"--encoder_weights {encoder_weights}: expected imagenet, none or a file, found no such file"
-            )
-        network = _built(arch, build, channels_in, channels_out, None)
-        if encoder_weights != "none":
-            from net.snapshot import load_encoder_weights
-
-            load_encoder_weights(network, encoder_weights)
-        return network
-    try:
-        return _built(arch, build, channels_in, channels_out, "imagenet")
-    except (OSError, RuntimeError) as error:  # hub and http errors are of many kinds, all of them one of these
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise UserError(
-            f"--encoder_weights imagenet: could not be downloaded ({reason}); "
-            "use --encoder_weights none, or a file that holds the encoder's state dict"
-        ) from None
-
-
-def _built(arch: str, build: Build, channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
-    try:
-        return build(channels_in, channels_out, weights)
-    except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise UsageError(f"--arch {arch}: this decoder does not take this encoder ({reason}); choose another") from None
+    return built_with(arch, encoder_weights, lambda weights: build(channels_in, channels_out, weights))

@@ -1,149 +1,83 @@
-"""How images are brought to the net's size, varied in training, and how masks find the way back.
+"""How training images are varied: TRAIN_AUGS by name.
 
-Three tables by name: TRAIN_AUGS, VAL_AUGS, VAL_TRANSFORMS. Images are (h, w, C) uint8, [0, 255], targets (h, w, K)
-uint8, 0 or 1; what leaves is square. albumentations is known in this file only, and imported when it is used.
+Images are (h, w, C) uint8, [0, 255]; their truth is (h, w, 1) uint8 or uint16; what leaves is square. albumentations is
+known in this file only, and imported when it is used.
 """
 
 import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
+from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit
 from utils.errors import UsageError
 from utils.names import pick
 
-if TYPE_CHECKING:
-    import torch
-
-cv2.setNumThreads(0)  # images are small, and the cores belong to the network and the loader's workers
+Vary = Callable[[np.ndarray, np.ndarray | None, list[int]], tuple[np.ndarray, np.ndarray | None]]
+"""(image, truth or None, seed words) -> (image, truth) of the net's size; the same words give the same pixels."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Where an image of `shape` (h, w) sits in the net's square: scaled to (height, width), then reflected outwards."""
+class Crop:
+    """Squares of training images at their own size, instead of whole images scaled to the net's size."""
 
-    shape: tuple[int, int]
-    size: int
-    height: int
-    width: int
+    foreground: float
+    """Share of the crops that are sure to hold a pixel of the mask, of images that have any."""
 
-    @classmethod
-    def whole_factor(cls, shape: tuple[int, int], size: int) -> "Fit":
-        """Enlarged by the largest whole factor that fits (101 -> 202 in 256), shrunk only if larger than `size`."""
-        longest = max(shape)
-        factor = size // longest if longest <= size else size / longest
-        return cls(shape, size, max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)))
-
-    @classmethod
-    def stretched(cls, shape: tuple[int, int], size: int) -> "Fit":
-        """Both sides resized to `size`, the proportions given up."""
-        return cls(shape, size, size, size)
-
-    @property
-    def top(self) -> int:
-        return (self.size - self.height) // 2
-
-    @property
-    def left(self) -> int:
-        return (self.size - self.width) // 2
-
-    def scale(self, image: np.ndarray, nearest: bool = False) -> np.ndarray:
-        """The image at (height, width): repeated pixels where `nearest`, else area means down and bilinear up."""
-        if image.shape[:2] == (self.height, self.width):
-            return image
-        smooth = cv2.INTER_AREA if self.height < image.shape[0] else cv2.INTER_LINEAR
-        scaled = cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_NEAREST if nearest else smooth)
-        return scaled.reshape(self.height, self.width, image.shape[2])  # OpenCV drops a single channel's axis
-
-    def pad(self, image: np.ndarray) -> np.ndarray:
-        """The scaled image in the middle of its square, continued by reflection (as often as it takes)."""
-        rows = _reflected(self.size, self.top, self.height)
-        columns = _reflected(self.size, self.left, self.width)
-        return image[rows[:, None], columns[None, :]]
-
-    def apply(self, image: np.ndarray, nearest: bool = False) -> np.ndarray:
-        """(h, w, C) -> (size, size, C)."""
-        return self.pad(self.scale(image, nearest))
-
-    def invert(self, masks: "torch.Tensor") -> "torch.Tensor":
-        """(B, size, size) float -> (B, h, w): crops the reflection off, then undoes the scaling.
-
-        Exact for a mask that was enlarged by a whole factor or only padded: the mean over each block is its pixel.
-        """
-        from torch.nn.functional import interpolate
-
-        inner = masks[:, self.top : self.top + self.height, self.left : self.left + self.width]
-        if inner.shape[1:] == self.shape:
-            return inner
-        whole = self.height % self.shape[0] == 0 and self.width % self.shape[1] == 0
-        how: dict[str, Any] = {"mode": "area"} if whole else {"mode": "bilinear", "align_corners": False}
-        return interpolate(inner[:, None], self.shape, **how)[:, 0]
-
-
-def _reflected(size: int, before: int, length: int) -> np.ndarray:
-    """Indices into 0 .. length - 1 for `size` places, the first `before` of them outside; edges are not repeated."""
-    period = max(2 * (length - 1), 1)
-    place = np.abs(np.arange(size) - before) % period
-    return np.minimum(place, period - place) if length > 1 else np.zeros(size, np.int64)
-
-
-@dataclass(frozen=True)
-class ValAug:
-    """How an image is brought to the net's size without chance."""
-
-    size: int
-    fit: Callable[[tuple[int, int], int], Fit]
-
-    def __call__(self, shape: tuple[int, int]) -> Fit:
-        return self.fit(shape, self.size)
-
-
-VAL_AUGS: dict[str, ValAug] = {
-    "val_128": ValAug(128, Fit.whole_factor),
-    "val_128_resize": ValAug(128, Fit.stretched),
-    "val_256": ValAug(256, Fit.whole_factor),
-}
-
-VAL_TRANSFORMS: dict[str, str] = {  # the way back -> the val_augs that it undoes; the geometry is that of their Fit
-    "crop_from_128": "val_128",
-    "resize_from_any": "val_128_resize",
-    "crop_resize_from_256": "val_256",
-}
+    def window(
+        self, truth: np.ndarray | None, shape: tuple[int, int], size: int, rng: np.random.Generator
+    ) -> tuple[slice, slice]:
+        """(rows, columns) of a random square of `size` in an image of `shape`."""
+        top, left = (int(rng.integers(side - size + 1)) for side in shape)
+        if truth is not None and rng.random() < self.foreground and len(places := np.flatnonzero(truth)):
+            row, column = divmod(int(places[rng.integers(len(places))]), shape[1])
+            top, left = (
+                int(rng.integers(max(0, place - size + 1), min(place, side - size) + 1))
+                for place, side in zip((row, column), shape, strict=True)
+            )
+        return np.s_[top : top + size, left : left + size]
 
 
 @dataclass(frozen=True)
 class TrainAug:
-    """How a training image is varied: scaled as in validation, changed by chance, padded to the net's size."""
+    """How a training image is varied: cropped or scaled, changed by chance, padded to the net's size."""
 
     size: int
+    """Of the net's square, where nothing else is asked for."""
     build: Callable[[int], Any]
     """Takes the net's size and returns the albumentations Compose to apply between scaling and padding."""
 
-    def maker(self) -> Callable[[np.ndarray, np.ndarray, list[int]], tuple[np.ndarray, np.ndarray]]:
-        """The function (image, target, seed words) -> (image, target); the same seed words give the same pixels.
+    def maker(self, size: int | None = None, crop: Crop | None = None) -> Vary:
+        """The function that varies a sample, for a net of `size`.
 
         Every sample brings its own seed, because albumentations' generators repeat across loader workers and epochs.
         """
-        change = self.build(self.size)
+        size = size or self.size
+        change = self.build(size)
 
-        def apply(image: np.ndarray, target: np.ndarray, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
-            fit = Fit.whole_factor(image.shape[:2], self.size)
+        def vary(image: np.ndarray, truth: np.ndarray | None, seed: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
             generator = np.random.default_rng(seed)
             change.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-            changed = change(image=fit.scale(image), mask=fit.scale(target, nearest=True))
-            return fit_anew(changed["image"], self.size), fit_anew(changed["mask"], self.size)
+            if crop:
+                window = crop.window(truth, image.shape[:2], size, generator)
+                image, truth = image[window], None if truth is None else truth[window]
+            fit = Fit.whole_factor(image.shape[:2], size)
+            if truth is None:
+                return fit_anew(change(image=fit.scale(image))["image"], size), None
+            changed = change(image=fit.scale(image), mask=fit.scale(truth, nearest=True))
+            return fit_anew(changed["image"], size), fit_anew(changed["mask"], size)
 
-        return apply
+        return vary
 
 
 def fit_anew(image: np.ndarray, size: int) -> np.ndarray:
     """Pad what an augmentation returned (no larger than `size`) to the net's square."""
     height, width = image.shape[:2]
-    return Fit((height, width), size, height, width).pad(image)
+    return Fit((height, width), (size, size), height, width).pad(image)
 
 
 def _albumentations() -> Any:
@@ -213,17 +147,23 @@ TRAIN_AUGS: dict[str, TrainAug] = {
 }
 
 
-def check_names(train_augs: str, val_augs: str, val_transforms: str) -> None:
+def check_names(train_augs: str, val_augs: str, val_transforms: str, cropped: bool = False) -> None:
     """Refuse unknown names and sets that cannot go together, before anything heavy loads.
+
+    With `cropped`, images keep their own size whatever the sizes in these names are.
 
     Raises:
         UsageError: the message names the flags and the fitting value.
     """
     train, val = pick(TRAIN_AUGS, train_augs, "--train_augs"), pick(VAL_AUGS, val_augs, "--val_augs")
     undone = pick(VAL_TRANSFORMS, val_transforms, "--val_transforms")
+    if cropped:
+        return
     if undone != val_augs:
         fitting = next(name for name, of in VAL_TRANSFORMS.items() if of == val_augs)
         raise UsageError(f"--val_transforms {val_transforms} undoes {undone}, not --val_augs {val_augs}; use {fitting}")
+    if val.size is None:
+        raise UsageError(f"--val_augs {val_augs}: images keep their own size only in training on crops; add --crop")
     if train.size != val.size:
         fitting = " or ".join(name for name, aug in TRAIN_AUGS.items() if aug.size == val.size)
         raise UsageError(

@@ -11,7 +11,7 @@ from utils.gallery import grid, outlined
 from utils.mask_file import open_masks
 from utils.stack import Stack
 
-SCALARS = ("train_loss", "val_loss", "iou", "iout", "lr", "images_per_s")
+NO_CURVE = ("epoch", "cycle", "seconds")
 N_PICTURES = 4
 
 
@@ -21,17 +21,20 @@ class Board:
     def __init__(self, folder: Path, epochs_done: int) -> None:
         self.writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
-    def add(self, row: dict[str, Any], stack: Stack, val_rows: np.ndarray, masks_path: Path) -> None:
-        """The scalars of an epoch, and image | truth | probability | overlay for some validation images."""
-        for name in SCALARS:
+    def add(self, row: dict[str, Any]) -> None:
+        """The scalars of an epoch."""
+        for name in row.keys() - NO_CURVE:
             self.writer.add_scalar(name, row[name], row["epoch"])
+
+    def show(self, epoch: int, stack: Stack, val_rows: np.ndarray, masks_path: Path) -> None:
+        """Image | truth | probability | overlay for some validation images."""
         masks = open_masks(masks_path).array
         places = np.linspace(0, len(val_rows) - 1, min(N_PICTURES, len(val_rows))).astype(int)
         rows = []
         for place in places:
             image, truth, mask = stack.images[val_rows[place]], stack.masks[val_rows[place]], masks[place]
             rows.append((image, truth != 0, mask, outlined(image, truth, mask > np.float16(0.5))))
-        self.writer.add_image("image, truth, probability, overlay", grid(rows), row["epoch"], dataformats="HWC")
+        self.writer.add_image("image, truth, probability, overlay", grid(rows), epoch, dataformats="HWC")
 
     def __enter__(self) -> "Board":
         return self

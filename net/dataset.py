@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from net.augmentations import Fit, TrainAug
+from net.augmentations import Vary
+from net.geometry import Fit
 from net.tasks import Task
 from utils.stack import Stack
 
@@ -17,32 +18,42 @@ Key = tuple[int, int]
 
 
 class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented samples; (pass, row) -> image (C, S, S) uint8 and target (K, S, S) uint8.
+    """Augmented samples; (pass, row) -> image (C, S, S) uint8 and target (K, S, S) uint8, or (K,) for labels.
 
     A sample depends on (seed, pass, row) alone, so that neither workers nor a resume change it.
+
+    Args:
+        stack: what rows are of.
+        task: the target.
+        make_vary: makes what varies a sample; called where it is used, in each worker.
+        seed: of all samples.
     """
 
-    def __init__(self, stack: Stack, task: Task, aug: TrainAug, seed: int) -> None:
-        self.stack, self.task, self.aug, self.seed = stack, task, aug, seed
-        self._change: Callable[[np.ndarray, np.ndarray, list[int]], tuple[np.ndarray, np.ndarray]] | None = None
+    def __init__(self, stack: Stack, task: Task, make_vary: Callable[[], Vary], seed: int) -> None:
+        self.stack, self.task, self.make_vary, self.seed = stack, task, make_vary, seed
+        self._vary: Vary | None = None
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, Tensor]]:
         """The samples of a batch, read from the stack at once."""
-        if self._change is None:  # built where it is used: in each worker
-            self._change = self.aug.maker()
+        if self._vary is None:
+            self._vary = self.make_vary()
         images = self.stack.images[[row for _, row in keys]]
-        samples = []
-        for image, (turn, row) in zip(images, keys, strict=True):
-            changed, target = self._change(image, self.task.target(self.stack, row), [self.seed, turn, row])
-            samples.append((_planes(changed), _planes(target)))
-        return samples
+        return [self._sample(image, turn, row) for image, (turn, row) in zip(images, keys, strict=True)]
+
+    def _sample(self, image: np.ndarray, turn: int, row: int) -> tuple[Tensor, Tensor]:
+        truth, seed = self.task.truth(self.stack, row), [self.seed, turn, row]
+        if not self.task.kind.of_pixels:
+            return _planes(self._vary(image, None, seed)[0]), torch.from_numpy(self.task.target(truth))
+        varied, truth = self._vary(image, truth[..., None], seed)
+        return _planes(varied), _planes(self.task.target(truth[..., 0]))
 
 
 def _planes(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    planes = np.require(image.transpose(2, 0, 1), requirements=["C", "W"])  # a row of the stack is read-only
+    return torch.from_numpy(planes)
 
 
 @dataclass(frozen=True)
@@ -136,9 +147,17 @@ def training_loader(samples: TrainingRows, parts: EpochParts, workers: int, pin_
     )
 
 
-def fitted(images: np.ndarray, fit: Fit, nearest: bool = False) -> Tensor:
-    """Images or targets (B, h, w, C) uint8 at the net's size: (B, C, S, S) uint8."""
-    return torch.stack([_planes(fit.apply(image, nearest)) for image in images])
+def fitted(images: np.ndarray, fit: Fit) -> Tensor:
+    """Images (B, h, w, C) uint8 at the net's size: (B, C, *frame) uint8."""
+    return torch.stack([_planes(fit.apply(image)) for image in images])
+
+
+def fitted_targets(task: Task, stack: Stack, rows: np.ndarray, fit: Fit) -> Tensor:
+    """What is right for validation images, at the net's size: (B, K, *frame) uint8, or (B, K) for labels."""
+    truths = (task.truth(stack, int(row)) for row in rows)
+    if not task.kind.of_pixels:
+        return torch.from_numpy(np.stack([task.target(truth) for truth in truths]))
+    return torch.stack([_planes(task.target(fit.apply(truth[..., None], nearest=True)[..., 0])) for truth in truths])
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -2,53 +2,32 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from net.augmentations import VAL_AUGS
-from net.dataset import EpochParts, fitted, normalised
+from net.dataset import EpochParts, fitted, fitted_targets, normalised
 from net.learner import Learner
 from net.losses import Loss
-from net.predictor import Predictor, batches_of
+from net.predictor import Predictor, batches_of, stored
+from net.tasks import Task
 from net.team import Team
 from net.tta import View
-from utils.arrays import ArrayWriter
 from utils.errors import UserError
 from utils.interrupts import StopRequest
-from utils.metrics import binarize, counts, scores_from_counts
 from utils.progress import progress_bar
 from utils.stack import Stack
 
+
+class RowWriter(Protocol):
+    """Takes answers (B, ...) in order."""
+
+    def append(self, rows: np.ndarray) -> None: ...
+
+
 STEPS_BETWEEN_LOOKS = 10  # reading the loss waits for the device
-
-
-@dataclass
-class Scores:
-    """Results of validation images, exact however they are batched and shared out."""
-
-    losses: list[float] = field(default_factory=list)
-    tenths: int = 0
-    ious: list[float] = field(default_factory=list)
-
-    def add(self, losses: list[float], masks: np.ndarray, truths: np.ndarray) -> None:
-        """A batch: its losses (B), probabilities (B, h, w) as stored, truths (B, h, w) 0 or 1."""
-        inside, ours, theirs = counts(binarize(masks, 0.5), truths)
-        union = ours + theirs - inside
-        self.losses += losses
-        self.tenths += int(scores_from_counts(inside, ours, theirs).sum())
-        self.ious += np.where(union == 0, 1.0, inside / np.maximum(union, 1)).tolist()
-
-    def means(self) -> dict[str, float]:
-        """val_loss; iou and iout (the competition's metric) of masks > .5 at the images' own size, 0..1."""
-        number = len(self.ious)
-        return {
-            "val_loss": math.fsum(self.losses) / number,
-            "iou": math.fsum(self.ious) / number,
-            "iout": self.tenths / (10 * number),
-        }
 
 
 def fit(
@@ -101,33 +80,32 @@ def measure_statistics(learner: Learner, loader: DataLoader, title: str) -> None
 @torch.inference_mode()
 def evaluate(
     predictor: Predictor,
+    task: Task,
     stack: Stack,
     rows: np.ndarray,
     loss: Loss,
     batch_size: int,
-    writer: ArrayWriter | None,
+    writer: RowWriter | None,
     team: Team,
 ) -> dict[str, float]:
-    """Validation loss and scores over rows of a stack with masks; every mask goes to `writer` as float16.
+    """Validation loss and scores over rows of a stack; every answer goes to `writer`, as `stored` has it.
 
     The processes share the batches, and the leading one, which alone needs a writer, adds up: the same numbers for
     any number of processes.
     """
-    fit_in = VAL_AUGS[predictor.val_augs](stack.shape)
+    fit_in = predictor.val(stack.shape)
     predictor.network.eval()
 
     def judge(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
-        targets = np.stack([predictor.task.target(stack, int(row)) for row in batch])
         output = predictor.output(fitted(stack.images[batch], fit_in))
-        wanted = fitted(targets, fit_in, nearest=True).to(predictor.machine.device).float()
-        masks = predictor.masks(output, stack.shape).half().cpu().numpy()
-        return loss(output, wanted).tolist(), masks
+        wanted = fitted_targets(task, stack, batch, fit_in).to(predictor.machine.device).float()
+        return loss(output, wanted).tolist(), stored(predictor.answers(output, stack.shape), task.kind)
 
-    scores, batches = Scores(), list(batches_of(rows, batch_size))
+    scores, batches = task.scores(), list(batches_of(rows, batch_size))
     judged = progress_bar(team.in_turn(batches, judge), "validation", total=len(batches), hidden=not team.leads)
-    for batch, (losses, masks) in judged:
-        scores.add(losses, masks, stack.masks[batch])
-        writer.append(masks)
+    for batch, (losses, answers) in judged:
+        scores.add(losses, answers, stack, batch)
+        writer.append(answers)
     return team.first(scores.means)
 
 
@@ -140,7 +118,7 @@ def predict(
     batch_size: int,
     team: Team,
 ) -> Iterator[np.ndarray]:
-    """The mean of probabilities over networks and views, in the order of `rows`, batch by batch: (B, h, w) float16.
+    """The mean of probabilities over networks and views, in the order of `rows`, batch by batch, as `stored` has it.
 
     The processes share the batches; the leading one gets them all, the others none.
     """
@@ -148,9 +126,9 @@ def predict(
     def mean(batch: np.ndarray) -> np.ndarray:
         pixels = images[batch]
         probabilities = sum(predictor.predict(pixels, views) for predictor in predictors) / len(predictors)
-        return probabilities.half().cpu().numpy()  # numpy's own conversion takes a tenth of the network's time
+        return stored(probabilities, predictors[0].kind)
 
     images_a_batch = max(1, batch_size // len(views))  # the network sees all views of a batch at once
     batches = list(batches_of(rows, images_a_batch))
     turns = progress_bar(team.in_turn(batches, mean), "predicting", total=len(batches), hidden=not team.leads)
-    yield from (masks for _, masks in turns)
+    yield from (answers for _, answers in turns)

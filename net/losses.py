@@ -3,7 +3,7 @@ image, (B,): the loss of a batch is their mean, so that a batch may be cut into 
 over processes) and the gradient stays the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -126,6 +126,41 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def loss_by_name(name: str) -> Loss:
+def border_losses(weight: float) -> dict[str, Loss]:
+    """Losses of two planes, mask and border, whose border counts `weight` beside the mask."""
+
+    def both(pixel_loss: PixelLoss) -> Loss:
+        return on_fused(
+            lambda logits, target: (
+                pixel_loss(logits[:, :1], target[:, :1]) + weight * pixel_loss(logits[:, 1:], target[:, 1:])
+            )
+        )
+
+    return {
+        "boundary_bce": both(bce),
+        "boundary_lovasz": both(lovasz_hinge),
+        "boundary_bce_lovasz": both(total(bce, lovasz_hinge)),
+        "boundary_bce_dice": both(total(bce, soft_dice)),
+    }
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Of logits (B, K) of which one is right."""
+    return F.cross_entropy(logits, target, reduction="none")
+
+
+def focal_cross_entropy(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """The focal loss of logits (B, K) of which one is right."""
+    loss = cross_entropy(logits, target)
+    return (1 - torch.exp(-loss)) ** gamma * loss
+
+
+LABEL_LOSSES: dict[str, Loss] = {"BCE": bce, "focal": focal}
+"""Of logits (B, K), each label for itself."""
+EXCLUSIVE_LOSSES: dict[str, Loss] = {"BCE": cross_entropy, "focal": focal_cross_entropy}
+"""Of logits (B, K), one of which is right, under the same names."""
+
+
+def loss_by_name(name: str, losses: Mapping[str, Loss] = LOSSES) -> Loss:
     """Raises UsageError for an unknown name, with the nearest ones."""
-    return pick(LOSSES, name, "--loss")
+    return pick(losses, name, "--loss")

@@ -1,7 +1,7 @@
 """A trained network with the way in and the way out: what validation and every predict script use."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from net.augmentations import VAL_AUGS
 from net.dataset import fitted, normalised
+from net.geometry import VAL_AUGS, ValAug
 from net.machine import Machine
 from net.outputs import Output, to_float32
 from net.snapshot import load_snapshot, rebuild
-from net.tasks import Task, task_by_name
+from net.tasks import Kind, kind_of
+from net.tiles import Tiles
 from net.tta import View
 from utils.errors import UsageError, UserError
 from utils.stack import Stack
@@ -22,12 +23,16 @@ from utils.stack import Stack
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network in evaluation mode and how its masks come back to the image's own size."""
+    """A network in evaluation mode and how its answers come back to the image's own size."""
 
     network: nn.Module
-    task: Task
-    val_augs: str
+    kind: Kind
+    val: ValAug
     machine: Machine
+    tiles: Tiles | None = None
+    """How images are cut, where they are seen in tiles."""
+    at_once: int = 1
+    """Tiles that the network sees at a time."""
 
     def output(self, images: Tensor) -> Output:
         """(B, C, S, S) uint8 -> the network's output, float32."""
@@ -36,19 +41,39 @@ class Predictor:
             output = self.network(normalised(images))
         return to_float32(output)
 
-    def masks(self, output: Output, shape: tuple[int, int]) -> Tensor:
-        """Output -> probabilities (B, h, w) float32 at the image's own size."""
-        return VAL_AUGS[self.val_augs](shape).invert(self.task.mask(output))
+    def answers(self, output: Output, shape: tuple[int, int]) -> Tensor:
+        """Output -> probabilities (B, K, h, w) float32 at the image's own size, or (B, K) for labels."""
+        found = self.kind.probabilities(output)
+        return self.val(shape).invert(found) if self.kind.of_pixels else found
 
     def predict(self, images: np.ndarray, views: Sequence[View]) -> Tensor:
-        """Images (B, h, w, C) uint8 -> the mean of probabilities over views, (B, h, w) float32."""
-        shape = images.shape[1:3]
-        fit = VAL_AUGS[self.val_augs](shape)
+        """Images (B, h, w, C) uint8 -> the mean of probabilities over views, (B, K, h, w) or (B, K) float32."""
+        fit = self.val(images.shape[1:3])
         seen = fitted(images, fit)
-        output = self.output(torch.cat([view.see(seen) for view in views]))
-        by_view = self.task.mask(output).chunk(len(views))
-        mean = torch.stack([view.undo(masks) for view, masks in zip(views, by_view, strict=True)]).mean(0)
-        return fit.invert(mean)
+        if not self.kind.of_pixels:
+            return torch.stack([self.kind.probabilities(self.output(view.see(seen))) for view in views]).mean(0)
+        if self.tiles is None:
+            return fit.invert(self._mean(seen, views))
+        planes, at_once = len(self.kind.outputs), max(1, self.at_once // len(views))
+        whole = [self.tiles.blended(image, planes, lambda cut: self._mean(cut, views), at_once) for image in seen]
+        return fit.invert(torch.stack(whole))
+
+    def _mean(self, seen: Tensor, views: Sequence[View]) -> Tensor:
+        """(B, C, *frame) uint8 -> (B, K, *frame) float32; views of a square are seen together."""
+        if seen.shape[2] != seen.shape[3]:  # a quarter turn has another shape
+            answers = [self.kind.probabilities(self.output(view.see(seen))) for view in views]
+        else:
+            output = self.output(torch.cat([view.see(seen) for view in views]))
+            answers = self.kind.probabilities(output).chunk(len(views))
+        return torch.stack([view.undo(answer) for view, answer in zip(views, answers, strict=True)]).mean(0)
+
+
+def stored(answers: Tensor, kind: Kind) -> np.ndarray:
+    """Probabilities as files hold them: (B, h, w) or (B, 2, h, w) float16 of pixels, (B, K) float32 of labels."""
+    if not kind.of_pixels:
+        return answers.float().cpu().numpy()
+    half = answers.half().cpu().numpy()  # numpy's own conversion takes a tenth of the network's time
+    return half[:, 0] if half.shape[1] == 1 else half
 
 
 def batches_of(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
@@ -64,7 +89,8 @@ def load_predictors(
 
     Raises:
         UsageError: `arch` is given and is not the snapshot's.
-        UserError: a file that is no snapshot, or was trained on images of another number of channels.
+        UserError: a file that is no snapshot, was trained on images of another number of channels, or answers
+            something else than the first one.
     """
     predictors, abouts = [], []
     for path in paths:
@@ -76,9 +102,21 @@ def load_predictors(
             raise UserError(
                 f"{path}: was trained on images of {about['channels_in']} channels, these have {stack.channels}"
             )
+        kind = kind_of(about)
+        if predictors and kind != predictors[0].kind:
+            raise UserError(
+                f"{path}: a {kind.name} net ({', '.join(kind.outputs)}), but {paths[0]} is a "
+                f"{predictors[0].kind.name} net ({', '.join(predictors[0].kind.outputs)}); average nets of one kind"
+            )
         network = rebuild(snapshot, path).to(machine.device, memory_format=torch.channels_last)
         if machine.compiles:
             network.compile()
-        predictors.append(Predictor(network, task_by_name(about["task"]), about["val_augs"], machine))
+        predictors.append(Predictor(network, kind, _val_of(about), machine))
         abouts.append(about)
     return predictors, abouts
+
+
+def _val_of(about: dict[str, Any]) -> ValAug:
+    """How a snapshot saw its validation images; those of before sizes could grow name no size."""
+    named = VAL_AUGS[about["val_augs"]]
+    return named if named.size is None else replace(named, size=about.get("size", named.size))

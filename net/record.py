@@ -15,7 +15,7 @@ from utils.mask_file import move_masks
 from utils.run_folder import RunFolder
 
 FORMAT = 2
-BETTER = {"val_loss": min, "iou": max, "iout": max}
+NO_RESULTS = ("lr", "images_per_s", "seconds")
 DATA = {"data_digest": "packed images", "val_ids_digest": "images of the fold"}  # what a run cannot change on the way
 PACKAGES = ("torch", "numpy", "albumentations", "segmentation-models-pytorch")
 
@@ -47,6 +47,8 @@ class Record:
     """What every snapshot of the run says of itself."""
     keep: int
     """Snapshots that stay (in each cycle)."""
+    kept_by: tuple[str, ...]
+    """Measures whose best snapshots are kept (a loss is best where it is least); the last one ranks them."""
     by_cycle: bool
     """Whether each cycle has a folder of its own."""
     progress: Progress = field(default_factory=Progress)
@@ -56,8 +58,13 @@ class Record:
         """Where validation masks lie until it is known whether their epoch is kept."""
         return self.folder.snapshots / ".val_masks.npy"
 
-    def add(self, learner: Learner, row: dict[str, Any]) -> tuple[list[str], Progress]:
+    def add(self, learner: Learner, row: dict[str, Any], size: int | None) -> tuple[list[str], Progress]:
         """Write an epoch: its snapshot if it is an improvement, then log.csv and the state; then remove what is worse.
+
+        Args:
+            learner: what the epoch has made of it.
+            row: of log.csv.
+            size: the net's in validation, None for images at their own size.
 
         Returns:
             the measures that were never better in this cycle, and how far the run has come.
@@ -65,10 +72,10 @@ class Record:
         progress = deepcopy(self.progress)  # which stays as it is until the epoch is written
         progress.epoch += 1
         progress.rows.append(row)
-        improved = [name for name, better in BETTER.items() if _improves(row[name], progress.best.get(name), better)]
+        improved = [name for name in self.kept_by if _improves(name, row[name], progress.best.get(name))]
         progress.best |= {name: row[name] for name in improved}
         if improved:
-            progress.kept = self._keep_snapshot(learner, row)
+            progress.kept = self._keep_snapshot(learner, row, size)
         self.folder.write_log(progress.rows)
         data = {name: self.about[name] for name in DATA}
         state = {"format": FORMAT, "progress": vars(progress), "data": data, **state_of(learner)}
@@ -77,14 +84,15 @@ class Record:
         self.progress = progress
         return improved, progress
 
-    def _keep_snapshot(self, learner: Learner, row: dict[str, Any]) -> list[str]:
+    def _keep_snapshot(self, learner: Learner, row: dict[str, Any], size: int | None) -> list[str]:
         """Write the snapshot; those that stay, with it."""
         cycle = row["cycle"] if self.by_cycle else None
-        file = self.folder.snapshot(row["epoch"], row["val_loss"], row["iout"], cycle)
-        metrics = {name: row[name] for name in ("epoch", "cycle", "train_loss", "val_loss", "iou", "iout")}
+        file = self.folder.snapshot(row["epoch"], row["val_loss"], self.kept_by[-1], row[self.kept_by[-1]], cycle)
+        metrics = {name: value for name, value in row.items() if name not in NO_RESULTS}
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
         move_masks(self.masks_of_epoch, file.val_masks)
-        snapshots.save_snapshot(file.path, learner.predicting, {**self.about, "metrics": metrics, "versions": versions})
+        about = {**self.about, "size": size, "metrics": metrics, "versions": versions}
+        snapshots.save_snapshot(file.path, learner.predicting, about)
         rivals = [name for name in self.progress.kept if self.folder.described(name).path.parent == file.path.parent]
         others = [name for name in self.progress.kept if name not in rivals]
         rivals.append(str(file.path.relative_to(self.folder.snapshots)))
@@ -129,7 +137,7 @@ class Record:
         row = self.progress.rows[best.epoch - 1]
         summary = {
             "best_snapshot": str(best.path.relative_to(self.folder.path)),
-            **{name: row[name] for name in ("epoch", "val_loss", "iou", "iout")},
+            **{name: row[name] for name in ("epoch", *self.kept_by)},
             "seconds": round(sum(one["seconds"] for one in self.progress.rows), 1),
             "machine": machine,
         }
@@ -137,5 +145,5 @@ class Record:
         return summary
 
 
-def _improves(value: float, best: float | None, better: Any) -> bool:
-    return best is None or (value != best and better(value, best) == value)
+def _improves(name: str, value: float, best: float | None) -> bool:
+    return best is None or (value < best if name.endswith("loss") else value > best)

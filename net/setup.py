@@ -3,18 +3,16 @@
 import torch
 from torch import nn
 
-from net.architectures import build_network
-from net.augmentations import VAL_AUGS
 from net.average import Average
 from net.batchnorm import share_statistics
 from net.learner import Learner
-from net.losses import Loss, loss_by_name
+from net.losses import Loss
 from net.machine import Machine
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
 from net.schedulers import scheduler_by_name
 from net.snapshot import start_from
-from net.tasks import Task
+from net.tasks import Kind
 from net.team import Team
 from utils.errors import UsageError
 from utils.run_folder import find_snapshots
@@ -22,7 +20,7 @@ from utils.settings import TrainSettings
 
 
 def starting_network(
-    settings: TrainSettings, channels_in: int, task: Task, machine: Machine, team: Team, resumed: bool
+    settings: TrainSettings, channels_in: int, kind: Kind, machine: Machine, team: Team, resumed: bool
 ) -> nn.Module:
     """The network with the weights that training starts from, the same in all processes.
 
@@ -32,9 +30,9 @@ def starting_network(
     given = resumed or not team.leads  # whatever is loaded here is replaced
     start = None if given or net.snapshot is None else find_snapshots([net.snapshot])[0]
     torch.manual_seed(settings.learn.seed)
-    network = build_network(net.arch, channels_in, task.channels, "none" if given or start else net.encoder_weights)
+    network = kind.build(net.arch, channels_in, "none" if given or start else net.encoder_weights)
     if start:
-        start_from(network, start)
+        start_from(network, start, kind.name)
     if settings.step.sync_batchnorm and team.size > 1:
         network = share_statistics(network, on_gpu=machine.device.type == "cuda")
     network = network.to(machine.device, memory_format=torch.channels_last)
@@ -43,24 +41,24 @@ def starting_network(
 
 
 @torch.inference_mode()
-def try_out(settings: TrainSettings, predictor: Predictor, channels_in: int, loss: Loss) -> None:
-    """A look at black images: a loss or size that does not suit the network is found before anything is written.
+def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, loss: Loss) -> None:
+    """A look at black images: a loss or `size` that does not suit the network is found before anything is written.
 
     Raises:
         UsageError: the network cannot take images of this size, or the loss not its output.
     """
-    size, planes = VAL_AUGS[predictor.val_augs].size, predictor.task.channels
     predictor.network.eval()
     try:
         output = predictor.output(torch.zeros(2, channels_in, size, size, dtype=torch.uint8))
     except (RuntimeError, ValueError) as error:
-        reason, arch = str(error).strip().partition("\n")[0][:160], settings.net.arch
+        reason = str(error).strip().partition("\n")[0][:160]
         raise UsageError(f"--arch {arch}: cannot take images of {size}x{size} ({reason}); choose another") from None
-    loss(output, torch.zeros(2, planes, size, size, device=predictor.machine.device))
+    kind = predictor.kind
+    loss(output, torch.zeros(2, len(kind.outputs), *([size] * 2 * kind.of_pixels), device=predictor.machine.device))
 
 
 def new_learner(
-    settings: TrainSettings, network: nn.Module, machine: Machine, team: Team, epochs: int, steps: int
+    settings: TrainSettings, network: nn.Module, loss: Loss, machine: Machine, team: Team, epochs: int, steps: int
 ) -> Learner:
     """Optimizer, schedule and mean of weights as at the start of a cycle of `epochs` with `steps` each."""
     step = settings.step
@@ -73,7 +71,7 @@ def new_learner(
         optimizer=optimizer,
         schedule=schedule,
         scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16),
-        loss=loss_by_name(settings.learn.loss),
+        loss=loss,
         machine=machine,
         team=team,
         average=Average(network, step.ema, step.swa) if averaged else None,

@@ -1,7 +1,7 @@
 """What a snapshot file holds, and how it is written and read: tensors and plain values, never code.
 
     format      1
-    about       arch, task, channels_in, augmentations, fold, digests of data and ids, metrics, library versions
+    about       arch, task, outputs, channels_in, augmentations, fold, digests of data and ids, metrics, versions
     weights     the network's state dict
 
 Everything is read with `weights_only=True`, so that a stranger's file cannot run anything.
@@ -79,20 +79,25 @@ def load_snapshot(path: str | Path) -> Snapshot:
 
 def rebuild(snapshot: Snapshot, path: str | Path) -> nn.Module:
     """The network of a snapshot, with its weights, in evaluation mode."""
-    from net.architectures import build_network
-    from net.tasks import task_by_name
+    from net.tasks import kind_of
 
     about = snapshot.about
-    network = build_network(about["arch"], about["channels_in"], task_by_name(about["task"]).channels)
+    network = kind_of(about).build(about["arch"], about["channels_in"])
     fill(network, snapshot.weights, path)
     return network.eval()
 
 
-def start_from(network: nn.Module, path: str | Path) -> None:
-    """Load weights to start training from: a snapshot of this project, or a bare state dict from elsewhere."""
+def start_from(network: nn.Module, path: str | Path, task: str) -> None:
+    """Load weights to start training from: a snapshot of this project, or a bare state dict from elsewhere.
+
+    Raises:
+        UserError: the snapshot is of another task, or its weights do not fit.
+    """
     values = read(path)
-    weights = values["weights"] if isinstance(values, dict) and values.get("format") == FORMAT else values
-    fill(network, weights, path)
+    own = isinstance(values, dict) and values.get("format") == FORMAT
+    if own and values["about"]["task"] != task:
+        raise UserError(f"--snapshot {path}: is of the task {values['about']['task']}, expected {task}; name another")
+    fill(network, values["weights"] if own else values, path)
 
 
 def load_encoder_weights(network: nn.Module, path: str | Path) -> None:

@@ -1,15 +1,17 @@
 """One run from its flags to its snapshots: what train.py and its sisters call."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from net.augmentations import TRAIN_AUGS, check_names
+from net.answers import answer_writer
 from net.board import Board
 from net.dataset import EpochParts, TrainingRows, training_loader
 from net.engine import evaluate, finite, fit, measure_statistics
@@ -18,15 +20,15 @@ from net.losses import loss_by_name
 from net.machine import machine, workers_for
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
-from net.record import Progress, Record
+from net.record import NO_RESULTS, Progress, Record
 from net.schedulers import PLANNED, scheduler_by_name
 from net.setup import new_learner, starting_network, try_out
+from net.stages import Stage, stage_of_epoch, stages_of
 from net.tasks import Task
 from net.team import Team
 from utils.check_settings import epochs_in_cycle
 from utils.errors import UsageError, UserError
 from utils.interrupts import StopRequest, stop_requests
-from utils.mask_file import mask_writer
 from utils.run_folder import RunFolder
 from utils.settings import TrainSettings, to_flat
 from utils.stack import Stack, fold_rows, ids_digest, open_stack
@@ -38,35 +40,44 @@ DESCRIBED = ("arch", "train_augs", "val_augs", "val_transforms", "fold", "loss",
 class Run:
     """One fold of one experiment; made from its settings it has found everything it needs, and has written nothing.
 
+    Args:
+        settings: the flags; a door may have more groups of them than train.py.
+        make_task: from the packed images to what is learned of them.
+        team: the processes that work together.
+
     Raises:
         UsageError: names that are none, flags that do not go together.
         UserError: data or weights that are not there or do not fit.
     """
 
-    def __init__(self, settings: TrainSettings, task: Task, team: Team | None = None) -> None:
+    def __init__(self, settings: TrainSettings, make_task: Callable[[Stack], Task], team: Team | None = None) -> None:
         data, learn, run = settings.data, settings.learn, settings.run
         self.epochs_in_cycle = epochs_in_cycle(settings)
-        check_names(data.train_augs, data.val_augs, data.val_transforms)
-        self.settings, self.task, self.team = settings, task, team or Team()
-        self.loss = loss_by_name(learn.loss)
+        self.settings, self.team = settings, team or Team()
         optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # names that are none end here
         self.machine = machine(settings.machine, self.team.local_rank)
         self.machine.tune()
         self.workers = workers_for(self.machine.device, data.loader_workers)
-        self.stack = _stack_with_masks(data.data_dir)
+        self.stack = open_stack(data.data_dir)
+        self.stages = stages_of(data, settings.sizes, learn.n_epochs, self.stack.shape)
+        self.task = make_task(self.stack)
+        self.loss = loss_by_name(learn.loss, self.task.losses)
         self.train_rows, self.val_rows = fold_rows(data.data_dir, self.stack.ids, data.fold)
+        if settings.sizes.only_nonempty:
+            self.train_rows = self.train_rows[[self.stack.masks[row].any() for row in self.train_rows]]
         if len(self.train_rows) < 2:
             raise UserError(f"--fold {data.fold}: leaves {len(self.train_rows)} images to train on, of 2 needed")
         self.val_ids = [self.stack.ids[row] for row in self.val_rows]
         self.parts = self._parts()
-        self.record = Record(RunFolder(run.path), self._about(), run.keep, by_cycle=learn.cycles > 1)
+        self.record = Record(RunFolder(run.path), self._about(), run.keep, self.task.kept_by, learn.cycles > 1)
         flags = {f"--{name}": value for name, value in to_flat(settings).items()}
         found = {"packed images": self.stack.digest, "images of the fold": ids_digest(self.val_ids)}
         self.team.agree({**flags, **found, "precision": str(self.machine.dtype)})
         resumed = run.resume and self.record.folder.state.is_file()
-        self.network = starting_network(settings, self.stack.channels, task, self.machine, self.team, resumed)
-        predictor = Predictor(self.network, task, data.val_augs, self.machine)
-        try_out(settings, predictor, self.stack.channels, self.loss)
+        self.network = starting_network(settings, self.stack.channels, self.task.kind, self.machine, self.team, resumed)
+        for stage in self.stages:
+            predictor = Predictor(self.network, self.task.kind, stage.val, self.machine)
+            try_out(settings.net.arch, predictor, self.stack.channels, stage.size, self.loss)
 
     def train(self) -> dict[str, Any]:
         """Train to the last epoch; the run's summary, as it stands in summary.json."""
@@ -79,30 +90,33 @@ class Run:
             self.network.compile()
         if team.leads:
             print(self._first_line(), flush=True)
-        loader = self.loader()
+        stage = loader = None
         with stop_requests() as stop, self._board() as board:
             for epoch in range(record.progress.epoch, learn.n_epochs):
                 if epoch % self.epochs_in_cycle == 0 and epoch:
                     learner, record.progress.best = self.learner(), {}
+                if stage is not (now := stage_of_epoch(self.stages, epoch)):
+                    stage, loader = now, self.loader(now)
                 self.parts.epoch = epoch
-                row, skipped = self._epoch(learner, loader, stop)
-                improved, record.progress = team.first(lambda row=row, now=learner: self._keep(now, row, board))
+                row, skipped = self._epoch(learner, stage, loader, stop)
+                improved, record.progress = team.first(partial(self._keep, learner, row, stage, board))
                 if team.leads:
                     print(_line(row, learn.n_epochs, improved, skipped), flush=True)
         summary = team.first(lambda: record.finish(f"{self.machine}{self._processes()}"))
         if team.leads:
-            scores = ", ".join(f"{name} {summary[name]:.4f}" for name in ("iout", "iou", "val_loss"))
+            scores = ", ".join(f"{name} {summary[name]:.4f}" for name in reversed(self.task.kept_by))
             print(f"best: {record.folder.path / summary['best_snapshot']}  ({scores})")
         return summary
 
     def learner(self) -> Learner:
         """What takes the steps, as at the start of a cycle."""
-        return new_learner(self.settings, self.network, self.machine, self.team, self.epochs_in_cycle, self.parts.steps)
+        epochs, steps = self.epochs_in_cycle, self.parts.steps
+        return new_learner(self.settings, self.network, self.loss, self.machine, self.team, epochs, steps)
 
-    def loader(self) -> DataLoader:
-        """The batches of the epoch that `parts` is set to."""
-        aug, seed = TRAIN_AUGS[self.settings.data.train_augs], self.settings.learn.seed
-        samples = TrainingRows(self.stack, self.task, aug, seed)
+    def loader(self, stage: Stage | None = None) -> DataLoader:
+        """The batches of the epoch that `parts` is set to, at the size of a stage (the first one's by default)."""
+        make_vary = partial((stage or self.stages[0]).vary, self.settings.data.train_augs)
+        samples = TrainingRows(self.stack, self.task, make_vary, self.settings.learn.seed)
         return training_loader(samples, self.parts, self.workers, pin_memory=self.machine.device.type == "cuda")
 
     def _open_folder(self) -> dict[str, Any] | None:
@@ -116,7 +130,9 @@ class Run:
         folder, done = self.record.folder.path / "tensorboard", self.record.progress.epoch
         return Board(folder, done) if self.team.leads else nullcontext()
 
-    def _epoch(self, learner: Learner, loader: DataLoader, stop: StopRequest) -> tuple[dict[str, Any], int]:
+    def _epoch(
+        self, learner: Learner, stage: Stage, loader: DataLoader, stop: StopRequest
+    ) -> tuple[dict[str, Any], int]:
         """Train and validate one epoch; its row of log.csv, and how many steps were skipped."""
         learn, epoch, team = self.settings.learn, self.record.progress.epoch, self.team
         started = time.perf_counter()
@@ -128,7 +144,7 @@ class Run:
         if learner.average and learner.average.after_epoch(self.network, epoch % self.epochs_in_cycle + 1):
             measure_statistics(learner, loader, f"{title}: statistics of the mean")
         learner.share()
-        means = self._validate(learner)
+        means = self._validate(learner, stage)
         finite(means["val_loss"], f"{title}, validation", self._how_to_go_on())
         learner.schedule.after_epoch(means["val_loss"])
         row = {
@@ -142,19 +158,23 @@ class Run:
         }
         return row, skipped
 
-    def _validate(self, learner: Learner) -> dict[str, float]:
-        """Scores of what predicts on the fold held out; its masks lie where the record looks for them."""
-        data, batch_size = self.settings.data, self.settings.learn.batch_size
-        predictor = Predictor(learner.predicting, self.task, data.val_augs, self.machine)
-        about = {"data_dir": data.data_dir, "part": "train", "fold": data.fold}
-        place = mask_writer(self.record.masks_of_epoch, self.val_ids, self.stack.shape, about)
+    def _validate(self, learner: Learner, stage: Stage) -> dict[str, float]:
+        """Scores of what predicts on the fold held out; its answers lie where the record looks for them."""
+        data, kind = self.settings.data, self.task.kind
+        predictor = Predictor(learner.predicting, kind, stage.val, self.machine)
+        about = {"data_dir": data.data_dir, "part": "train", "fold": data.fold, **self.task.about}
+        pixels = math.prod(stage.val(self.stack.shape).frame)
+        batch_size = max(1, self.settings.learn.batch_size * stage.size**2 // pixels)  # whole images beside crops
+        place = answer_writer(self.record.masks_of_epoch, self.val_ids, self.stack.shape, kind, about)
         with self._writing(), place if self.team.leads else nullcontext() as writer:
-            return evaluate(predictor, self.stack, self.val_rows, self.loss, batch_size, writer, self.team)
+            return evaluate(predictor, self.task, self.stack, self.val_rows, self.loss, batch_size, writer, self.team)
 
-    def _keep(self, learner: Learner, row: dict[str, Any], board: Board) -> tuple[list[str], Progress]:
+    def _keep(self, learner: Learner, row: dict[str, Any], stage: Stage, board: Board) -> tuple[list[str], Progress]:
         with self._writing():
-            board.add(row, self.stack, self.val_rows, self.record.masks_of_epoch)
-            return self.record.add(learner, row)
+            board.add(row)
+            if self.task.kind.of_pixels:
+                board.show(row["epoch"], self.stack, self.val_rows, self.record.masks_of_epoch)
+            return self.record.add(learner, row, stage.val.size)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -184,7 +204,10 @@ class Run:
         flags = to_flat(self.settings)
         return {
             **{name: flags[name] for name in DESCRIBED},
-            "task": self.task.name,
+            "val_augs": self.stages[0].val_augs,
+            "task": self.task.kind.name,
+            "outputs": list(self.task.kind.outputs),
+            **self.task.about,
             "channels_in": self.stack.channels,
             "shape": list(self.stack.shape),
             "data_digest": self.stack.digest,
@@ -193,7 +216,7 @@ class Run:
 
     def _first_line(self) -> str:
         images = f"{len(self.train_rows)} images"
-        if self.stack.masks.nbytes < QUICK_TO_READ:
+        if self.stack.masks is not None and self.stack.masks.nbytes < QUICK_TO_READ:
             images += f" ({sum(not self.stack.masks[row].any() for row in self.train_rows)} empty)"
         return (
             f"{self.machine}{self._processes()} | {self.settings.net.arch} | fold {self.settings.data.fold}: "
@@ -209,15 +232,8 @@ class Run:
         return f"{done} epochs are kept in {folder}; the same command with --resume goes on from there"
 
 
-def _stack_with_masks(data_dir: str) -> Stack:
-    stack = open_stack(data_dir)
-    if stack.masks is None:
-        raise UserError(f"--data_dir {data_dir}: its training images have no masks")
-    return stack
-
-
 def _line(row: dict[str, Any], n_epochs: int, improved: list[str], skipped: int) -> str:
-    scores = "  ".join(f"{name} {row[name]:.4f}" for name in ("train_loss", "val_loss", "iou", "iout"))
+    scores = "  ".join(f"{name} {row[name]:.4f}" for name in row if name not in ("epoch", "cycle", *NO_RESULTS))
     better = f"  better {', '.join(improved)}" if improved else ""
     better += f"  {skipped} steps skipped: no finite loss" if skipped else ""
     return f"epoch {row['epoch']}/{n_epochs}  {scores}  lr {row['lr']:.2g}  {row['images_per_s']:.0f} images/s{better}"

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from net.augmentations import TRAIN_AUGS, VAL_AUGS, VAL_TRANSFORMS, Fit, check_names
+from net.augmentations import TRAIN_AUGS, check_names
+from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit
 from utils.errors import UsageError
 
 SHAPES = [(101, 101), (128, 128), (64, 100), (30, 17), (256, 256), (202, 202), (300, 200)]
@@ -32,8 +33,8 @@ def test_crop_is_the_exact_inverse_where_nothing_is_shrunk(shape, name):
     fit = aug(shape)
     seen = fit.apply(mask, nearest=True)
     assert seen.shape == (aug.size, aug.size, 1)
-    back = fit.invert(torch.from_numpy(seen[None, ..., 0]).float())
-    assert np.array_equal(back[0].numpy(), mask[..., 0])
+    back = fit.invert(torch.from_numpy(seen[None, None, ..., 0]).float())
+    assert np.array_equal(back[0, 0].numpy(), mask[..., 0])
 
 
 def test_padding_alone_leaves_the_image_untouched_and_reflects_it():
@@ -56,7 +57,7 @@ def test_an_image_is_enlarged_by_the_largest_whole_factor_and_shrunk_only_if_lar
 def test_every_transform_brings_a_blob_back_to_its_place(transform, shape):
     fit = VAL_AUGS[VAL_TRANSFORMS[transform]](shape)
     mask = blob(shape)
-    back = fit.invert(torch.from_numpy(fit.apply(mask, nearest=True)[None, ..., 0]).float())[0].numpy() > 0.5
+    back = fit.invert(torch.from_numpy(fit.apply(mask, nearest=True)[None, None, ..., 0]).float())[0, 0].numpy() > 0.5
     assert back.shape == shape
     overlap = (back & (mask[..., 0] > 0)).sum() / (back | (mask[..., 0] > 0)).sum()
     assert overlap > 0.9

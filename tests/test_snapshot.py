@@ -45,7 +45,7 @@ def test_truncated_foreign_and_missing_files(tmp_path):
 def test_starting_from_a_bare_state_dict_fits_whole_or_lists_the_mismatches(tmp_path):
     source, target = build_network("unet_resnet18", 1), build_network("unet_resnet18", 1)
     torch.save(source.state_dict(), tmp_path / "bare.pt")
-    snapshot.start_from(target, tmp_path / "bare.pt")
+    snapshot.start_from(target, tmp_path / "bare.pt", "mask")
     assert all(torch.equal(value, target.state_dict()[name]) for name, value in source.state_dict().items())
 
     weights = source.state_dict()
@@ -54,7 +54,7 @@ def test_starting_from_a_bare_state_dict_fits_whole_or_lists_the_mismatches(tmp_
     torch.save(weights, tmp_path / "other.pt")
     said = r"segmentation_head.0.bias is missing; conv9.weight is unknown; encoder.conv1.weight is \(64, 3, 7, 7\)"
     with pytest.raises(UserError, match=said):
-        snapshot.start_from(target, tmp_path / "other.pt")
+        snapshot.start_from(target, tmp_path / "other.pt", "mask")
 
 
 def test_a_snapshot_that_is_being_replaced_is_never_half(tmp_path, monkeypatch):

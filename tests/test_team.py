@@ -139,6 +139,7 @@ from net.engine import evaluate
 from net.losses import LOSSES
 from net.machine import machine
 from net.predictor import load_predictors
+from net.tasks import mask_task
 from net.team import team
 from pathlib import Path
 from utils.mask_file import mask_writer
@@ -153,7 +154,7 @@ with team() as processes:
     rows = np.arange(len(stack.ids))
     writer = mask_writer(out, stack.ids, stack.shape, {}) if processes.leads else nullcontext()
     with writer as masks:
-        means = evaluate(predictor, stack, rows, LOSSES["bce_lovasz"], 5, masks, processes)
+        means = evaluate(predictor, mask_task(stack), stack, rows, LOSSES["bce_lovasz"], 5, masks, processes)
 out.with_suffix(f".{processes.rank}.json").write_text(json.dumps(means))
 """
 

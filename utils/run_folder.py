@@ -19,7 +19,7 @@ from utils.errors import UsageError, UserError
 from utils.files import read_json, write_json
 from utils.tables import write_table
 
-SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.iout_(\d\.\d+)")
+SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9]+)_(\d\.\d+)")
 
 # flags that may differ between a run and its continuation
 FREE_ON_RESUME = {
@@ -36,16 +36,18 @@ class SnapshotFile:
     path: Path
     epoch: int
     loss: float
-    iout: float
+    measure: str
+    """What it is ranked by: iout (masks), objects (border nets), auc, accuracy, f2 (labels)."""
+    score: float
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """Greater is better: iout, then a lower loss, then the later epoch."""
-        return self.iout, -self.loss, self.epoch
+        """Greater is better: the score, then a lower loss, then the later epoch."""
+        return self.score, -self.loss, self.epoch
 
     @property
     def val_masks(self) -> Path:
-        """The validation masks that belong to it."""
+        """The validation masks (or, of a net for labels, probabilities) that belong to it."""
         return self.path.with_name(f"val_masks_{self.path.name}.npy")
 
 
@@ -75,10 +77,10 @@ class RunFolder:
     def snapshots(self) -> Path:
         return self.path / "snapshots"
 
-    def snapshot(self, epoch: int, loss: float, iout: float, cycle: int | None) -> SnapshotFile:
+    def snapshot(self, epoch: int, loss: float, measure: str, score: float, cycle: int | None) -> SnapshotFile:
         """The name for an epoch's snapshot; `cycle` counts from 1, None where there is one only."""
         folder = self.snapshots if cycle is None else self.snapshots / f"cycle_{cycle}"
-        return snapshot_file(folder / f"epoch_{epoch}.loss_{loss:.4f}.iout_{iout:.3f}")
+        return snapshot_file(folder / f"epoch_{epoch}.loss_{loss:.4f}.{measure}_{score:.3f}")
 
     def described(self, name: str) -> SnapshotFile:
         """A snapshot by its path relative to `snapshots`."""
@@ -134,7 +136,7 @@ def snapshot_file(path: str | Path) -> SnapshotFile:
     match = SNAPSHOT_NAME.fullmatch(Path(path).name)
     if match is None:
         raise UserError(f"{path}: expected a name such as epoch_12.loss_0.1063.iout_0.855")
-    return SnapshotFile(Path(path), int(match[1]), float(match[2]), float(match[3]))
+    return SnapshotFile(Path(path), int(match[1]), float(match[2]), match[3], float(match[4]))
 
 
 def snapshots_in(folder: str | Path) -> list[SnapshotFile]:

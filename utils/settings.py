@@ -26,11 +26,25 @@ class DataSettings:
     train_augs: str = "train_128_v1"
     """how training images are varied: train_128_v1, train_128_v2, train_128_v3, train_256_v1."""
     val_augs: str = "val_128"
-    """how images are brought to the net's size: val_128, val_128_resize, val_256."""
+    """how images are brought to the net's size: val_128, val_128_resize, val_256; val_native with --crop."""
     val_transforms: str = "crop_from_128"
-    """the way back to the image's own size: crop_from_128, resize_from_any, crop_resize_from_256."""
+    """the way back to the image's own size: crop_from_128, resize_from_any, crop_resize_from_256, crop_from_native."""
     loader_workers: int | None = None
     """processes that prepare training images; default: none on a CPU, the cores (at most 8) for a GPU."""
+
+
+@dataclass(frozen=True)
+class SizeSettings:
+    """At what size it learns, where the images are large."""
+
+    crop: int | None = None
+    """train on random squares of so many pixels, at the images' own size; validation sees whole images."""
+    crop_foreground: float = 0.5
+    """share of the crops that are sure to hold a pixel of the mask, of images that have any."""
+    stages: tuple[str, ...] = ()
+    """<size>:<epochs> one after the other, such as 256:20 512:10: the size of the net, or of the crops."""
+    only_nonempty: bool = False
+    """leave images with an empty mask out of training (not out of validation): what a gate lets through."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,8 @@ class LearnSettings:
     """How it learns."""
 
     loss: str = "BCE"
-    """BCE, lovasz, focal, bce_lovasz, BCEJaccard, BCEDice; combined, combined_hyper (ds_resnet_34)."""
+    """BCE, lovasz, focal, bce_lovasz, BCEJaccard, BCEDice; combined, combined_hyper (ds_resnet_34).
+    Borders: boundary_bce, boundary_lovasz, boundary_bce_lovasz, boundary_bce_dice. Labels: BCE, focal."""
     optimizer: str = "adam_1e-4"
     """<adam|adamw|sgd>_<rate>; sgd has momentum .9."""
     scheduler: str = "none"
@@ -126,41 +141,12 @@ class TrainSettings:
     """All flags of train.py."""
 
     data: DataSettings = field(default_factory=DataSettings)
+    sizes: SizeSettings = field(default_factory=SizeSettings)
     net: NetSettings = field(default_factory=NetSettings)
     learn: LearnSettings = field(default_factory=LearnSettings)
     step: StepSettings = field(default_factory=StepSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     run: RunSettings = field(default_factory=RunSettings)
-
-
-@dataclass(frozen=True)
-class PredictSettings:
-    """What is predicted."""
-
-    data_dir: str = "data"
-    """folder with the packed images."""
-    part: Literal["test", "val"] = "test"
-    """the test images, or the fold that the snapshots were not trained on (for optimize_threshold.py)."""
-    arch: str | None = None
-    """not needed: a snapshot knows its network; if given and different, that is an error."""
-    batch_size: int | None = None
-    """images at a time, all views counted; default: 16 on a CPU, 64 on a GPU."""
-
-
-@dataclass(frozen=True)
-class SubmissionSettings:
-    """From masks to a submission."""
-
-    th: float | None = None
-    """a pixel is mask where its probability is greater; default: the threshold.json beside masks or run, else .5."""
-    min_area: int | None = None
-    """masks of fewer pixels become empty; default: what threshold.json says, else 0."""
-    masks_fn: str = "masks.npy"
-    """file for the raw probability masks; its ids go beside it, in .json."""
-    fn: str = "submission"
-    """start of the submission's name: <submission_dir>/<fn>_<date>_<time>.csv."""
-    submission_dir: str = "submissions"
-    """folder for submissions."""
 
 
 def flat_names(settings_type: type) -> dict[str, type]:
@@ -176,7 +162,8 @@ def to_flat(settings: Any) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for entry in dataclasses.fields(settings):
         value = getattr(settings, entry.name)
-        flat |= to_flat(value) if dataclasses.is_dataclass(value) else {entry.name: value}
+        plain = list(value) if isinstance(value, tuple) else value  # as JSON has it
+        flat |= to_flat(value) if dataclasses.is_dataclass(value) else {entry.name: plain}
     return flat
 
 
@@ -192,12 +179,13 @@ def from_flat(settings_type: type[S], values: Mapping[str, Any], origin: str = "
     for name in values:
         if name not in known:
             raise UsageError(f"{origin}: {name} is no flag; {nearest(name, known)}")
-    return _fill(settings_type, values, origin)
+    return _fill(settings_type(), values, origin)
 
 
 def _checked(value: Any, kind: Any, what: str) -> Any:
     from typeguard import TypeCheckError, check_type
 
+    value = tuple(value) if isinstance(value, list) else value
     try:
         return check_type(value, kind)
     except TypeCheckError:
@@ -205,11 +193,11 @@ def _checked(value: Any, kind: Any, what: str) -> Any:
         raise UsageError(f"{what}: expected {expected}, found {value!r}") from None
 
 
-def _fill(settings_type: type[S], values: Mapping[str, Any], origin: str) -> S:
+def _fill(default: S, values: Mapping[str, Any], origin: str) -> S:
     given: dict[str, Any] = {}
-    for name, kind in get_type_hints(settings_type).items():
+    for name, kind in get_type_hints(type(default)).items():
         if dataclasses.is_dataclass(kind):
-            given[name] = _fill(kind, values, origin)
+            given[name] = _fill(getattr(default, name), values, origin)
         elif name in values:
             given[name] = _checked(values[name], kind, f"{origin}: {name}")
-    return settings_type(**given)
+    return dataclasses.replace(default, **given)

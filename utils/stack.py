@@ -110,6 +110,21 @@ def ids_digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
+def fold_numbers(data_dir: str | Path) -> list[int]:
+    """The folds of train_with_folds.csv, ascending; raises UserError as `fold_rows` does."""
+    try:
+        return sorted({int(fold) for fold in read_table(_folds_table(data_dir), "id", "fold")["fold"]})
+    except ValueError as error:
+        raise UserError(f"{_folds_table(data_dir)}: column fold: expected whole numbers ({error})") from None
+
+
+def _folds_table(data_dir: str | Path) -> Path:
+    path = Path(data_dir) / "train_with_folds.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run: python utils/make_folds.py --path {path.with_name('train.csv')}")
+    return path
+
+
 def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the stack to train on and rows held out, by the column `fold` of train_with_folds.csv.
 
@@ -120,9 +135,7 @@ def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarr
         UserError: no csv, ids that are not in the stack or the other way round.
         UsageError: the fold does not exist.
     """
-    path = Path(data_dir) / "train_with_folds.csv"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; run: python utils/make_folds.py --path {path.with_name('train.csv')}")
+    path = _folds_table(data_dir)
     table = read_table(path, "id", "fold")
     fold_of = dict(zip(table["id"], table["fold"], strict=True))
     missing = [name for name in ids if name not in fold_of]

@@ -1,0 +1,57 @@
+"""Every fold of one experiment in one command, and the probabilities that each net gave to the images it never saw."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from net.tasks import Task
+from net.team import Team
+from net.training import Run
+from utils.label_scores import label_scores
+from utils.probability_file import open_probabilities, write_probabilities
+from utils.run_folder import RunFolder, snapshots_in
+from utils.settings import TrainSettings
+from utils.stack import Stack, fold_numbers, open_stack
+
+
+def train_all_folds(settings: TrainSettings, make_task: Callable[[Stack], Task], team: Team) -> dict[str, Any]:
+    """Train each fold to <experiment_dir>_fold<k> and write <experiment_dir>_oof.npy.
+
+    A fold that is finished is skipped, one that was interrupted goes on. The summary is that of the last fold trained,
+    with the scores of all images out of fold.
+    """
+    base, summary = settings.run.experiment_dir.rstrip("/"), {}
+    folds = fold_numbers(settings.data.data_dir)
+    for fold in folds:
+        folder = RunFolder(Path(f"{base}_fold{fold}"))
+        if folder.summary.is_file():
+            if team.leads:
+                print(f"{folder.path}: finished")
+            continue
+        here = replace(settings.run, experiment_dir=str(folder.path), resume=folder.config.is_file())
+        of_fold = replace(settings, data=replace(settings.data, fold=fold), run=here)
+        summary = Run(of_fold, make_task, team).train()
+    return {**summary, **team.first(lambda: _out_of_fold(base, folds, settings, make_task))}
+
+
+def _out_of_fold(
+    base: str, folds: list[int], settings: TrainSettings, make_task: Callable[[Stack], Task]
+) -> dict[str, float]:
+    """Join the folds' probabilities in the order of the packed images; their scores."""
+    stack = open_stack(settings.data.data_dir)
+    task = make_task(stack)
+    best = [snapshots_in(f"{base}_fold{fold}")[0] for fold in folds]
+    files = [open_probabilities(snapshot.val_masks) for snapshot in best]
+    of_id = {name: row for file in files for name, row in zip(file.ids, file.array, strict=True)}
+    answers = np.stack([of_id[name] for name in stack.ids])
+    about = {"data_dir": settings.data.data_dir, "part": "train", "snapshots": [str(file.path) for file in best]}
+    about |= {"exclusive": task.kind.name == "label", **task.about}
+    write_probabilities(f"{base}_oof.npy", stack.ids, answers, files[0].labels, about)
+    truths = np.stack([task.truth(stack, row) for row in range(len(stack.ids))])
+    found = label_scores(answers.astype(np.float64), truths, task.kind.name == "label", settings.labels.at_precision)
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    print(f"{base}_oof.npy: out of fold, {len(stack.ids)} images: {scores}")
+    return found

@@ -1,0 +1,123 @@
+"""How images come to the net's size without chance, and how masks find the way back.
+
+Images are (h, w, C) uint8, [0, 255], targets (h, w, K) uint8 or uint16; the frame that they end up in is a square of
+the net's size, or the image's own size rounded up.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+cv2.setNumThreads(0)  # images are small, and the cores belong to the network and the loader's workers
+
+STEP = 32
+"""What a side of the net's input has to be divisible by: five halvings."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where an image of `shape` (h, w) sits in the `frame`: scaled to (height, width), then reflected outwards."""
+
+    shape: tuple[int, int]
+    frame: tuple[int, int]
+    height: int
+    width: int
+
+    @classmethod
+    def whole_factor(cls, shape: tuple[int, int], size: int) -> "Fit":
+        """Enlarged by the largest whole factor that fits (101 -> 202 in 256), shrunk only if larger than `size`."""
+        longest = max(shape)
+        factor = size // longest if longest <= size else size / longest
+        return cls(shape, (size, size), max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)))
+
+    @classmethod
+    def stretched(cls, shape: tuple[int, int], size: int) -> "Fit":
+        """Both sides resized to `size`, the proportions given up."""
+        return cls(shape, (size, size), size, size)
+
+    @classmethod
+    def native(cls, shape: tuple[int, int], _size: int | None = None) -> "Fit":
+        """At its own size, reflected to the next multiples of 32, which every decoder takes."""
+        return cls(shape, (-(-shape[0] // STEP) * STEP, -(-shape[1] // STEP) * STEP), *shape)
+
+    @property
+    def top(self) -> int:
+        return (self.frame[0] - self.height) // 2
+
+    @property
+    def left(self) -> int:
+        return (self.frame[1] - self.width) // 2
+
+    def scale(self, image: np.ndarray, nearest: bool = False) -> np.ndarray:
+        """The image at (height, width): repeated pixels where `nearest`, else area means down and bilinear up."""
+        if image.shape[:2] == (self.height, self.width):
+            return image
+        smooth = cv2.INTER_AREA if self.height < image.shape[0] else cv2.INTER_LINEAR
+        scaled = cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_NEAREST if nearest else smooth)
+        return scaled.reshape(self.height, self.width, image.shape[2])  # OpenCV drops a single channel's axis
+
+    def pad(self, image: np.ndarray) -> np.ndarray:
+        """The scaled image in the middle of its frame, continued by reflection (as often as it takes)."""
+        if image.shape[:2] == self.frame:
+            return image
+        rows = _reflected(self.frame[0], self.top, self.height)
+        columns = _reflected(self.frame[1], self.left, self.width)
+        return image[rows[:, None], columns[None, :]]
+
+    def apply(self, image: np.ndarray, nearest: bool = False) -> np.ndarray:
+        """(h, w, C) -> (*frame, C)."""
+        return self.pad(self.scale(image, nearest))
+
+    def invert(self, masks: "torch.Tensor") -> "torch.Tensor":
+        """(B, K, *frame) float -> (B, K, h, w): crops the reflection off, then undoes the scaling.
+
+        Exact for a mask that was enlarged by a whole factor or only padded: the mean over each block is its pixel.
+        """
+        from torch.nn.functional import interpolate
+
+        inner = masks[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        if inner.shape[2:] == self.shape:
+            return inner
+        whole = self.height % self.shape[0] == 0 and self.width % self.shape[1] == 0
+        how: dict[str, Any] = {"mode": "area"} if whole else {"mode": "bilinear", "align_corners": False}
+        return interpolate(inner, self.shape, **how)
+
+
+def _reflected(size: int, before: int, length: int) -> np.ndarray:
+    """Indices into 0 .. length - 1 for `size` places, the first `before` of them outside; edges are not repeated."""
+    period = max(2 * (length - 1), 1)
+    place = np.abs(np.arange(size) - before) % period
+    return np.minimum(place, period - place) if length > 1 else np.zeros(size, np.int64)
+
+
+@dataclass(frozen=True)
+class ValAug:
+    """How an image is brought to the net's size without chance."""
+
+    size: int | None
+    """Of the net's square; None where images keep their own size."""
+    fit: Callable[[tuple[int, int], int | None], Fit]
+
+    def __call__(self, shape: tuple[int, int]) -> Fit:
+        return self.fit(shape, self.size)
+
+
+VAL_AUGS: dict[str, ValAug] = {
+    "val_128": ValAug(128, Fit.whole_factor),
+    "val_128_resize": ValAug(128, Fit.stretched),
+    "val_256": ValAug(256, Fit.whole_factor),
+    "val_native": ValAug(None, Fit.native),
+}
+
+VAL_TRANSFORMS: dict[str, str] = {  # the way back -> the val_augs that it undoes; the geometry is that of their Fit
+    "crop_from_128": "val_128",
+    "resize_from_any": "val_128_resize",
+    "crop_resize_from_256": "val_256",
+    "crop_from_native": "val_native",
+}
