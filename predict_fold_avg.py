@@ -17,8 +17,8 @@ from utils.errors import UsageError
 from utils.mask_file import mask_writer, open_masks
 from utils.prediction_settings import RuleSettings, SubmissionSettings
 from utils.stack import read_manifest
+from utils.stored_threshold import run_folder_of
 from utils.submit import check_flags, finish_submission
-from utils.threshold import run_folder_of
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from utils.errors import UsageError
 from utils.finish import finish_labels, finish_masks
 from utils.prediction_settings import PredictionSettings
 from utils.stack import Stack, ids_digest, open_stack
+from utils.stored_threshold import run_folder_of
 from utils.submit import check_flags
-from utils.threshold import run_folder_of
 
 
 def predict_and_submit(snapshots: Sequence[Path], tta: str, settings: PredictionSettings) -> None:

@@ -10,11 +10,12 @@ from mask_helpers import blobs, write_masks
 from utils.errors import UsageError, UserError
 from utils.files import write_json
 from utils.fit_gate import fit_gated
-from utils.gate import FILE, OPEN, choose_gate_th, gate_probability, silenced, stored_gate
+from utils.gate import OPEN, choose_gate_th, gate_probability, silenced, stored_gate
 from utils.gate_search import best_gated
 from utils.mask_file import open_masks
 from utils.metrics import binarize, iout
 from utils.probability_file import open_probabilities, write_probabilities
+from utils.stored_threshold import GATE_FILE
 from utils.threshold import best, best_joint, join, steps_of
 
 
@@ -155,8 +156,8 @@ def test_a_perfect_gate_helps(tmp_path, n_files):
     assert stored["gate_threshold"] == fit.gate.threshold
     assert stored["cross_fitted"]["difference"] > 0
     assert fit.cross_fitted.n_parts == (5 if n_files == 1 else 3)
-    write_json(tmp_path / FILE, stored)
-    assert choose_gate_th(None, [None, tmp_path]) == (fit.gate.threshold, str(tmp_path / FILE))
+    write_json(tmp_path / GATE_FILE, stored)
+    assert choose_gate_th(None, [None, tmp_path]) == (fit.gate.threshold, str(tmp_path / GATE_FILE))
 
 
 def test_the_cross_fit_by_hand(tmp_path):
@@ -190,7 +191,7 @@ def test_noise_does_not_help(tmp_path):
     stored = constant.as_json(files, gates)
     assert (stored["gate_threshold"], stored["low"], stored["high"]) == (None, None, None)
     assert "lets every image through" in constant.as_text()
-    write_json(tmp_path / FILE, stored)
+    write_json(tmp_path / GATE_FILE, stored)
     assert stored_gate(tmp_path) == OPEN
 
 
@@ -223,9 +224,9 @@ def test_probabilities_of_several_files_are_joined_and_averaged(tmp_path):
 
 
 def test_the_threshold_of_the_flag_then_of_the_file_then_half(tmp_path):
-    assert choose_gate_th(None, [None, tmp_path]) == (0.5, f"no {FILE} found")
+    assert choose_gate_th(None, [None, tmp_path]) == (0.5, f"no {GATE_FILE} found")
     assert stored_gate(tmp_path) is None
-    write_json(tmp_path / FILE, {"gate_threshold": 0.25, "helps": False})
+    write_json(tmp_path / GATE_FILE, {"gate_threshold": 0.25, "helps": False})
     th, origin = choose_gate_th(None, [tmp_path])
     assert (th, stored_gate(tmp_path)) == (0.25, 0.25)
     assert "not sure to help" in origin
@@ -233,7 +234,7 @@ def test_the_threshold_of_the_flag_then_of_the_file_then_half(tmp_path):
     with pytest.raises(UsageError, match=r"--gate_th 1.5"):
         choose_gate_th(1.5, [tmp_path])
     for wrong in ({"gate_threshold": 2}, {"threshold": 0.5}, []):
-        write_json(tmp_path / FILE, wrong)
+        write_json(tmp_path / GATE_FILE, wrong)
         with pytest.raises(UserError, match=r"gate.json: expected a gate_threshold in \[0, 1\] or null"):
             choose_gate_th(None, [tmp_path])
 

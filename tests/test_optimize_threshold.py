@@ -9,7 +9,8 @@ from script_helpers import assert_refused, run_here, run_script
 
 from utils.files import read_json, write_json
 from utils.rle import encode
-from utils.threshold import best, steps_of, stored_threshold
+from utils.stored_threshold import stored_threshold
+from utils.threshold import best, steps_of
 
 SCRIPT = "optimize_threshold.py"
 

@@ -10,17 +10,16 @@ from mask_helpers import blobs, every_threshold, score_at
 from utils.errors import UsageError, UserError
 from utils.files import write_json
 from utils.metrics import binarize, counts, scores_from_counts
+from utils.stored_threshold import choose_threshold, stored_threshold
 from utils.threshold import (
     best,
     best_joint,
     bootstrap_interval,
-    choose_threshold,
     cross_fitted,
     interleaved,
     join,
     mean_interval,
     steps_of,
-    stored_threshold,
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UsageError
-from utils.fit_threshold import PARTS_OF_ONE_FILE, check_distinct, steps_of_file
+from utils.fit_threshold import PARTS_OF_ONE_FILE, CrossFitted, check_distinct, cross_fitted_line, steps_of_file
 from utils.gate import OPEN, gate_probability, silenced
 from utils.gate_search import Gate, best_gated, gated
 from utils.mask_file import Masks
@@ -90,18 +90,13 @@ class GatedFit:
             f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
             f"score there      {best.score:.5f}   (fitted on these images; without the gate {self.without.score:.5f})",
         ]
-        if self.cross_fitted:
-            cross = self.cross_fitted
-            parts = "files" if self.n_files > 1 else "interleaved parts of the one file"
-            interval = f"95 % interval {cross.low:.5f} to {cross.high:.5f}"
-            lines += [
-                f"cross-fitted     {cross.score:.5f}   ({interval}; {cross.n_parts} {parts}) <- believe this",
-                f"without gate     {cross.score_without:.5f}   (cross-fitted too)",
-                f"difference       {cross.difference:+.5f}   "
-                f"(95 % interval {cross.difference_low:+.5f} to {cross.difference_high:+.5f})",
-            ]
-        else:
-            lines.append("cross-fitted     not with one image")
+        cross = self.cross_fitted
+        of_gated = cross and CrossFitted(cross.score, cross.low, cross.high, cross.n_parts)
+        lines.append(cross_fitted_line(of_gated, self.n_files))
+        if cross:
+            interval = f"95 % interval {cross.difference_low:+.5f} to {cross.difference_high:+.5f}"
+            lines.append(f"without gate     {cross.score_without:.5f}   (cross-fitted too)")
+            lines.append(f"difference       {cross.difference:+.5f}   ({interval})")
         return "\n".join([*lines, self.sentence()])
 
     def sentence(self) -> str:

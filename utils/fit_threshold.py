@@ -7,8 +7,8 @@ from typing import Any
 
 from utils.errors import UsageError, UserError
 from utils.mask_file import Masks
+from utils.stored_threshold import FILE, run_folder_of
 from utils.threshold import (
-    FILE,
     Best,
     ByArea,
     Steps,
@@ -17,7 +17,6 @@ from utils.threshold import (
     cross_fitted,
     interleaved,
     join,
-    run_folder_of,
     steps_of,
 )
 from utils.truth import truths_of

@@ -15,8 +15,8 @@ from utils.files import read_json
 from utils.labels import NOT_EMPTY
 from utils.metrics import binarize
 from utils.probability_file import Probabilities
+from utils.stored_threshold import GATE_FILE, first_stored
 
-FILE = "gate.json"
 OPEN = -1.0
 """The threshold of a gate that lets every image through; no probability is lower. In gate.json it is null."""
 
@@ -87,17 +87,17 @@ def choose_gate_th(flag: float | None, folders: Iterable[str | Path | None]) -> 
         if not 0 <= flag <= 1:
             raise UsageError(f"--gate_th {flag}: a threshold of probabilities is in [0, 1]")
         return flag, "--gate_th"
-    for folder in folders:
-        if folder is not None and (stored := _read(folder)) is not None:
-            th, path = stored["gate_threshold"], Path(folder) / FILE
-            if th == OPEN:
-                return th, f"{path}, which lets every image through"
-            return th, str(path) if stored.get("helps") else f"{path}, by which the gate is not sure to help"
-    return 0.5, f"no {FILE} found"
+    folder, stored = first_stored(_read, folders)
+    if stored is None:
+        return 0.5, f"no {GATE_FILE} found"
+    th, path = stored["gate_threshold"], Path(folder) / GATE_FILE
+    if th == OPEN:
+        return th, f"{path}, which lets every image through"
+    return th, str(path) if stored.get("helps") else f"{path}, by which the gate is not sure to help"
 
 
 def _read(folder: str | Path) -> dict[str, Any] | None:
-    path = Path(folder) / FILE
+    path = Path(folder) / GATE_FILE
     if not path.is_file():
         return None
     stored = read_json(path)

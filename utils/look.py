@@ -1,9 +1,11 @@
-"""One picture to look at: rows of image | truth | probability | mask, from the best to the worst score.
+"""One picture to look at: rows of image | truth | probability | mask (or objects in colours), from best to worst score.
 
 python utils/look.py --masks_fn masks.npy --truth_fn truth.csv --out look.png
 python utils/look.py --masks_fn experiments/a_fold0/val_tta.npy --n_rows 12 --out look.png
+python utils/look.py --masks_fn experiments/border_fold0/val.npy --objects --out objects.png
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +13,14 @@ import numpy as np
 from utils.cli import run
 from utils.errors import UsageError, UserError
 from utils.files import whole_file
-from utils.gallery import labelled
+from utils.gallery import coloured, labelled
 from utils.mask_file import Masks, open_masks
 from utils.metrics import binarize, counts, scores_from_counts
+from utils.object_metrics import dsb2018_scores, match_counts
+from utils.objects import ObjectRules, choose_rules, label_objects
 from utils.stack import Stack, open_stack
-from utils.threshold import choose_threshold, run_folder_of
-from utils.truth import truths_of
+from utils.stored_threshold import choose_threshold, run_folder_of
+from utils.truth import labels_of, truths_of
 
 TITLES = ("image", "truth", "probability", "mask")
 
@@ -30,7 +34,9 @@ class Settings:
     data_dir: str | None = None
     """packed folder of the images; default: the one that the mask file names."""
     th: float | None = None
-    """threshold; default: the threshold.json of the run, else .5."""
+    """threshold; default: the threshold.json (objects: objects.json) of the run, else .5."""
+    objects: bool = False
+    """objects instead of masks, each in a colour, by DSB2018's score."""
     n_rows: int = 10
     """images to show: evenly from the best to the worst of those with anything in truth or mask."""
     out: str = "look.png"
@@ -39,41 +45,77 @@ class Settings:
     """show the traceback of an error."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """An image's truth beside what was found: masks of 0 and 1, or label maps."""
+
+    truth: np.ndarray
+    found: np.ndarray
+    score: float
+    """0..1."""
+    iou: float
+    """of all that is mask, to order equal scores."""
+
+
 def main(settings: Settings) -> None:
     """Draw the rows and say where."""
     if settings.n_rows < 1:
         raise UsageError(f"--n_rows {settings.n_rows}: expected 1 or more")
     masks = open_masks(settings.masks_fn)
     run_folders = [run_folder_of(name) for name in [masks.path, *masks.about.get("snapshots", [])]]
-    th, _, origin = choose_threshold(settings.th, None, run_folders)
     stack = open_stack(settings.data_dir or masks.about.get("data_dir", "data"), masks.about.get("part", "test"))
     if unknown := set(masks.ids) - set(stack.ids):
         raise UserError(f"{masks.path}: {len(unknown)} of its images are not packed there (such as {min(unknown)})")
-    truths = list(truths_of(masks, settings.truth_fn))
-    rows = [_row(masks, stack, place, truths[place], th) for place in _spread(masks, truths, th, settings.n_rows)]
+    if settings.objects:
+        rules, origin = choose_rules(settings.th, None, None, None, run_folders)
+        th, shown = rules.th, _objects(masks, settings.truth_fn, rules)
+    else:
+        th, _, origin = choose_threshold(settings.th, None, run_folders)
+        shown = _masks(masks, settings.truth_fn, th)
+    rows = [_row(masks, stack, place, shown[place], settings.objects) for place in _spread(shown, settings.n_rows)]
 
     from PIL import Image
 
+    titles = (*TITLES[:3], "objects") if settings.objects else TITLES
     with whole_file(settings.out) as part:
-        Image.fromarray(labelled(rows, TITLES)).save(part, format="PNG")
+        Image.fromarray(labelled(rows, titles)).save(part, format="PNG")
     print(f"{settings.out}: {len(rows)} images, best to worst, at threshold {th:.6g} ({origin})")
 
 
-def _spread(masks: Masks, truths: list[np.ndarray], th: float, n_rows: int) -> np.ndarray:
+def _masks(masks: Masks, truth_fn: str | None, th: float) -> list[Shown]:
+    shown = []
+    for probabilities, truth in zip(masks.array, truths_of(masks, truth_fn), strict=True):
+        found = binarize(probabilities, th)
+        tenths = scores_from_counts(*counts(found[None], truth[None]))[0]
+        shown.append(Shown(truth, found, tenths / 10, _iou(found, truth)))
+    return shown
+
+
+def _objects(masks: Masks, truth_fn: str | None, rules: ObjectRules) -> list[Shown]:
+    shown, borders = [], [None] * len(masks.ids) if masks.border is None else masks.border
+    for mask, border, truth in zip(masks.array, borders, labels_of(masks, truth_fn), strict=True):
+        found = label_objects(mask, border, rules)
+        shown.append(Shown(truth, found, dsb2018_scores(match_counts(found, truth)[None])[0], _iou(found, truth)))
+    return shown
+
+
+def _iou(found: np.ndarray, truth: np.ndarray) -> float:
+    inside, ours, theirs = (int(number[0]) for number in counts(found[None], truth[None]))
+    return inside / max(ours + theirs - inside, 1)
+
+
+def _spread(shown: Sequence[Shown], n_rows: int) -> list[int]:
     """Places of images with anything in truth or mask, evenly over their order from best to worst."""
-    inside, ours, theirs = counts(binarize(masks.array, th), np.stack(truths))
-    places = np.flatnonzero(ours + theirs) if (ours + theirs).any() else np.arange(len(truths))
-    union = np.maximum(ours + theirs - inside, 1)[places]
-    order = places[np.lexsort((-inside[places] / union, -scores_from_counts(inside, ours, theirs)[places]))]
-    return order[np.linspace(0, len(order) - 1, min(n_rows, len(order))).astype(int)]
+    places = [place for place, one in enumerate(shown) if one.truth.any() or one.found.any()] or range(len(shown))
+    order = sorted(places, key=lambda place: (-shown[place].score, -shown[place].iou))
+    return [order[at] for at in np.linspace(0, len(order) - 1, min(n_rows, len(order))).astype(int)]
 
 
-def _row(masks: Masks, stack: Stack, place: int, truth: np.ndarray, th: float) -> tuple[str, list[np.ndarray]]:
-    probabilities = masks.array[place]
-    mask = binarize(probabilities, th)
-    score = scores_from_counts(*counts(mask[None], truth[None]))[0] / 10
+def _row(masks: Masks, stack: Stack, place: int, one: Shown, objects: bool) -> tuple[str, list[np.ndarray]]:
     image = stack.images[stack.ids.index(masks.ids[place])]
-    return f"{masks.ids[place]}  {score:.1f}", [image, truth != 0, probabilities, mask]
+    truth, found = (coloured(one.truth), coloured(one.found)) if objects else (one.truth != 0, one.found)
+    caption = f"{masks.ids[place]}  {one.score:.2f}" if objects else f"{masks.ids[place]}  {one.score:.1f}"
+    return caption, [image, truth, masks.array[place], found]
 
 
 if __name__ == "__main__":

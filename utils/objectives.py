@@ -11,12 +11,12 @@ from utils.fit_labels import FILE as LABELS_FILE
 from utils.fit_labels import fit_labels
 from utils.fit_objects import fit_objects
 from utils.fit_threshold import fit_files, result_paths
-from utils.gate import FILE as GATE_FILE
 from utils.labels import NOT_EMPTY, Labels, read_labels
 from utils.mask_file import Masks, open_masks
 from utils.objects import OBJECTS_FILE
 from utils.plots import plot_threshold
 from utils.probability_file import Probabilities, open_probabilities
+from utils.stored_threshold import GATE_FILE
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from utils.errors import UsageError, UserError
 from utils.files import read_json
 from utils.metrics import binarize
-from utils.threshold import first_stored
+from utils.stored_threshold import first_stored
 
 OBJECTS_FILE = "objects.json"
 

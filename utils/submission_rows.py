@@ -41,8 +41,13 @@ class Job:
 
 def mask_rows(job: Job, th: float, min_area: int) -> Rows:
     """A row an image."""
-    for name, row in _places(job.masks, job.ids):
-        yield name, encode(_mask(job, name, row, th, min_area), job.form.by_row)
+    for name, mask in zip(job.ids, clean_masks(job, th, min_area), strict=True):
+        yield name, encode(mask, job.form.by_row)
+
+
+def clean_masks(job: Job, th: float, min_area: int) -> Iterator[np.ndarray]:
+    """The bool mask of each image, in the order of the ids, each of its source image's size."""
+    return (_mask(job, name, row, th, min_area) for name, row in _places(job.masks, job.ids))
 
 
 def _mask(job: Job, name: str, row: int, th: float, min_area: int) -> np.ndarray:
@@ -65,9 +70,15 @@ def write_label_maps(job: Job, how: ObjectRules) -> np.ndarray:
     Raises:
         UserError: more objects in an image than can be numbered.
     """
-    maps = (_labels(job, name, row, how) for name, row in _places(job.masks, job.masks.ids))
     about = {"masks": str(job.masks.path), "objects": vars(how), "rules": vars(job.rules)}
-    return write_labels(labels_beside(job.masks.path), job.masks.ids, maps, job.masks.array.shape[1:], about)
+    return write_labels(
+        labels_beside(job.masks.path), job.masks.ids, label_maps(job, how), job.masks.array.shape[1:], about
+    )
+
+
+def label_maps(job: Job, how: ObjectRules) -> Iterator[np.ndarray]:
+    """The label map (H, W) uint16 of each image, in the order and at the size of the mask file; raises as above."""
+    return (_labels(job, name, row, how) for name, row in _places(job.masks, job.masks.ids))
 
 
 def _labels(job: Job, name: str, row: int, how: ObjectRules) -> np.ndarray:

@@ -17,9 +17,9 @@ from utils.prediction_settings import RuleSettings, SubmissionSettings
 from utils.rle import encode
 from utils.rules import check_rules, constant_images
 from utils.stack import open_stack, read_manifest
+from utils.stored_threshold import choose_threshold
 from utils.submission_check import Shapes, check_submission, read_ids, sample_in
 from utils.submission_rows import Job, Rows, mask_rows, object_rows, write_label_maps
-from utils.threshold import choose_threshold
 
 Folders = Sequence[str | Path | None]
 
@@ -50,7 +50,7 @@ def finish_submission(
     rules: RuleSettings,
     folders: Folders,
     data_dir: str | Path | None = None,
-    silenced: Collection[str] = (),
+    silenced: Collection[str] | None = None,
 ) -> Path:
     """Make masks or objects image by image, write the submission, check it, and print where it is and what it holds.
 
@@ -66,7 +66,7 @@ def finish_submission(
         rules: of thumb (utils/rules.py has their order); min_area counts pixels at the size of the mask file.
         folders: run folders to look for threshold.json (objects: objects.json) where flags say nothing.
         data_dir: the packed folder the images are from; None: the one that the mask file names, if it is here.
-        silenced: ids whose image is empty because a gate says so.
+        silenced: ids whose image is empty because a gate says so; None: there is no gate.
 
     Returns:
         the path of the submission.
@@ -83,9 +83,13 @@ def finish_submission(
     shapes, picture_of = _source_shapes(masks, folder), _pictures(masks, rules, folder)
     compared = sample if masks.about.get("part", "test") == "test" else None
     constant = constant_images(masks.ids, picture_of) if rules.constant_is_empty else set()
-    job = Job(masks, form, _ids(masks, compared), shapes, rules, picture_of, {*silenced, *constant})
+    job = Job(masks, form, _ids(masks, compared), shapes, rules, picture_of, {*(silenced or ()), *constant})
     path = timestamped(settings.submission_dir, settings.fn)
-    rows, how = _object_rows(job, settings, folders) if form.of_objects else _mask_rows(job, settings, folders)
+    rows, how = (
+        _object_rows(job, settings, folders)
+        if form.of_objects
+        else _mask_rows(job, settings, folders, silenced is not None)
+    )
     with whole_file(path) as part:
         _write_rows(part, rows, form.columns)
         verdict = check_submission(part, compared, shapes, form if settings.format else None)
@@ -93,7 +97,7 @@ def finish_submission(
             more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
             raise UserError(f"{path}: not written, the check found: {verdict.problems[0]}{more}")
     if job.silent:
-        by_gate = set(masks.ids).intersection(silenced)
+        by_gate = set(masks.ids).intersection(silenced or ())
         more = f"{len(constant - by_gate)} more of one single colour"
         print(f"empty whatever was predicted: {len(by_gate)} images by the gate, {more}")
     order = f"ids and order as in {compared}" if compared else "ids not compared, there is no sample_submission.csv"
@@ -139,9 +143,9 @@ def _write_rows(path: Path, rows: Iterable[tuple[str, str]], columns: tuple[str,
         writer.writerows(rows)
 
 
-def _mask_rows(job: Job, settings: SubmissionSettings, folders: Folders) -> tuple[Rows, str]:
+def _mask_rows(job: Job, settings: SubmissionSettings, folders: Folders, gated: bool) -> tuple[Rows, str]:
     """The rows, and how they are made."""
-    th, min_area, origin = choose_threshold(settings.th, job.rules.min_area, folders)
+    th, min_area, origin = choose_threshold(settings.th, job.rules.min_area, folders, gated)
     return mask_rows(job, th, min_area), f"threshold {th:.6g} ({origin}), least area {min_area}"
 
 
