@@ -2,6 +2,7 @@
 
 python predict_fold_avg.py fold0.npy fold1.npy fold2.npy
 python predict_fold_avg.py unet.npy wide.npy --weights 2 1 --th 0.45 --masks_fn mean.npy --fn two_nets
+python predict_fold_avg.py unet.npy wide.npy --gate_probs unet_gate.npy --masks_fn mean.npy
 
 Probabilities are averaged, not logits: a net that is certain then counts no more than one vote.
 """
@@ -14,8 +15,10 @@ from tyro.conf import Positional
 from utils.average import check_weights, open_agreeing, weighted_mean
 from utils.cli import run
 from utils.errors import UsageError
+from utils.gate import silenced_ids
 from utils.mask_file import mask_writer, open_masks
 from utils.prediction_settings import RuleSettings, SubmissionSettings
+from utils.probability_file import open_probabilities
 from utils.stack import read_manifest
 from utils.stored_threshold import run_folder_of
 from utils.submit import check_flags, finish_submission
@@ -29,6 +32,10 @@ class Settings:
     """a positive number for each file; default: all the same."""
     data_dir: str | None = None
     """packed folder of the images; default: the one that the first mask file names."""
+    gate_probs: tuple[str, ...] = ()
+    """probabilities that there is anything in these images, such as the _gate.npy that a predict script wrote."""
+    gate_th: float | None = None
+    """images whose probability is not greater get an empty mask; default: what gate.json says, else .5."""
     submission: SubmissionSettings = field(default_factory=SubmissionSettings)
     rules: RuleSettings = field(default_factory=RuleSettings)
     debug: bool = False
@@ -46,6 +53,8 @@ def main(settings: Settings) -> None:
     first = files[0]
     folders = [first.path.parent, run_folder_of(first.path)]
     check_flags(settings.submission, settings.rules, folders)
+    gate = [open_probabilities(name) for name in settings.gate_probs]
+    quiet = silenced_ids(settings.gate_th, folders, first.ids, gate)
     about = {
         "data_dir": settings.data_dir or first.about.get("data_dir"),
         "part": first.about.get("part", "test"),
@@ -56,7 +65,7 @@ def main(settings: Settings) -> None:
         for batch in weighted_mean(files, shares):
             writer.append(batch)
     print(f"{out}: the mean of {len(files)} mask files of {len(first.ids)} images")
-    finish_submission(open_masks(out), settings.submission, settings.rules, folders, settings.data_dir)
+    finish_submission(open_masks(out), settings.submission, settings.rules, folders, settings.data_dir, quiet)
 
 
 if __name__ == "__main__":

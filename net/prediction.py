@@ -19,6 +19,7 @@ from net.tiles import tiles_for
 from net.tta import views_by_name
 from utils.errors import UsageError
 from utils.finish import finish_labels, finish_masks
+from utils.gate import check_gate_th
 from utils.prediction_settings import PredictionSettings
 from utils.stack import Stack, ids_digest, open_stack
 from utils.stored_threshold import run_folder_of
@@ -35,6 +36,7 @@ def predict_and_submit(snapshots: Sequence[Path], tta: str, settings: Prediction
     """
     folders = [run_folder_of(path) for path in snapshots]
     check_flags(settings.submission, settings.rules, folders)
+    check_gate_th(settings.gate.gate_th, bool(settings.gate.gate))
     with team() as processes:
         here = machine(settings.machine, processes.local_rank)
         here.tune()

@@ -1,20 +1,26 @@
 """Crops, stages and tiles: large pictures are learned and predicted piece by piece."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from script_helpers import TINIEST, assert_refused, run_here
 from torch import nn
 
+from bench.kill_resume import differences
+from bench.warm import start
 from net.augmentations import TRAIN_AUGS, Crop
 from net.geometry import VAL_AUGS
 from net.machine import Machine
 from net.predictor import Predictor
+from net.snapshot import load_snapshot
 from net.stages import stage_of_epoch, stages_of
 from net.tasks import Kind
 from net.tiles import Tiles
 from net.tta import views_by_name
 from utils.errors import UsageError
+from utils.run_folder import RunFolder
 from utils.settings import DataSettings, SizeSettings
 
 CPU = Machine(torch.device("cpu"), torch.float32)
@@ -127,13 +133,22 @@ def test_tiles_that_cannot_be_are_refused(survey, trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_grows_by_stages_and_its_snapshots_remember_their_size(survey, tmp_path):
-    run = tmp_path / "run"
-    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 2, "--stages", "64:1", "128:1", "--keep", 9)
-    done = run_here("train.py", *words, "--experiment_dir", run)
+def test_a_run_grows_by_stages_through_a_kill_and_its_snapshots_remember_their_size(survey, tmp_path):
+    runs = [tmp_path / "whole", tmp_path / "killed"]
+    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 4, "--stages", "64:2", "128:2", "--keep", 9)
+    done = run_here("train.py", *words, "--experiment_dir", runs[0])
     assert done.returncode == 0, done.stderr
-    assert_refused(run_here("train.py", *words, "--experiment_dir", run, "--resume"), 2, "has its 2 epochs")
-    for snapshot in sorted(run.glob("snapshots/epoch_*")):
+    killed = start("train.py", [str(word) for word in (*words, "--experiment_dir", runs[1])], tmp_path / "said")
+    while killed.is_alive() and not (runs[1] / "state.pt").exists():
+        time.sleep(0.01)
+    killed.kill()
+    killed.join()
+    assert run_here("train.py", "--experiment_dir", runs[1], "--resume").returncode == 0
+    assert differences(RunFolder(runs[0]), RunFolder(runs[1])) == []
+    sizes = {}
+    for snapshot in sorted(runs[0].glob("snapshots/epoch_*")):
+        about = load_snapshot(snapshot).about
+        sizes[about["metrics"]["epoch"]] = about["size"]
         done = run_here(
             *("predict.py", "--snapshot", snapshot, "--data_dir", survey, "--part", "val"),
             *("--masks_fn", tmp_path / "val.npy"),
@@ -141,3 +156,4 @@ def test_a_run_grows_by_stages_and_its_snapshots_remember_their_size(survey, tmp
         assert done.returncode == 0, done.stderr
         of_epoch = np.load(snapshot.with_name(f"val_masks_{snapshot.name}.npy")).astype(np.float32)
         assert np.abs(np.load(tmp_path / "val.npy").astype(np.float32) - of_epoch).max() < 0.01
+    assert set(sizes.items()) <= {(1, 64), (2, 64), (3, 128), (4, 128)}

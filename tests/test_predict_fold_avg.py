@@ -8,8 +8,9 @@ from script_helpers import assert_refused, run_here, run_script
 from utils import average
 from utils.average import check_weights, open_agreeing, weighted_mean
 from utils.files import write_json
-from utils.mask_file import open_masks
+from utils.mask_file import mask_writer, open_masks
 from utils.metrics import binarize
+from utils.probability_file import write_probabilities
 from utils.rle import decode
 from utils.tables import read_table
 
@@ -124,3 +125,38 @@ def test_refusals(folder):
         assert_refused(run_here(SCRIPT, *words, cwd=folder), code, *said)
     assert_refused(run_script(SCRIPT, "m0.npy", "fewer.npy", cwd=folder), 1, "fewer.npy")
     assert {path: (folder / path).read_bytes() for path in files_in(folder)} == before
+
+
+def test_a_gate_silences_what_it_does_not_let_through(folder):
+    p = np.array([0.9, 0.2, 0.5, 0.51, 0.1, 0.7], np.float32)
+    write_probabilities(folder / "empty.npy", IDS, p[:, None], ["not_empty"], {})
+    words = ("m0.npy", "--th", 0.3, "--gate_probs", "empty.npy", "--masks_fn", "mean.npy")
+    done = run_here(SCRIPT, *words, cwd=folder)
+    assert "gate: silences 3 of 6 images at 0.5" in done.stdout, done.stderr
+    (submission,) = (folder / "submissions").glob("*.csv")
+    empty = [not cell for cell in read_table(submission)["rle_mask"]]
+    masks = [not binarize(mask, 0.3).any() for mask in open_masks(folder / "mean.npy").array]
+    assert not all(masks)  # the file keeps what the net has said
+    assert empty == [quiet or mask for quiet, mask in zip(p <= 0.5, masks, strict=True)]
+    assert_refused(run_here(SCRIPT, "m0.npy", "--gate_th", 0.3, cwd=folder), 2, "--gate_th 0.3", "no gate")
+    write_probabilities(folder / "other.npy", ["x"], p[:1, None], ["not_empty"], {})
+    refused = run_here(SCRIPT, "m0.npy", "--gate_probs", "other.npy", "--masks_fn", "n.npy", cwd=folder)
+    assert_refused(refused, 1, "other.npy", "no gate probability for 6 of 6 images")
+    taken = run_here(SCRIPT, "m0.npy", "--masks_fn", "gate.npy", cwd=folder)
+    assert_refused(taken, 1, "gate.npy: its description would be gate.json", "choose another")
+    assert not (folder / "n.npy").exists()
+
+
+def test_borders_are_averaged_with_the_masks(folder):
+    for fold in range(2):
+        planes = np.stack([blobs(6, seed=fold)[0], blobs(6, seed=fold + 7)[0]], axis=1)
+        with mask_writer(folder / f"b{fold}.npy", IDS, (2, 31, 31), {"data_dir": "data", "part": "test"}) as writer:
+            writer.append(planes)
+    done = run_here(SCRIPT, "b0.npy", "b1.npy", "--weights", 1, 3, "--masks_fn", "mean.npy", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    one, other, mean = (
+        open_masks(folder / name).planes.astype(np.float64) for name in ("b0.npy", "b1.npy", "mean.npy")
+    )
+    np.testing.assert_allclose(mean, (one + 3 * other) / 4, atol=1e-3)
+    mixed = run_here(SCRIPT, "b0.npy", "m0.npy", "--masks_fn", "n.npy", cwd=folder)
+    assert_refused(mixed, 1, "m0.npy", "masks of (31, 31), those of b0.npy are (2, 31, 31)")

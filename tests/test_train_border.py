@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from script_helpers import TINIEST, assert_refused, run_here, succeed
+from script_helpers import TINIEST, assert_refused, end_together, run_here, start_together, succeed
 
 from bench.kill_resume import differences
 from net.losses import bce, border_losses, lovasz_hinge
@@ -65,6 +65,14 @@ def test_two_epochs_are_one_and_one_more(ships, border_run, tmp_path):
     assert differences(RunFolder(border_run), RunFolder(tmp_path / "run")) == []
 
 
+def test_processes_share_a_border_net(ships, tmp_path):
+    words = ("--data_dir", ships, *TINIEST, "--crop", 64, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
+    codes, said = end_together(start_together("train_border.py", *words, output=tmp_path / "said"), tmp_path / "said")
+    assert codes == [0, 0], said
+    masks = open_masks(next((tmp_path / "run" / "snapshots").glob("val_masks_*.npy")))
+    assert masks.border.shape == (8, 128, 128)
+
+
 def test_from_a_border_net_to_an_airbus_submission_and_its_f2(ships, border_run, tmp_path):
     """The story of recipes/ships.sh: gate, border net, objects, submission, score."""
     gate = tmp_path / "empty"
@@ -109,7 +117,8 @@ def test_from_a_border_net_to_an_airbus_submission_and_its_f2(ships, border_run,
 
 def test_borders_of_plain_masks_are_outlines(survey, tmp_path):
     words = ("--data_dir", survey, *TINIEST, "--n_epochs", 1, "--loss", "boundary_lovasz", "--experiment_dir")
-    assert run_here("train_border.py", *words, tmp_path / "run").returncode == 0
+    done = run_here("train_border.py", "--only_nonempty", *words, tmp_path / "run")
+    assert "(0 empty) to train on, 8 to validate" in done.stdout, done.stderr
     (snapshot,) = find_snapshots([str(tmp_path / "run")])
     assert ".iout_" in snapshot.name
     assert_refused(

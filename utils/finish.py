@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from utils.fit_labels import stored_label_thresholds
-from utils.gate import choose_gate_th, gate_probability, silenced
+from utils.gate import silenced_ids
 from utils.label_scores import label_scores
 from utils.label_submission import finish_label_submission
 from utils.labels import NOT_EMPTY, not_empty, read_labels
-from utils.mask_file import Masks, open_masks
+from utils.mask_file import open_masks
 from utils.prediction_settings import PredictionSettings
 from utils.probability_file import Probabilities, open_probabilities
 from utils.stack import Stack
@@ -37,24 +37,12 @@ def finish_masks(
     """
     masks = open_masks(settings.submission.masks_fn)
     print(f"{masks.path}: probabilities of {len(masks.ids)} images")
-    quiet = _silenced(settings.gate.gate_th, folders, masks, gate)
+    quiet = silenced_ids(settings.gate.gate_th, folders, masks.ids, [gate] if gate else [])
     if stack.masks is None:
         data_dir = settings.predict.data_dir
         finish_submission(masks, settings.submission, settings.rules, folders, data_dir, quiet)
     else:
         print_scores(masks, settings.submission.th, settings.rules, folders, stack, rows, quiet)
-
-
-def _silenced(
-    gate_th: float | None, folders: Sequence[Path | None], masks: Masks, gate: Probabilities | None
-) -> set[str] | None:
-    """Ids that the gate silences; None without a gate."""
-    if gate is None:
-        return None
-    th, origin = choose_gate_th(gate_th, folders)
-    which = silenced(gate_probability([gate], masks.ids), th)
-    print(f"gate: silences {np.count_nonzero(which)} of {len(which)} images at {th:.6g} ({origin})")
-    return {name for name, hush in zip(masks.ids, which, strict=True) if hush}
 
 
 def finish_labels(

@@ -63,6 +63,39 @@ def silenced(probabilities: np.ndarray, gate_th: float) -> np.ndarray:
     return ~binarize(probabilities, gate_th)
 
 
+def silenced_ids(
+    gate_th: float | None, folders: Iterable[str | Path | None], ids: Sequence[str], files: Sequence[Probabilities]
+) -> set[str] | None:
+    """Ids that a gate silences, and a line about them; None without a gate.
+
+    Args:
+        gate_th: what --gate_th says.
+        folders: run folders to look for gate.json.
+        ids: the images.
+        files: the gate's probabilities; none: there is no gate.
+
+    Raises:
+        UserError, UsageError: as `gate_probability` and `choose_gate_th`.
+    """
+    check_gate_th(gate_th, bool(files))
+    if not files:
+        return None
+    th, origin = choose_gate_th(gate_th, folders)
+    which = silenced(gate_probability(files, ids), th)
+    print(f"gate: silences {np.count_nonzero(which)} of {len(which)} images at {th:.6g} ({origin})")
+    return {name for name, hush in zip(ids, which, strict=True) if hush}
+
+
+def check_gate_th(gate_th: float | None, there_is_one: bool) -> None:
+    """Raise a UsageError for a threshold outside [0, 1], or without a gate that it is for."""
+    if gate_th is None:
+        return
+    if not 0 <= gate_th <= 1:
+        raise UsageError(f"--gate_th {gate_th}: a threshold of probabilities is in [0, 1]")
+    if not there_is_one:
+        raise UsageError(f"--gate_th {gate_th}: there is no gate that it is for; name one, or leave it out")
+
+
 def stored_gate(folder: str | Path) -> float | None:
     """The gate's threshold from the gate.json in a folder, OPEN where no gate was best; None if there is no file.
 
@@ -84,8 +117,7 @@ def choose_gate_th(flag: float | None, folders: Iterable[str | Path | None]) -> 
         UserError: as `stored_gate`.
     """
     if flag is not None:
-        if not 0 <= flag <= 1:
-            raise UsageError(f"--gate_th {flag}: a threshold of probabilities is in [0, 1]")
+        check_gate_th(flag, there_is_one=True)
         return flag, "--gate_th"
     folder, stored = first_stored(_read, folders)
     if stored is None:

@@ -15,6 +15,9 @@ from utils.arrays import ArrayWriter, array_writer, open_array
 from utils.errors import UserError
 from utils.files import read_json, write_json
 
+TAKEN = ("config", "gate", "labels", "manifest", "objects", "summary", "threshold")
+"""Names of .json files that mean something else."""
+
 
 @dataclass(frozen=True)
 class Masks:
@@ -38,6 +41,16 @@ class Masks:
         return None if self.planes.ndim == 3 else self.planes[:, 1]
 
 
+def check_name(path: Path) -> None:
+    """Raise a UserError for a name that no array with a description beside it can have."""
+    if path.suffix != ".npy":
+        raise UserError(f"{path}: the name of a file of masks or probabilities ends in .npy")
+    if path.stem in TAKEN:
+        raise UserError(
+            f"{path}: its description would be {path.stem}.json, which is another file's name; choose another"
+        )
+
+
 @contextmanager
 def mask_writer(
     path: str | Path, ids: Sequence[str], shape: tuple[int, ...], about: dict[str, Any]
@@ -48,8 +61,7 @@ def mask_writer(
     The description is removed first and comes back last: an array without one is half of a pair, and is refused.
     """
     path = Path(path)
-    if path.suffix != ".npy":
-        raise UserError(f"{path}: the name of a mask file ends in .npy")
+    check_name(path)
     with array_writer(path, (len(ids), *shape), np.float16) as writer:
         yield writer
         path.with_suffix(".json").unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import numpy as np
 from utils.arrays import array_writer, open_array
 from utils.errors import UserError
 from utils.files import read_json, write_json
+from utils.mask_file import check_name
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ def write_probabilities(
         ValueError: the array has another shape.
     """
     path = Path(path)
-    if path.suffix != ".npy":
-        raise UserError(f"{path}: the name of a file of probabilities ends in .npy")
+    check_name(path)
     if array.shape != (len(ids), len(labels)):
         raise ValueError(f"expected probabilities of shape {(len(ids), len(labels))}, found {array.shape}")
     with array_writer(path, array.shape, np.float32) as writer:

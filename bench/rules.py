@@ -1,0 +1,77 @@
+"""What each rule of thumb is worth on validation masks: the score with it, and an interval of the difference.
+
+python bench/rules.py --masks_fn experiments/demo_fold0/val_tta.npy
+python bench/rules.py --masks_fn experiments/salt_fold*/val_tta.npy --th .45
+
+The threshold is the same with and without a rule (the run's, or --th): what a rule gains is what it adds to it.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from utils.cli import run
+from utils.errors import UserError
+from utils.mask_file import open_masks
+from utils.prediction_settings import RuleSettings
+from utils.stack import open_stack
+from utils.stored_threshold import choose_threshold, run_folder_of
+from utils.threshold import mean_interval
+from utils.validation import mask_tenths, validation_job
+
+RULES = {
+    "--min_area 20": RuleSettings(min_area=20),
+    "--min_area 80": RuleSettings(min_area=80),
+    "--fill_holes True": RuleSettings(fill_holes=True),
+    "--keep_largest 1": RuleSettings(keep_largest=1),
+    "--keep_largest 2": RuleSettings(keep_largest=2),
+    "--constant_is_empty": RuleSettings(constant_is_empty=True),
+    "--full_is_empty": RuleSettings(full_is_empty=True),
+    "--crf": RuleSettings(crf=True),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    masks_fn: tuple[str, ...]
+    """mask files of validation images."""
+    th: float | None = None
+    """threshold; default: the threshold.json of the run, else .5."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def main(settings: Settings) -> None:
+    """Print a line for each rule."""
+    plain, _ = _tenths(settings, RuleSettings(min_area=0))
+    print(f"{len(plain)} images, iout without a rule {plain.mean() / 10:.4f}")
+    print(f"{'rule':<20}  {'iout':>6}  {'gain':>7}  95 % interval      ms an image")
+    for name, rules in RULES.items():
+        try:
+            with_rule, seconds = _tenths(settings, rules if rules.min_area is not None else replace(rules, min_area=0))
+        except UserError as error:  # a package that is not there
+            print(f"{name:<20}  {error}")
+            continue
+        gains = (with_rule - plain) / 10
+        low, high = mean_interval(gains)
+        score, each = with_rule.mean() / 10, 1000 * seconds / len(plain)
+        print(f"{name:<20}  {score:.4f}  {gains.mean():+.4f}  {low:+.4f} to {high:+.4f}  {each:.1f}")
+
+
+def _tenths(settings: Settings, rules: RuleSettings) -> tuple[np.ndarray, float]:
+    """The score of each image, in tenths, and the seconds that it took."""
+    found, seconds = [], 0.0
+    for name in settings.masks_fn:
+        masks = open_masks(name)
+        stack = open_stack(masks.about["data_dir"], "train")
+        row_of = {one: row for row, one in enumerate(stack.ids)}
+        th, _, _ = choose_threshold(settings.th, 0, [run_folder_of(masks.path)])
+        truths, started = stack.masks[[row_of[one] for one in masks.ids]], time.perf_counter()
+        found.append(mask_tenths(validation_job(masks, rules, stack), truths, th, rules.min_area or 0))
+        seconds += time.perf_counter() - started
+    return np.concatenate(found), seconds
+
+
+if __name__ == "__main__":
+    run(main, Settings)
