@@ -69,7 +69,7 @@ def test_files_that_the_readme_names_are_there():
 
 
 def test_the_recipes_say_what_they_want():
-    for recipe in ("nuclei.sh",):
+    for recipe in ("nuclei.sh", "nuclei_objects.sh"):
         done = subprocess.run(["bash", str(ROOT / "recipes" / recipe)], capture_output=True, text=True)
         assert done.returncode == 2
         assert "usage: bash recipes/" in done.stderr
