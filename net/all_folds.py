@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from net.held_out import held_out_rows
+from net.snapshot import load_snapshot
 from net.tasks import Task
 from net.team import Team
 from net.training import Run
+from utils.errors import UserError
 from utils.label_scores import label_scores
 from utils.probability_file import open_probabilities, write_probabilities
-from utils.run_folder import RunFolder, snapshots_in
-from utils.settings import TrainSettings
+from utils.run_folder import RunFolder, find_snapshots, snapshots_in
+from utils.settings import TrainSettings, to_flat
 from utils.stack import Stack, fold_numbers, open_stack
 
 
@@ -22,19 +25,35 @@ def train_all_folds(settings: TrainSettings, make_task: Callable[[Stack], Task],
 
     A fold that is finished is skipped, one that was interrupted goes on. The summary is that of the last fold trained,
     with the scores of all images out of fold.
+
+    Raises:
+        UsageError: a finished fold was trained with other flags.
+        UserError: a finished fold was trained on other images, folds or labels; and whatever `Run` raises.
     """
     base, summary = settings.run.experiment_dir.rstrip("/"), {}
     folds = fold_numbers(settings.data.data_dir)
     for fold in folds:
         folder = RunFolder(Path(f"{base}_fold{fold}"))
+        here = replace(settings.run, experiment_dir=str(folder.path), resume=folder.config.is_file())
+        of_fold = replace(settings, data=replace(settings.data, fold=fold), run=here)
         if folder.summary.is_file():
+            _check_finished(folder, of_fold, make_task)
             if team.leads:
                 print(f"{folder.path}: finished")
             continue
-        here = replace(settings.run, experiment_dir=str(folder.path), resume=folder.config.is_file())
-        of_fold = replace(settings, data=replace(settings.data, fold=fold), run=here)
         summary = Run(of_fold, make_task, team).train()
     return {**summary, **team.first(lambda: _out_of_fold(base, folds, settings, make_task))}
+
+
+def _check_finished(folder: RunFolder, settings: TrainSettings, make_task: Callable[[Stack], Task]) -> None:
+    """See that a finished fold is what would be trained now; raises as `train_all_folds` does."""
+    folder.check_flags(to_flat(settings), {"n_epochs"})
+    data_dir, stack = settings.data.data_dir, open_stack(settings.data.data_dir)
+    about = load_snapshot(find_snapshots([str(folder.path)], "--experiment_dir")[0]).about
+    held_out_rows(data_dir, stack, [about], str(folder.path))
+    if tuple(about["outputs"]) != make_task(stack).kind.outputs:
+        labels = ", ".join(about["outputs"][:5])
+        raise UserError(f"{folder.path}: has learned other labels ({labels}) than {data_dir} has; name another folder")
 
 
 def _out_of_fold(

@@ -1,5 +1,6 @@
 """The empty-image gate of the predict scripts: nets that say whether there is anything in an image at all."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,21 +23,18 @@ from utils.stack import Stack, ids_digest
 GATE = Kind("labels", (NOT_EMPTY,))
 
 
-def gate_probabilities(
-    settings: PredictionSettings, stack: Stack, rows: np.ndarray, here: Machine, processes: Team
-) -> Probabilities | None:
-    """The mean probability of --gate that there is anything in each image, also written to <masks_fn>_gate.npy.
+def load_gate(settings: PredictionSettings, stack: Stack, rows: np.ndarray, here: Machine) -> list[Predictor]:
+    """The nets of --gate, checked before anything is predicted.
 
     A classifier of train_classifier.py without --target is a gate, and so is the image class of a deeply supervised
-    mask net. None but in the leading process.
+    mask net.
 
     Raises:
-        UsageError: no snapshots, or of several folds with part val.
+        UsageError: no snapshots.
         UserError: nets that are no gate, or that have learned from the images they are asked about.
     """
-    paths = find_snapshots(settings.gate.gate, "--gate")
     predictors = []
-    for path in paths:  # one by one: a mask net and a classifier may judge together
+    for path in find_snapshots(settings.gate.gate, "--gate"):  # one by one: a mask net and a classifier may go together
         (predictor,), (about,) = load_predictors([path], here, stack)
         predictors.append(_as_gate(predictor, path))
         if settings.predict.part == "val":
@@ -46,11 +44,34 @@ def gate_probabilities(
                     f"--gate {path}: holds out fold {about['fold']}, so it has learned from images of the fold that is "
                     "predicted; give the gate of the same fold"
                 )
+    return predictors
+
+
+def gate_probabilities(
+    predictors: Sequence[Predictor],
+    settings: PredictionSettings,
+    stack: Stack,
+    rows: np.ndarray,
+    here: Machine,
+    processes: Team,
+) -> Probabilities | None:
+    """The mean probability that there is anything in each image, also written to <masks_fn>_gate.npy.
+
+    None but in the leading process.
+
+    Args:
+        predictors: what `load_gate` returned.
+        settings: the flags.
+        stack: the images.
+        rows: which of them are asked about.
+        here: what it runs on.
+        processes: that share the images.
+    """
     batch_size = settings.predict.batch_size or here.pays_to_predict
     found = list(predict(predictors, stack.images, rows, views_by_name("null"), batch_size, processes))
     if not processes.leads:
         return None
-    ids = [stack.ids[row] for row in rows]
+    ids, paths = [stack.ids[row] for row in rows], find_snapshots(settings.gate.gate, "--gate")
     masks_fn = Path(settings.submission.masks_fn)
     about = {"data_dir": settings.predict.data_dir, "snapshots": [str(path) for path in paths]}
     about |= {"part": "train" if settings.predict.part == "val" else "test", "ids_digest": ids_digest(ids)}

@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from net.answers import answer_writer
 from net.engine import predict
-from net.gate import gate_probabilities
+from net.gate import gate_probabilities, load_gate
 from net.held_out import held_out_rows
 from net.machine import Machine, machine
-from net.predictor import load_predictors
+from net.predictor import Predictor, load_predictors
 from net.tasks import Kind
 from net.team import Team, team
 from net.tiles import tiles_for
-from net.tta import views_by_name
+from net.tta import View, views_by_name
 from utils.errors import UsageError
-from utils.finish import finish_labels, finish_masks
+from utils.finish import check_label_flags, finish_labels, finish_masks
 from utils.gate import check_gate_th
 from utils.prediction_settings import PredictionSettings
 from utils.stack import Stack, ids_digest, open_stack
@@ -41,22 +42,39 @@ def predict_and_submit(snapshots: Sequence[Path], tta: str, settings: Prediction
         here = machine(settings.machine, processes.local_rank)
         here.tune()
         stack = open_stack(settings.predict.data_dir, "train" if settings.predict.part == "val" else "test")
-        kind, rows = predict_answers(snapshots, tta, settings, stack, here, processes)
-        gate = gate_probabilities(settings, stack, rows, here, processes) if settings.gate.gate else None
+        job = _job_of(snapshots, tta, settings, stack, here)
+        if not job.kind.of_pixels:
+            check_label_flags(settings)
+        judges = load_gate(settings, stack, job.rows, here) if settings.gate.gate else []
+        _predict(job, settings, stack, processes)
+        gate = gate_probabilities(judges, settings, stack, job.rows, here, processes) if judges else None
     if not processes.leads:
         return
-    (finish_masks if kind.of_pixels else finish_labels)(settings, folders, stack, rows, gate)
+    if job.kind.of_pixels:
+        finish_masks(settings, folders, stack, job.rows, gate)
+    else:
+        finish_labels(settings, folders, stack, job.rows)
 
 
-def predict_answers(
-    snapshots: Sequence[Path],
-    tta: str,
-    settings: PredictionSettings,
-    stack: Stack,
-    here: Machine,
-    processes: Team,
-) -> tuple[Kind, np.ndarray]:
-    """Write the mean answers to --masks_fn, batch by batch; what they answer, and the rows of the stack they are for.
+@dataclass(frozen=True)
+class _Job:
+    """What is to be predicted, checked before the first image is."""
+
+    predictors: list[Predictor]
+    rows: np.ndarray
+    """Of the stack."""
+    views: list[View]
+    batch_size: int
+    about: dict[str, Any]
+    """For the file of answers."""
+
+    @property
+    def kind(self) -> Kind:
+        return self.predictors[0].kind
+
+
+def _job_of(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, stack: Stack, here: Machine) -> _Job:
+    """Load the snapshots and find the rows that they are to answer for.
 
     Raises:
         UsageError: unknown views, numbers that make no sense, snapshots of different folds with part val.
@@ -77,13 +95,17 @@ def predict_answers(
         "tta": tta,
         **({"target": abouts[0]["target"]} if "target" in abouts[0] else {}),
     }
-    processes.agree({"packed images": stack.digest, "ids to predict": ids_digest(stack.ids[row] for row in rows)})
-    kind = predictors[0].kind
     if tiles:
         predictors = [replace(predictor, tiles=tiles, at_once=batch_size) for predictor in predictors]
         batch_size = len(views)  # one image at a time: the tiles are the batch
-    place = answer_writer(settings.submission.masks_fn, [stack.ids[row] for row in rows], stack.shape, kind, about)
+    return _Job(predictors, rows, views, batch_size, about)
+
+
+def _predict(job: _Job, settings: PredictionSettings, stack: Stack, processes: Team) -> None:
+    """Write the mean answers to --masks_fn, batch by batch."""
+    ids = [stack.ids[row] for row in job.rows]
+    processes.agree({"packed images": stack.digest, "ids to predict": ids_digest(ids)})
+    place = answer_writer(settings.submission.masks_fn, ids, stack.shape, job.kind, job.about)
     with place if processes.leads else nullcontext() as writer:
-        for answers in predict(predictors, stack.images, rows, views, batch_size, processes):
+        for answers in predict(job.predictors, stack.images, job.rows, job.views, job.batch_size, processes):
             writer.append(answers)
-    return kind, rows

@@ -121,7 +121,7 @@ class Record:
             if state["data"][name] != self.about[name]:
                 raise UserError(f"--resume: the {what} are not those that {self.folder.path} began with; put them back")
         self.progress = Progress(**state["progress"])
-        if self.progress.epoch >= n_epochs:
+        if self.progress.epoch >= n_epochs and self.folder.summary.is_file():  # without it, it was killed at the end
             done = self.progress.epoch
             raise UsageError(f"--resume: {self.folder.path} has its {done} epochs; raise --n_epochs to train on")
         self.folder.write_log(self.progress.rows)

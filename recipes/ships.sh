@@ -2,7 +2,7 @@
 # Ships on a synthetic sea, as Airbus' competition has them: gate -> border net on crops -> objects -> submission -> F2.
 #
 #   bash recipes/ships.sh                                # 300 + 60 images of 768x768, 70 % of them without a ship
-#   N_TRAIN=60 N_TEST=20 EPOCHS=2 bash recipes/ships.sh ships_small
+#   N_TRAIN=60 N_TEST=20 EPOCHS=2 BORDER_EPOCHS=2 EPOCH_SIZE=80 bash recipes/ships.sh ships_small
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:-ships} runs=${RUNS:-experiments/ships} epochs=${EPOCHS:-12} size=${SIZE:-768} crop=${CROP:-256}
@@ -19,7 +19,8 @@ python train_classifier.py --data_dir "$data" --experiment_dir "${runs}_empty" -
 run=${runs}_border_fold0 resume=(); [ -f "$run/config.json" ] && resume=(--resume)
 [ -f "$run/summary.json" ] || python train_border.py --data_dir "$data" --experiment_dir "$run" --fold 0 --arch "$arch" \
     --encoder_weights none --loss boundary_bce_dice --optimizer adam_1e-3 --scheduler cosine \
-    --crop "$crop" --crop_foreground .7 --only_nonempty --batch_size 8 --n_epochs "$epochs" "${resume[@]}"
+    --crop "$crop" --crop_foreground .7 --only_nonempty --batch_size 8 --epoch_size "${EPOCH_SIZE:-480}" \
+    --n_epochs "${BORDER_EPOCHS:-10}" "${resume[@]}"
 
 python predict.py --data_dir "$data" --snapshot "$run" --part val --tile "$tile" --masks_fn "$run/val.npy"
 python optimize_threshold.py --masks_fn "$run/val.npy" --objective objects --metric airbus

@@ -155,3 +155,20 @@ def airbus(folder):
     write_table(folder / "train_ship_segmentations_v2.csv", {"ImageId": ids, "EncodedPixels": cells})
     write_table(folder / "sample_submission_v2.csv", {"ImageId": ["z.jpg", "y.jpg"], "EncodedPixels": ["1 2", ""]})
     return labels
+
+
+def labelled(
+    folder, cells, table="train.csv", columns=("id", "label"), parts=("train", "test"), sample="cat", suffix=""
+):
+    """Colour images of 32x32 without masks: a csv with a cell for each, in falling order, and half as many to submit.
+
+    `suffix` stands behind the ids of the csv files; `sample` is what all cells of the sample submission hold.
+    """
+    names = [f"{part}_{number}" for part, n in (("a", len(cells)), ("b", len(cells) // 2)) for number in range(n)]
+    for seed, name in enumerate(names):
+        save(folder / parts[name[0] == "b"] / f"{name}.png", noise(seed, (32, 32), 3))
+    ids = [f"{name}{suffix}" for name in names]
+    train, test = ids[: len(cells)], ids[len(cells) :]
+    write_table(folder / table, dict(zip(columns, (train[::-1], cells[::-1]), strict=True)))
+    name = "sample_submission_v2.csv" if "v2" in table else "sample_submission.csv"
+    write_table(folder / name, dict(zip(columns, (test[1:] + test[:1], [sample] * len(test)), strict=True)))

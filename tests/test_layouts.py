@@ -3,12 +3,13 @@
 import numpy as np
 import source_helpers as sources
 from PIL import Image
-from script_helpers import run_script
+from script_helpers import run_here, run_script
 from source_helpers import SCRIPT, SIZE, as_rgb, noise, save
 
 from utils.files import read_json
+from utils.labels import read_labels
 from utils.layouts import find_source
-from utils.stack import open_stack
+from utils.stack import fold_numbers, fold_rows, open_stack
 from utils.tables import read_table, write_table
 
 
@@ -196,3 +197,51 @@ def test_mixed_sizes_are_resized_on_request(tmp_path):
     table = read_table(tmp_path / "out/train.csv")
     assert (table["height"], table["width"]) == (["12", "12", "24", "6", "20"], ["10", "10", "20", "30", "20"])
     assert table["objects"] == ["1", "2", "1", "1", "1"]
+
+
+def test_labels_in_train_csv(tmp_path):
+    sources.labelled(tmp_path, ["cat", "dog", "dog", "cat"])
+    written = (tmp_path / "train.csv").read_bytes()
+    for time in range(2):
+        done = run_here(SCRIPT, "--data_dir", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"{tmp_path}/train.csv (columns: label)" in done.stdout
+        assert ("already packed" in done.stdout) == bool(time)
+    assert (tmp_path / "train.csv").read_bytes() == written
+    train, test = open_stack(tmp_path), open_stack(tmp_path, "test")
+    assert (train.ids, test.ids) == (["a_3", "a_2", "a_1", "a_0"], ["b_1", "b_0"]), "not in the order of the csv files"
+    assert np.array_equal(train.images[0], noise(3, (32, 32), 3))
+    assert (train.masks, train.labels, (tmp_path / "train_masks.npy").exists()) == (None, None, False)
+    assert "empty_masks" not in read_json(tmp_path / "manifest.json")["report"]["train"]["counts"]
+
+
+def test_labels_as_planet_has_them(tmp_path):
+    folder, words = tmp_path / "data", {"columns": ("image_name", "tags"), "parts": ("train-jpg", "test-jpg")}
+    sources.labelled(folder, ["haze primary", "clear"], "train_v2.csv", **words)
+    _, stacks = packed(folder, tmp_path)
+    assert (stacks["train"].ids, stacks["test"].ids) == (["a_1", "a_0"], ["b_0"])
+    assert read_table(tmp_path / "out/train.csv") == {"id": ["a_1", "a_0"], "tags": ["clear", "haze primary"]}
+    sample = "sample_submission_v2.csv"
+    assert (tmp_path / "out" / sample).read_bytes() == (folder / sample).read_bytes()
+    write_table(folder / "train_v2.csv", {"image_name": ["a_0", "a_1"], "tags": ["clear", "clear haze"]})
+    _, stacks = packed(folder, tmp_path)  # the csv that packing wrote is replaced
+    assert stacks["train"].ids == read_table(tmp_path / "out/train.csv")["id"] == ["a_0", "a_1"]
+
+
+def test_ids_of_labels_are_names_of_files(tmp_path):
+    """Packed in place: labels.csv stays the source, beside the train.csv that is made of it."""
+    sources.labelled(tmp_path, ["0", "1", "1", "0"], "labels.csv", ("filename", "cactus"), suffix=".png")
+    for _ in range(2):
+        done = run_here(SCRIPT, "--data_dir", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "labels.csv (columns: cactus)" in done.stdout
+    assert "already packed" in done.stdout
+    assert open_stack(tmp_path, "test").ids == ["b_1.png", "b_0.png"], "those that a submission has to have"
+    assert list(read_table(tmp_path / "train.csv")) == ["id", "cactus"]
+    done = run_here("utils/make_folds.py", "--path", tmp_path / "train.csv", "--n", 2, "--stratify", "cactus")
+    assert done.stdout.splitlines()[:2] == ["fold  images      0      1", "   0       2  50.0%  50.0%"], done.stderr
+    assert fold_numbers(tmp_path) == [0, 1]
+    ids = open_stack(tmp_path).ids
+    assert ids[0] == "a_3"
+    assert sorted(np.concatenate(fold_rows(tmp_path, ids, 1)).tolist()) == [0, 1, 2, 3]
+    assert read_labels(tmp_path / "train_with_folds.csv", "cactus", ids).matrix[:, 1].tolist() == [0, 1, 1, 0]

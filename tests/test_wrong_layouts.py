@@ -1,5 +1,7 @@
 """Every way in which a source folder can be wrong: one line, and nothing left behind."""
 
+import shutil
+
 import numpy as np
 import pytest
 import source_helpers as sources
@@ -212,3 +214,51 @@ def test_wrong_airbus(tmp_path):
     sources.airbus(tmp_path / "two")
     (tmp_path / "two/old.csv").write_text("ImageId,EncodedPixels\n")
     refused(tmp_path / "two", 1, table, "old.csv", "one csv")
+
+
+def test_wrong_labels(tmp_path):
+    data = tmp_path / "data"
+    sources.labelled(data, ["cat", "dog", "dog", "cat"])
+    for name, spoil, words in (
+        ("row", lambda rows: rows[1:], ["train: a_3 is not listed", "train.csv"]),
+        ("image", lambda rows: [*rows, ("q", "cat")], ["train.csv: q has no image", "train"]),
+        ("twice", lambda rows: [*rows, rows[0]], ["train.csv: a_3 has several rows", "keep one an image"]),
+    ):
+        shutil.copytree(data, tmp_path / name)
+        rewrite(tmp_path / name / "train.csv", spoil)
+        refused(tmp_path / name, 1, *words)
+    (data / "labels.csv").write_bytes((data / "train.csv").read_bytes())
+    refused(data, 1, "expected one csv of labels, found train.csv, labels.csv; move the others away")
+    (data / "train.csv").write_text("name,label\na_0,cat\n")
+    (data / "labels.csv").unlink()
+    refused(data, 1, "train.csv: no column id (nor ImageId, img", "known: name, label")
+
+
+def test_a_train_csv_of_somebody_else_is_not_replaced_by_labels(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    sources.labelled(data, ["cat", "dog", "dog", "cat"], "labels.csv")
+    out.mkdir()
+    (out / "train.csv").write_text("id,label\na_0,cow\n")
+    done = run_here(SCRIPT, "--data_dir", data, "--out_dir", out)
+    assert_refused(done, 1, f"{out}/train.csv: differs from {data}/labels.csv", "move it away")
+    assert files_in(out) == ["train.csv"]
+
+
+@pytest.mark.parametrize("header", ["id,z", "id,coverage_rle", "id,height,width,coverage", "ImageId,Pixels"])
+def test_masks_that_are_missing_are_not_taken_for_labels(tmp_path, header):
+    sources.salt(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/train/masks")
+    names = "dbac"
+    rows = [",".join([name, *["1"] * header.count(",")]) for name in names]
+    (tmp_path / "data/train.csv").write_text("\n".join([header, *rows]) + "\n")
+    done = run_here(SCRIPT, "--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out")
+    own = header.endswith("coverage")
+    expected = ["salt: train/images and train/masks", "found"] if own else ["no column rle_mask or EncodedPixels"]
+    assert_refused(done, 1, *expected)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_masks_is_not_passed_over_for_labels(tmp_path):
+    sources.labelled(tmp_path / "data", ["cat", "dog", "dog", "cat"], parts=("train/images", "test"))
+    save(tmp_path / "data/train/masks/a_0.png", blob(1, (32, 32)))
+    refused(tmp_path / "data", 1, "train/images: a_3 has no mask", "3 such of 4")

@@ -103,7 +103,7 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 def _described(docstring: str | None) -> str:
     """A docstring for --help, where single line breaks are lost: each launch command becomes a paragraph."""
-    return re.sub(r"\n\s*(?=python )", "\n\n", docstring or "")
+    return re.sub(r"\n\s*(?=(?:python|torchrun|bash) )", "\n\n", docstring or "")
 
 
 def _defaults_file(argv: list[str]) -> str | None:

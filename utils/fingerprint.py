@@ -4,12 +4,11 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from utils.errors import UserError
 from utils.layouts import Source
 from utils.source_files import is_own_table, pictures_in
-from utils.stack import FORMAT, open_stack, read_manifest
+from utils.stack import FORMAT, manifest_if_any, open_stack
 
 
 def fingerprint(source: Source, size: tuple[int, int] | None) -> str:
@@ -37,14 +36,6 @@ def is_packed(out_dir: Path, mark: str) -> bool:
     return True
 
 
-def manifest_if_any(out_dir: Path) -> dict[str, Any]:
-    """The manifest of a packed folder; empty where there is none that can be read."""
-    try:
-        return read_manifest(out_dir)
-    except UserError:
-        return {}
-
-
 def _files(source: Source) -> Iterator[str]:
     """Every file that packing reads."""
     for items in source.parts.values():
@@ -54,6 +45,6 @@ def _files(source: Source) -> Iterator[str]:
                 yield item.mask
             if item.objects:
                 yield from pictures_in(item.objects).values()
-    for table in dict.fromkeys([*source.tables, source.run_length_table]):
+    for table in dict.fromkeys([*source.tables, source.run_length_table, source.label_table]):
         if table and table.is_file() and not is_own_table(table):
             yield str(table)

@@ -1,10 +1,12 @@
 """The last steps of a predict script, once the network has answered: gate, threshold, submission, or a fold's score."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
+from utils.errors import UsageError
 from utils.fit_labels import stored_label_thresholds
 from utils.gate import silenced_ids
 from utils.label_scores import label_scores
@@ -17,6 +19,9 @@ from utils.stack import Stack
 from utils.stored_threshold import first_stored
 from utils.submit import finish_submission
 from utils.validation import print_scores
+
+FOR_LABELS = ("masks_fn", "fn", "submission_dir")
+"""What labels need of the flags of a submission."""
 
 
 def finish_masks(
@@ -45,13 +50,17 @@ def finish_masks(
         print_scores(masks, settings.submission.th, settings.rules, folders, stack, rows, quiet)
 
 
-def finish_labels(
-    settings: PredictionSettings,
-    folders: Sequence[Path | None],
-    stack: Stack,
-    rows: np.ndarray,
-    _gate: Probabilities | None,
-) -> None:
+def check_label_flags(settings: PredictionSettings) -> None:
+    """Raise a UsageError for a flag about masks where labels are predicted, instead of passing it over."""
+    given = [flag for flag, value in (("gate", settings.gate.gate), ("tile", settings.predict.tile)) if value]
+    for group in (settings.submission, settings.rules):
+        flags = [entry for entry in fields(group) if entry.name not in FOR_LABELS]
+        given += [entry.name for entry in flags if getattr(group, entry.name) != entry.default]
+    if given:
+        raise UsageError(f"--{given[0]}: is for masks, and the snapshot is of labels; leave it out")
+
+
+def finish_labels(settings: PredictionSettings, folders: Sequence[Path | None], stack: Stack, rows: np.ndarray) -> None:
     """The submission of label probabilities just written; for a validation fold their scores instead."""
     answers = open_probabilities(settings.submission.masks_fn)
     print(f"{answers.path}: probabilities of {', '.join(answers.labels[:5])} for {len(answers.ids)} images")

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.image_ids import id_column
 from utils.names import nearest
 from utils.tables import read_rows
 
@@ -48,7 +49,6 @@ FORMATS: dict[str, Format] = {
 """Name -> the rules of the TGS Salt Identification Challenge, the 2018 Data Science Bowl, the Airbus Ship Detection
 Challenge and the Carvana Image Masking Challenge, each from the competition's page "Evaluation"."""
 
-ID_COLUMNS = tuple(dict.fromkeys(entry.columns[0] for entry in FORMATS.values()))
 RLE_COLUMNS = tuple(dict.fromkeys(entry.columns[1] for entry in FORMATS.values()))
 
 
@@ -58,20 +58,19 @@ def run_length_columns(header: list[str], path: str | Path) -> tuple[str, str]:
     Raises:
         UserError: one of them is not there.
     """
-    found = []
-    for known in (ID_COLUMNS, RLE_COLUMNS):
-        names = [name for name in known if name in header]
-        if not names:
-            raise UserError(f"{path}: no column {' or '.join(known)}; {nearest(known[0], header)}")
-        found.append(names[0])
-    return found[0], found[1]
+    ids = id_column(header, path)
+    run_lengths = next((name for name in RLE_COLUMNS if name in header), None)
+    if run_lengths is None:
+        raise UserError(f"{path}: no column {' or '.join(RLE_COLUMNS)}; {nearest(RLE_COLUMNS[0], header)}")
+    return ids, run_lengths
 
 
 def format_of(header: list[str], ids: Iterable[str], path: str | Path = "submission") -> Format:
     """The format that a csv has by its columns.
 
     The nuclei's and the ships' columns are the same, but the ships' ids end in .jpg. Known columns in a pair of their
-    own (ImageId,rle_mask) follow the rules of the column of ids.
+    own (ImageId,rle_mask) follow the rules of the column of ids; where that is of no competition (image_id), those of
+    the run-lengths.
 
     Args:
         header: the csv's.
@@ -82,7 +81,8 @@ def format_of(header: list[str], ids: Iterable[str], path: str | Path = "submiss
         UserError: a column is missing.
     """
     columns = run_length_columns(header, path)
-    fitting = [entry for entry in FORMATS.values() if entry.columns[0] == columns[0]]
+    by_ids = [entry for entry in FORMATS.values() if entry.columns[0] == columns[0]]
+    fitting = by_ids or [entry for entry in FORMATS.values() if entry.columns[1] == columns[1]]
     ships = any(name.lower().endswith(".jpg") for name in islice(ids, 1))
     chosen = FORMATS["airbus"] if ships and FORMATS["airbus"] in fitting else fitting[0]
     return dataclasses.replace(chosen, columns=columns)

@@ -19,6 +19,7 @@ from utils.arrays import array_writer
 from utils.errors import UsageError, UserError
 from utils.files import read_json, write_json
 from utils.formats import RLE_COLUMNS
+from utils.image_ids import as_packed, id_column
 from utils.packed_tables import copy_tables
 from utils.packing import check_room, entry_of
 from utils.progress import progress_bar
@@ -116,7 +117,7 @@ def _write_part(
 def _rest_tables(data_dir: Path, stack: Stack, fold: int) -> dict[str, dict[str, Sequence[object]]]:
     """train.csv and train_with_folds.csv without the fold; run-lengths are of the masks as packed."""
     path = data_dir / FOLDS
-    table = read_table(path, "id", "fold")
+    table = read_table(path, "fold")
     names = sorted(set(table["fold"]) - {str(fold)}, key=lambda name: (len(name), name))
     if len(names) < 2:
         raise UserError(f"{path}: without fold {fold} there is one fold left, expected two or more; make more folds")
@@ -126,7 +127,8 @@ def _rest_tables(data_dir: Path, stack: Stack, fold: int) -> dict[str, dict[str,
     }
     if stack.sizes:  # the run-lengths of the csv are those of the images before they were resized
         row_of = {name: row for row, name in enumerate(stack.ids)}
-        cells = [encode(stack.masks[row_of[name]]) for name in columns["id"]]
+        ids = as_packed(columns[id_column(columns, path)], stack.ids)
+        cells = [encode(stack.masks[row_of[name]]) for name in ids]
         columns |= {name: cells for name in RLE_COLUMNS if name in columns}
     folds = [names.index(table["fold"][place]) for place in kept]
     return {"train.csv": columns, FOLDS: {**columns, "fold": folds}}

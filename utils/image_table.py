@@ -8,8 +8,8 @@ import numpy as np
 
 from utils import rle
 from utils.errors import UserError
-from utils.formats import ID_COLUMNS, RLE_COLUMNS
-from utils.names import nearest
+from utils.formats import RLE_COLUMNS
+from utils.image_ids import as_packed, id_column
 from utils.tables import read_table
 
 T = TypeVar("T")
@@ -25,10 +25,7 @@ def read_images(path: Path) -> Table:
         UserError: no ids, no images, or an id twice although its rows are not different objects.
     """
     table = read_table(path)
-    id_column = next((name for name in ID_COLUMNS if name in table), None)
-    if id_column is None:
-        raise UserError(f"{path}: no column {' or '.join(ID_COLUMNS)}; {nearest('id', table)}")
-    ids = table[id_column]
+    ids = table[id_column(table, path)]
     if not ids:
         raise UserError(f"{path}: holds no images")
     rows: dict[str, list[int]] = {}
@@ -54,7 +51,7 @@ def coverage_of(images: Table, path: Path) -> np.ndarray | None:
     column = next((name for name in RLE_COLUMNS if name in images), None)
     if column is None:
         return None
-    names = images[next(name for name in ID_COLUMNS if name in images)]
+    names = images[id_column(images, path)]
     return np.array(
         [_checked(rle.area, cell, path, name) for name, cell in zip(names, images[column], strict=True)], float
     )
@@ -79,9 +76,8 @@ def depths_of(images: Table, path: Path) -> np.ndarray:
     beside = path.with_name("depths.csv")
     if not beside.is_file():
         raise UserError(f"--stratify depth: {path} has no column z, and there is no {beside}")
-    table = read_table(beside, "id", "z")
-    z_of = dict(zip(table["id"], table["z"], strict=True))
-    names = images[next(name for name in ID_COLUMNS if name in images)]
+    table, names = read_table(beside, "z"), images[id_column(images, path)]
+    z_of = dict(zip(as_packed(table[id_column(table, beside)], names), table["z"], strict=True))
     if missing := [name for name in names if name not in z_of]:
         raise UserError(f"{beside}: no depth for {len(missing)} images of {path} (such as {missing[0]})")
     return numbers([z_of[name] for name in names], "z", path)

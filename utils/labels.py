@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
+from utils.image_ids import as_packed, id_column
 from utils.tables import read_table
-from utils.truth import ID_COLUMNS
 
 NOT_EMPTY = "not_empty"
 """The one label of a gate: there is something in the mask."""
@@ -34,18 +34,17 @@ def read_labels(path: str | Path, column: str, ids: Sequence[str]) -> Labels:
     kind, is taken from the whole column, so that it is the same for every fold.
 
     Args:
-        path: the csv; ids are in its column `id` or `ImageId`, else in its first one.
+        path: the csv; utils/image_ids.py has the names that its column of ids may have.
         column: the one with the labels.
         ids: N images, whose rows are returned in this order.
 
     Raises:
-        UserError: no such file or column, an id without a row or with two that differ, an empty cell, one label only,
-            or another one for each image.
+        UserError: no such file or column (of labels or of ids), an id without a row or with two that differ, an empty
+            cell, one label only, or another one for each image.
     """
     table = read_table(path, column)
-    id_column = next((name for name in ID_COLUMNS if name in table), next(iter(table)))
     cells: dict[str, list[str]] = {}
-    for name, cell in zip(table[id_column], table[column], strict=True):
+    for name, cell in zip(as_packed(table[id_column(table, path)], ids), table[column], strict=True):
         words = cell.split()
         if cells.setdefault(name, words) != words:
             raise UserError(f"{path}: two rows of {name} have different labels in column {column}; leave one of them")

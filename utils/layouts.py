@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from utils.errors import UserError
 from utils.formats import RLE_COLUMNS
+from utils.image_ids import stem_of
+from utils.label_table import label_table_in
 from utils.source_files import (
     header_of,
     image_folders_in,
@@ -20,7 +22,6 @@ from utils.source_files import (
     need,
     pictures_in,
     rows_of,
-    stem_of,
 )
 
 
@@ -47,6 +48,8 @@ class Source:
     """csv files that the packed folder needs too: train.csv, depths.csv, sample_submission.csv."""
     run_length_table: Path | None = None
     """The csv that holds the run-lengths of `train`."""
+    label_table: Path | None = None
+    """The csv that says of each image of `train` what it shows; then there are no masks."""
     has_objects: bool = False
     """Whether the truth tells objects apart."""
     layout: str = ""
@@ -152,12 +155,23 @@ def _airbus(folder: Path) -> Source | None:
     rows = rows_of(table, many=True) or {}
     pictures = in_csv_order(images_in(images), rows, images, table)
     train = [Item(name, path, run_lengths=tuple(rows[name])) for name, path in pictures.items()]
-    order = max(folder.glob("sample_submission*.csv"), default=folder / "sample_submission.csv")  # _v2 before none
-    places = [folder / name for name in ("test_v2", "test/images", "test")]
-    test = _test(next((place for place in places if place.is_dir()), folder / "test"), order)
+    test, order = _test_and_order(folder, "test_v2", "test/images", "test")
     if any(name != stem_of(name) for name in rows):  # ids are names of files here
         test = [item._replace(id=os.path.basename(item.image)) for item in test]
-    return Source(train, test, [order] if order.is_file() else [], table, has_objects=True)
+    return Source(train, test, order, table, has_objects=True)
+
+
+def _labels(folder: Path) -> Source | None:
+    places = [folder / name for name in ("train/images", "train-jpg", "train", "images")]
+    images = next((place for place in places if place.is_dir()), None)
+    if images is None or any((folder / name).is_dir() for name in ("train/masks", "train_masks", "masks")):
+        return None
+    table = label_table_in(folder)
+    if table is None:
+        return None
+    pictures = in_csv_order(images_in(images), rows_of(table), images, table)
+    test, order = _test_and_order(folder, "test/images", "test-jpg", "test")
+    return Source([Item(*pair) for pair in pictures.items()], test, order, label_table=table)
 
 
 LAYOUTS: dict[str, tuple[str, Callable[[Path], Source | None]]] = {
@@ -167,6 +181,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Source | None]]] = {
     "carvana": ("train and train_masks/*_mask.gif", _carvana),
     "dsb2018": ("stage1_train/<id>/images and masks", _dsb2018),
     "airbus": ("train_v2, train or images, and a csv of run-lengths", _airbus),
+    "labels": ("train, train-jpg or images, a csv with a column of labels, and no masks", _labels),
 }
 """Name -> (what a folder of this layout holds, the function that lists it); the first that fits is taken."""
 
@@ -182,6 +197,8 @@ def _run_length_table(folder: Path) -> Path | None:
         if path.name not in NOT_FOR_TRAINING and "submission" not in path.name and not is_own_table(path)
     ]
     with_run_lengths = [path for path in tables if not set(RLE_COLUMNS).isdisjoint(header_of(path))]
+    if not with_run_lengths and label_table_in(folder):
+        return None
     tables = with_run_lengths or [path for path in tables if path.name.startswith("train")]
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
@@ -207,7 +224,15 @@ def _test(images: Path, order: Path) -> list[Item]:
     """The images without truth, in the order of the sample submission."""
     if not images.is_dir():
         return []
-    return [Item(name, path) for name, path in in_csv_order(images_in(images), rows_of(order), images, order).items()]
+    rows = rows_of(order, as_written=True)  # a submission has to have these very ids
+    return [Item(name, path) for name, path in in_csv_order(images_in(images), rows, images, order).items()]
+
+
+def _test_and_order(folder: Path, *places: str) -> tuple[list[Item], list[Path]]:
+    """The images without truth from the first of some folders, and the sample submission, if there is one."""
+    order = max(folder.glob("sample_submission*.csv"), default=folder / "sample_submission.csv")  # _v2 before none
+    images = next((folder / place for place in places if (folder / place).is_dir()), folder / places[0])
+    return _test(images, order), [order] if order.is_file() else []
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ def check_tables(tables: Sequence[Path], out_dir: Path, written: Mapping[str, st
     """
     for path in tables:
         target = out_dir / path.name
-        if target.is_file() and _digest(target) != _digest(path) and not _is_ours(target, written):
+        if target.is_file() and digest_of(target) != digest_of(path) and not is_ours(target, written):
             raise UserError(
                 f"{target}: differs from {path}, which belongs to these images; move it away or name another --out_dir"
             )
@@ -38,7 +38,7 @@ def copy_tables(tables: Sequence[Path], out_dir: Path) -> dict[str, str]:
             continue
         with whole_file(target) as part:
             part.write_bytes(path.read_bytes())
-        written[path.name] = _digest(target)
+        written[path.name] = digest_of(target)
     return written
 
 
@@ -52,13 +52,15 @@ def write_own_table(
     target = out_dir / "train.csv"
     if target.name in [path.name for path in tables]:
         return
-    if not target.exists() or _is_ours(target, written):
+    if not target.exists() or is_ours(target, written):
         write_table(target, columns)
 
 
-def _is_ours(path: Path, written: Mapping[str, str]) -> bool:
-    return is_own_table(path) or written.get(path.name) == _digest(path)
+def is_ours(path: Path, written: Mapping[str, str]) -> bool:
+    """Whether packing has made or copied a csv (`written` as for `check_tables`)."""
+    return is_own_table(path) or written.get(path.name) == digest_of(path)
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The sha256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

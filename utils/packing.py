@@ -15,14 +15,14 @@ import numpy as np
 from utils.arrays import ArrayWriter, array_writer
 from utils.errors import UserError
 from utils.files import write_json
-from utils.fingerprint import manifest_if_any
+from utils.label_table import check_label_table, write_label_table
 from utils.layouts import Item, Source
 from utils.packed_tables import check_tables, copy_tables, write_own_table
 from utils.pictures import probe
 from utils.progress import progress_bar
 from utils.samples import Sample, load_sample
 from utils.source_files import OWN_COLUMNS
-from utils.stack import FORMAT, MANIFEST
+from utils.stack import FORMAT, MANIFEST, manifest_if_any
 from utils.survey import Survey, kinds_of, shown_sizes
 
 A, B = TypeVar("A"), TypeVar("B")
@@ -71,7 +71,7 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
     arrays = {}
     for part, items in source.parts.items():
         arrays[part] = {"images": ((len(items), *shape, channels), "uint8")}
-        if part == "train":
+        if part == "train" and source.label_table is None:
             arrays[part]["masks"] = ((len(items), *shape), "uint8")
             if source.has_objects:
                 arrays[part]["labels"] = ((len(items), *shape), "uint16")
@@ -100,6 +100,8 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]
     old = manifest_if_any(out_dir)
     written = old.get("tables", {})
     check_tables(source.tables, out_dir, written)
+    if source.label_table:
+        check_label_table(source.label_table, out_dir, written)
     manifest = {"format": FORMAT, "layout": source.layout, "fingerprint": mark, "tables": {}, "parts": {}, "report": {}}
     surveys: dict[str, Survey] = {}
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,10 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]
             manifest["parts"][part] = _write_part(part, source, plan, out_dir, files, surveys[part])
             manifest["report"][part] = surveys[part].report()
         manifest["tables"] = copy_tables(source.tables, out_dir)
-        write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
+        if source.label_table:
+            manifest["tables"] |= write_label_table(source.label_table, out_dir)
+        else:
+            write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
         _forget(old, manifest, out_dir)
     write_json(out_dir / MANIFEST, manifest)
     return manifest

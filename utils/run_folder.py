@@ -107,12 +107,14 @@ class RunFolder:
                 f"--experiment_dir {self.path} already holds {what}; --resume continues it, or name another folder"
             )
         if resume:
-            for name, before in read_json(self.config).items():
-                if name not in FREE_ON_RESUME - fixed and name in flags and flags[name] != before:
-                    raise UsageError(
-                        f"--{name} {flags[name]}: the run in {self.path} has {before}, and it cannot change"
-                    )
+            self.check_flags(flags, fixed)
         write_json(self.config, {name: value for name, value in flags.items() if name not in NOT_STORED})
+
+    def check_flags(self, flags: Mapping[str, Any], fixed: Set[str] = frozenset()) -> None:
+        """Raise a UsageError for a flag that differs from the run's and cannot change (arguments as for `begin`)."""
+        for name, before in read_json(self.config).items():
+            if name not in FREE_ON_RESUME - fixed and name in flags and flags[name] != before:
+                raise UsageError(f"--{name} {flags[name]}: the run in {self.path} has {before}, and it cannot change")
 
     def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write log.csv anew from all rows so far."""

@@ -178,7 +178,7 @@ def from_flat(settings_type: type[S], values: Mapping[str, Any], origin: str = "
     known = flat_names(settings_type)
     for name in values:
         if name not in known:
-            raise UsageError(f"{origin}: {name} is no flag; {nearest(name, known)}")
+            raise UsageError(f"{origin}: {name} is no flag of this script; {nearest(name, known)}")
     return _fill(settings_type(), values, origin)
 
 

@@ -7,11 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.formats import ID_COLUMNS, RLE_COLUMNS, run_length_columns
-from utils.names import nearest
+from utils.formats import RLE_COLUMNS, run_length_columns
+from utils.image_ids import SUFFIXES, id_column, stem_of
 from utils.tables import read_table
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 OWN_COLUMNS = ["id", "height", "width", "coverage"]
 """How a train.csv starts that packing wrote itself: it says nothing about the source."""
 
@@ -59,13 +58,13 @@ def image_folders_in(folder: Path) -> dict[str, str]:
     return images
 
 
-def rows_of(table: Path, many: bool = False) -> dict[str, list[str]] | None:
+def rows_of(table: Path, many: bool = False, as_written: bool = False) -> dict[str, list[str]] | None:
     """Id -> the cells of its run-lengths (none without such a column), in the order of the csv.
 
     Args:
         table: the csv; where it does not exist, or is one that packing wrote, the answer is None.
-        many: an id may have several rows, there must be run-lengths, and ids are kept as they are; otherwise the
-            suffix of a picture is taken off.
+        many: an id may have several rows, there must be run-lengths, and ids are kept as they are written.
+        as_written: ids are kept as they are written; otherwise the suffix of a picture is taken off.
 
     Raises:
         UserError: no column of ids or (if `many`) of run-lengths, or an id is there twice (unless `many`).
@@ -73,13 +72,11 @@ def rows_of(table: Path, many: bool = False) -> dict[str, list[str]] | None:
     if not table.is_file() or is_own_table(table):
         return None
     columns = read_table(table)
-    id_column = next((name for name in ID_COLUMNS if name in columns), None)
     rle_column = next((name for name in RLE_COLUMNS if name in columns), None)
     if many:
-        id_column, rle_column = run_length_columns(list(columns), table)
-    if id_column is None:
-        raise UserError(f"{table}: no column {' or '.join(ID_COLUMNS)}; {nearest(ID_COLUMNS[0], columns)}")
-    ids = columns[id_column] if many else [stem_of(name) for name in columns[id_column]]
+        _, rle_column = run_length_columns(list(columns), table)
+    ids = columns[id_column(columns, table)]
+    ids = ids if many or as_written else [stem_of(name) for name in ids]
     rows: dict[str, list[str]] = {name: [] for name in ids}
     if not many and len(rows) < len(ids):
         double = next(name for name, times in Counter(ids).items() if times > 1)
@@ -113,12 +110,6 @@ def need(names: Iterable[str], known: Collection[str], place: Path, fault: str) 
     if missing:
         count = f"{len(missing)} such of {len(names)}"
         raise UserError(f"{place}: {missing[0]} {fault} ({count}); complete the files or remove the rest")
-
-
-def stem_of(name: str) -> str:
-    """An id without the suffix of a picture, where it has one."""
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in SUFFIXES else name
 
 
 def is_own_table(path: Path) -> bool:

@@ -2,10 +2,10 @@
 
 manifest.json      what is there: ids in order, shapes, dtypes, sha256, the layout it came from
 train_images.npy   (N, H, W, C) uint8, C = 1 (grey) or 3 (RGB)
-train_masks.npy    (N, H, W) uint8, 0 or 1
+train_masks.npy    (N, H, W) uint8, 0 or 1; not where images have labels in train.csv instead
 train_labels.npy   (N, H, W) uint16, 0 = background, 1.. = objects; where the source has objects
 test_images.npy    as train_images.npy
-train.csv          a row an image, `id` first
+train.csv          a row an image; utils/image_ids.py has the names that its column of ids may have
 train_with_folds.csv   the same with a column `fold` (utils/make_folds.py)
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 from utils.arrays import open_array
 from utils.errors import UsageError, UserError
 from utils.files import read_json
+from utils.image_ids import as_packed, id_column
 from utils.names import nearest
 from utils.tables import read_table
 
@@ -73,6 +74,14 @@ def read_manifest(data_dir: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def manifest_if_any(data_dir: str | Path) -> dict[str, Any]:
+    """The manifest of a packed folder; empty where there is none that can be read."""
+    try:
+        return read_manifest(data_dir)
+    except UserError:
+        return {}
+
+
 def open_stack(data_dir: str | Path, part: str = "train") -> Stack:
     """One part of a packed folder, memory-mapped.
 
@@ -113,7 +122,7 @@ def ids_digest(ids: Iterable[str]) -> str:
 def fold_numbers(data_dir: str | Path) -> list[int]:
     """The folds of train_with_folds.csv, ascending; raises UserError as `fold_rows` does."""
     try:
-        return sorted({int(fold) for fold in read_table(_folds_table(data_dir), "id", "fold")["fold"]})
+        return sorted({int(fold) for fold in read_table(_folds_table(data_dir), "fold")["fold"]})
     except ValueError as error:
         raise UserError(f"{_folds_table(data_dir)}: column fold: expected whole numbers ({error})") from None
 
@@ -136,8 +145,8 @@ def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarr
         UsageError: the fold does not exist.
     """
     path = _folds_table(data_dir)
-    table = read_table(path, "id", "fold")
-    fold_of = dict(zip(table["id"], table["fold"], strict=True))
+    table = read_table(path, "fold")
+    fold_of = dict(zip(as_packed(table[id_column(table, path)], ids), table["fold"], strict=True))
     missing = [name for name in ids if name not in fold_of]
     unknown = fold_of.keys() - set(ids)
     if missing or unknown:

@@ -13,8 +13,10 @@ from pathlib import Path
 from utils.cli import run
 from utils.errors import UsageError
 from utils.fingerprint import fingerprint, is_packed
+from utils.label_table import label_columns
 from utils.layouts import LAYOUTS, find_source
 from utils.packing import make_plan, pack
+from utils.source_files import header_of
 from utils.survey import line, report_lines
 
 
@@ -50,6 +52,8 @@ def main(settings: Settings) -> None:
     source = find_source(settings.data_dir)
     out_dir = Path(settings.out_dir or settings.data_dir)
     print(line("layout", f"{source.layout} ({LAYOUTS[source.layout][0]})"), flush=True)
+    if table := source.label_table:
+        print(line("labels", f"{table} (columns: {', '.join(label_columns(header_of(table)))})"), flush=True)
     mark = fingerprint(source, size)
     if is_packed(out_dir, mark):
         print(line("already packed", f"{out_dir}: the source is the same as then, nothing to do"))

@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.formats import Format
+from utils.image_ids import stem_of
 from utils.label_file import labels_beside, resized_labels, write_labels, write_png
 from utils.mask_file import Masks
 from utils.metrics import binarize
@@ -15,7 +16,6 @@ from utils.objects import ObjectRules, label_objects
 from utils.prediction_settings import RuleSettings
 from utils.rle import encode, encode_objects
 from utils.rules import clean_labels, clean_mask
-from utils.source_files import stem_of
 from utils.submission_check import Shapes
 
 Rows = Iterator[tuple[str, str]]  # id, run-lengths

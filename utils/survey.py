@@ -72,7 +72,8 @@ def kinds_of(source: Source, part: str) -> list[str]:
     kinds = ["constant_images", "exact_duplicates"]
     if part != "train":
         return kinds
-    kinds.append("empty_masks")
+    if source.label_table is None:
+        kinds.append("empty_masks")
     has_files = any(item.mask or item.objects for item in source.train)
     if has_files:
         kinds.append("masks_not_binary")

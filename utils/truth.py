@@ -8,7 +8,7 @@ import numpy as np
 from utils.arrays import open_array
 from utils.errors import UsageError, UserError
 from utils.files import read_json
-from utils.formats import ID_COLUMNS, RLE_COLUMNS, read_format, run_length_columns  # noqa: F401 - columns: for others
+from utils.formats import read_format, run_length_columns
 from utils.mask_file import Masks
 from utils.rle import decode, decode_objects
 from utils.stack import open_stack
