@@ -161,4 +161,6 @@ def label_task(stack: Stack, data_dir: str, column: str | None, at_precision: fl
 
 def _need_masks(stack: Stack) -> None:
     if stack.masks is None:
-        raise UserError("--data_dir: its training images have no masks")
+        raise UserError(
+            "--data_dir: its training images have no masks; for labels there is train_classifier.py --target"
+        )
