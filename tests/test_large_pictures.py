@@ -53,7 +53,18 @@ def test_crops_are_of_the_images_own_pixels_and_of_image_and_truth_alike():
         assert np.array_equal(varied, again)
 
 
+def test_a_crop_of_the_truth_is_of_the_same_place_as_that_of_the_image():
+    rows, columns = np.indices((90, 70))
+    truth = ((rows - 30) ** 2 + (columns - 40) ** 2 < 400).astype(np.uint16)[..., None]
+    vary = TRAIN_AUGS["train_128_v2"].maker(32, Crop(1.0))
+    for seed in range(8):
+        varied, cut = vary((50 + 150 * truth).astype(np.uint8), truth, [seed])
+        assert ((varied > 125) == (cut == 1)).mean() > 0.95
+
+
 def test_stages_follow_each_other_and_validate_at_their_size():
+    three = stages(stages=("64:2", "96:1", "128:2"))
+    assert [stage_of_epoch(three, epoch).size for epoch in range(5)] == [64, 64, 96, 128, 128]
     plan = stages(stages=("64:2", "96:3"))
     assert [(stage_of_epoch(plan, epoch).size, stage_of_epoch(plan, epoch).val.size) for epoch in range(5)] == [
         *[(64, 64)] * 2,
