@@ -10,6 +10,8 @@ from script_helpers import TINIEST, assert_refused, end_together, run_here, star
 from bench.kill_resume import differences
 from net.losses import bce, border_losses, lovasz_hinge
 from net.snapshot import load_snapshot
+from net.tasks import Kind, border_task
+from utils.border_target import border_of
 from utils.mask_file import open_masks
 from utils.object_metrics import dsb2018_scores, match_counts
 from utils.objects import ObjectRules, label_objects
@@ -125,6 +127,16 @@ def test_borders_of_plain_masks_are_outlines(survey, tmp_path):
         run_here("train_border.py", *words, tmp_path / "other", "--border", "touching"),
         *(1, "--border touching", "do not tell objects apart", "--border outline"),
     )
+
+
+def test_the_mask_is_the_first_plane_and_probabilities_of_one_label_add_up(ships):
+    stack = open_stack(ships)
+    row = int(np.argmax([labels.any() for labels in stack.labels]))
+    target = border_task(stack, "touching", 2, 1.0).target(stack.labels[row])
+    assert np.array_equal(target[..., 0], stack.labels[row] != 0)
+    assert np.array_equal(target[..., 1], border_of(stack.labels[row], "touching", 2))
+    sums = Kind("label", ("cat", "dog")).probabilities(torch.randn(3, 2)).sum(1)
+    assert torch.allclose(sums, torch.ones(3))
 
 
 def test_each_term_of_a_border_loss_has_its_weight():
