@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM, obeyed at the next safe moment instead of in the middle of a write."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -26,8 +27,14 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block the first SIGINT or SIGTERM is only noted; a second one acts as it does elsewhere."""
+    """Within the block the first SIGINT or SIGTERM is only noted; a second one acts as it does elsewhere.
+
+    In another thread than the main one, which no signal reaches, nothing is ever noted.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, _frame: FrameType | None) -> None:
