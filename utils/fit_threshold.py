@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.errors import UsageError, UserError
 from utils.mask_file import Masks
 from utils.stored_threshold import FILE, run_folder_of
@@ -102,11 +104,11 @@ def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[
     by_file = [steps_of_file(masks, truth_fn, areas) for masks in files]
     pooled = join(by_file)
     best, n_images = best_joint(pooled), pooled[0].n_images
-    parts = by_file if len(files) > 1 else interleaved(pooled, min(PARTS_OF_ONE_FILE, n_images))
+    _, cross = cross_fit(by_file)
     return Fit(
         best=best,
         score_at_half=int(pooled[0].tenths_at(0.5).sum()) / (10 * n_images),
-        cross_fitted=_cross_fit(parts) if len(parts) > 1 else None,
+        cross_fitted=cross,
         steps=pooled[best.min_area],
         n_files=len(files),
     )
@@ -120,9 +122,26 @@ def result_paths(files: Sequence[Masks], out: str | None, name: str = FILE) -> l
     return [folder / name for folder in sorted(runs) or [files[0].path.parent]]
 
 
-def _cross_fit(parts: Sequence[ByArea]) -> CrossFitted:
-    tenths = cross_fitted(parts)
-    return CrossFitted(int(tenths.sum()) / (10 * len(tenths)), *bootstrap_interval(tenths), len(parts))
+def cross_fit(by_file: Sequence[ByArea]) -> tuple[np.ndarray | None, CrossFitted | None]:
+    """Each image's score at the threshold and area that are best for the other files (of one file: its other parts).
+
+    Args:
+        by_file: the steps of the images of at least one file, all for the same least areas.
+
+    Returns:
+        (N,) int64, 0..10: the tenths of the images of all files, in order; and their mean. None with one image.
+    """
+    n_images = next(iter(by_file[0].values())).n_images
+    n_parts = len(by_file) if len(by_file) > 1 else min(PARTS_OF_ONE_FILE, n_images)
+    if n_parts < 2:
+        return None, None
+    if len(by_file) > 1:
+        tenths = cross_fitted(by_file)
+    else:
+        tenths = np.empty(n_images, dtype=np.int64)
+        order = np.concatenate([np.arange(part, n_images, n_parts) for part in range(n_parts)])
+        tenths[order] = cross_fitted(interleaved(by_file[0], n_parts))
+    return tenths, CrossFitted(int(tenths.sum()) / (10 * len(tenths)), *bootstrap_interval(tenths), n_parts)
 
 
 def steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> ByArea:

@@ -1,0 +1,174 @@
+"""One experiment folder read into facts, whatever is in it: what cannot be read is left out, and said in one line."""
+
+import csv
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from utils.errors import UserError
+from utils.files import read_json
+from utils.fit_labels import FILE as LABELS_FILE
+from utils.objects import OBJECTS_FILE
+from utils.report.attempts import attempt
+from utils.report.facts import RunFacts, RunState
+from utils.report.judge import Cache, judge
+from utils.report.secrets_out import open_text, open_values
+from utils.run_folder import RunFolder, SnapshotFile, snapshots_in
+from utils.run_status import FILE as STATUS_FILE
+from utils.run_status import read_status
+from utils.stored_threshold import FILE as THRESHOLD_FILE
+from utils.stored_threshold import stored_threshold
+
+MEASURES = ("objects", "iout", "auc", "f2", "accuracy")
+"""What snapshots are ranked by: of a log with several of them the first."""
+OF_MASKS = ("iout", "objects")
+"""Measures of nets that predict masks."""
+
+
+def read_run(path: Path, name: str, judged_before: Cache | None = None) -> RunFacts:
+    """Everything that a page or a model card says of one run.
+
+    Never fails because of what is in the folder: files that are missing, cut short, foreign or of another kind are
+    left out, with a line in `problems`; a folder that holds no run at all is "unreadable".
+
+    Args:
+        path: the experiment folder.
+        name: what it is called; `find_runs.short_names` makes such names.
+        judged_before: what earlier calls have read, for all runs of a page: packed images are then opened once, and
+            masks that have not changed are not judged again.
+    """
+    problems: list[str] = []
+    facts = attempt(partial(_read, path, name, judged_before or Cache(), problems), problems, path, "")
+    return facts or RunFacts(path, name, "unreadable", problems[-1], problems=problems[:-1])
+
+
+def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        raise UserError("no config.json in it: not a run, or one that never started")
+    settings = _object_in(folder.config, path, problems)
+    log = attempt(partial(_read_log, folder.log, problems), problems, path, folder.log.name) or {}
+    summary = _object_in(folder.summary, path, problems) or {}
+    snapshots = attempt(partial(snapshots_in, folder.snapshots), problems, path, "snapshots") or []
+    if settings is None and not (log or summary or snapshots):
+        raise UserError(problems.pop(0))
+    settings, measure = settings or {}, _measure(log, snapshots)
+    state, note = _state(path, folder.summary.is_file(), problems)
+    stored, judged = _object_in(path / THRESHOLD_FILE, path, problems), None
+    if measure in OF_MASKS:
+        threshold = attempt(partial(stored_threshold, path), problems, path, THRESHOLD_FILE) if stored else None
+        judged = judge(path, stored, threshold, snapshots[0] if snapshots else None, cache, problems)
+    best, best_epoch = _best(log, snapshots, measure)
+    return RunFacts(
+        path=path,
+        name=name,
+        state=state,
+        note=note,
+        settings=open_values(settings),
+        log=log,
+        measure=measure,
+        best=best,
+        best_epoch=best_epoch,
+        n_epochs=_whole(settings.get("n_epochs")),
+        seconds=math.fsum(log["seconds"]) if "seconds" in log else _number(summary.get("seconds")),
+        images_per_s=median(log["images_per_s"]) if log.get("images_per_s") else None,
+        machine=open_text(str(summary.get("machine", ""))),
+        digest=judged.stack.digest if judged else _digest(settings.get("data_dir"), path, cache),
+        stored=stored and open_values(stored),
+        judged=judged,
+        problems=problems,
+        stored_rules=_stored_rules(path, measure, problems),
+    )
+
+
+def _digest(data_dir: object, path: Path, cache: Cache) -> str | None:
+    """Of the packed images, if they are here: that they are elsewhere is no fault of the run."""
+    packed = attempt(partial(cache.packed_at, data_dir, path), [], path, "data_dir")
+    return packed and packed.stack.digest
+
+
+def _object_in(file: Path, run: Path, problems: list[str]) -> dict[str, Any] | None:
+    """The JSON object in a file of the run; None if there is none, with a line if there is something else."""
+
+    def read() -> dict[str, Any] | None:
+        if not file.exists():
+            return None
+        if not file.is_file():
+            raise UserError("expected a file, found something else")
+        values = read_json(file)
+        if not isinstance(values, dict):
+            raise UserError(f"expected a JSON object, found {type(values).__name__}")
+        return values
+
+    return attempt(read, problems, run, file.name)
+
+
+def _read_log(file: Path, problems: list[str]) -> dict[str, list[float]]:
+    """The columns of log.csv; rows that are no numbers, or cut short, are left out."""
+    if not file.exists():
+        return {}
+    if not file.is_file():
+        raise UserError("expected a file, found something else")
+    text = file.read_text(encoding="utf-8-sig")
+    header, *rows = [*csv.reader(text.splitlines())] or [[]]
+    if "epoch" not in header:
+        raise UserError("expected a table with a column epoch, found something else")
+    cut = [] if text.endswith("\n") or not rows else [rows.pop()]  # its last number may lack its last digits
+    numbers = [(_numbers(row), len(row)) for row in rows if row]
+    good = [values for values, length in numbers if values is not None and length == len(header)]
+    if lost := len(cut) + len(numbers) - len(good):
+        problems.append(f"{file.name}: {lost} row{'s' if lost > 1 else ''} cut short or without numbers, left out")
+    return {name: [values[place] for values in good] for place, name in enumerate(header)} if good else {}
+
+
+def _numbers(cells: Sequence[str]) -> list[float] | None:
+    """The finite numbers in some cells; None if something else is among them."""
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
+def _state(path: Path, finished: bool, problems: list[str]) -> tuple[RunState, str]:
+    """The state of a run and why; without a status.json that can be read, by whether there is a summary."""
+    status = attempt(partial(read_status, path), problems, path, STATUS_FILE)
+    if status:
+        return status.state, open_text(status.reason)
+    return ("finished", "") if finished else ("interrupted", "it has no summary.json, and nothing says that it goes on")
+
+
+def _measure(log: dict[str, list[float]], snapshots: Sequence[SnapshotFile]) -> str:
+    if snapshots:
+        return snapshots[0].measure
+    return next((name for name in MEASURES if name in log), "iout")
+
+
+def _best(
+    log: dict[str, list[float]], snapshots: Sequence[SnapshotFile], measure: str
+) -> tuple[float | None, int | None]:
+    """The best value of the measure and its epoch, equal ones ranked as snapshots are."""
+    if log.get(measure):
+        epochs = [int(epoch) for epoch in log["epoch"]]
+        losses = log.get("val_loss", [0.0] * len(epochs))
+        score, _, epoch = max(zip(log[measure], (-loss for loss in losses), epochs, strict=True))
+        return score, epoch
+    return (snapshots[0].score, snapshots[0].epoch) if snapshots else (None, None)
+
+
+def _stored_rules(path: Path, measure: str, problems: list[str]) -> dict[str, Any] | None:
+    if measure == "iout":
+        return None
+    stored = _object_in(path / (OBJECTS_FILE if measure == "objects" else LABELS_FILE), path, problems)
+    return stored and open_values(stored)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
