@@ -1,0 +1,243 @@
+"""Give a run to a colleague, and take one: what is needed to predict with it and to compare it.
+
+python utils/share.py push experiments/unet_fold0 s3://lab/salt/unet_fold0
+python utils/share.py pull experiments/unet_fold0 s3://lab/salt/unet_fold0
+python utils/share.py push experiments/unet_fold0 ssh://gpu1/data/shared/unet_fold0
+python utils/share.py push experiments/unet_fold0 /mnt/lab/unet_fold0
+
+Every file is compared by its checksum, nothing that differs is overwritten, and a copy that was cut short goes on where
+it stopped when the command is typed again. Other machines are reached with `pip install -e '.[share]'`.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from utils.cli import run_commands
+from utils.errors import UsageError, UserError
+from utils.files import read_json, whole_file, write_json
+from utils.progress import progress_bar
+from utils.remote_folder import RemoteFolder, Seen, remote_folder, without_password
+from utils.run_status import FILE as STATUS
+from utils.run_status import read_status
+from utils.shared_files import (
+    MANIFEST,
+    SharedFile,
+    as_manifest,
+    described,
+    names_to_share,
+    place_of,
+    read_manifest_text,
+)
+
+Experiment = Annotated[Positional[str], arg(metavar="EXPERIMENT")]
+Url = Annotated[Positional[str], arg(metavar="URL")]
+LONGEST_MANIFEST = 2**24
+"""Bytes."""
+
+
+@dataclass(frozen=True)
+class PushSettings:
+    experiment: Experiment
+    """folder of the run."""
+    url: Url
+    """where to: a folder of its own for this run, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, ssh://[USER@]HOST/FOLDER."""
+    all: bool = False
+    """every snapshot with its validation masks, not only the best."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class PullSettings:
+    experiment: Experiment
+    """folder for the run, a new one (or one that an earlier pull of this run began)."""
+    url: Url
+    """where from: what was given to push."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+def push(settings: PushSettings) -> None:
+    """Send what is not there yet, and the manifest last."""
+    folder = _experiment(settings.experiment)
+    _check_finished(folder)
+    with _while_it_stays(folder), remote_folder(settings.url) as remote:
+        names = names_to_share(folder, settings.all)
+        stamps = {name: _stamp(folder / name) for name in names}
+        files = [described(folder, name) for name in names]
+        shared = {file.name: file for file in _manifest_of(remote) or []}
+        with _bar("push", files) as begin:
+            missing = [file for file in files if not _is_there(remote, file, shared.get(file.name), begin())]
+            for file in missing:
+                seen = begin()
+                remote.send(folder / file.name, file.name, seen)
+                seen(file.size)
+                if _stamp(folder / file.name) != stamps[file.name]:
+                    raise _changed(folder / file.name)
+        if set(files) - set(shared.values()):
+            _write_manifest(remote, {**shared, **{file.name: file for file in files}}.values())
+    print(_summary(remote.shown, files, missing))
+
+
+def pull(settings: PullSettings) -> None:
+    """Fetch what is not here yet, each file checked before it appears."""
+    folder = _experiment(settings.experiment)
+    with remote_folder(settings.url) as remote:
+        files = _manifest_of(remote)
+        if files is None and remote.is_empty():
+            raise UserError(f"{remote.shown}: nothing is shared there; check the URL with whoever pushed the run")
+        if files is None:
+            raise UserError(
+                f"{remote.shown}: has no {MANIFEST}; either another folder was meant, or a push was cut short and is "
+                "to be typed again"
+            )
+        missing = [file for file in files if not _is_here(folder, file)]
+        _check_folder(folder, files, missing)
+        with _bar("pull", missing) as begin:
+            for file in missing:
+                _fetch(remote, file, place_of(folder, file.name), begin())
+    print(_summary(str(folder), files, missing))
+    if data_dir := _data_dir(folder / "config.json"):
+        print(f"trained on the images in {data_dir}; where yours are elsewhere, --data_dir (or --truth_fn) names them")
+
+
+def _experiment(word: str) -> Path:
+    if "://" in word:
+        raise UsageError(f"{without_password(word)}: expected the folder of the run first, and then the URL")
+    return Path(word)
+
+
+def _check_finished(folder: Path) -> None:
+    """Raise a UserError for a run that goes on: its files would differ from what was sent a moment later."""
+    status = read_status(folder)
+    if status and status.state == "running":
+        raise UserError(
+            f"{folder}: is still being trained on {status.host}; push it when that has ended (if it has, without being "
+            f"able to say so, remove {STATUS})"
+        )
+
+
+def _manifest_of(remote: RemoteFolder) -> list[SharedFile] | None:
+    """What is shared in a folder; None where no push has come to its end."""
+    size, origin = remote.size(MANIFEST), f"{remote.shown}/{MANIFEST}"
+    if size is None:
+        return None
+    if size > LONGEST_MANIFEST:
+        raise UserError(f"{origin}: expected a list of files, found {size} bytes")
+    return read_manifest_text(remote.read(MANIFEST), origin)
+
+
+def _write_manifest(remote: RemoteFolder, files: Iterable[SharedFile]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        write_json(Path(place) / MANIFEST, as_manifest(files))
+        remote.send(Path(place) / MANIFEST, MANIFEST, lambda _: None)
+
+
+def _is_there(remote: RemoteFolder, file: SharedFile, listed: SharedFile | None, seen: Seen) -> bool:
+    """Whether a file needs no push. One that no manifest lists, as its push was cut short, is read to be sure.
+
+    Raises:
+        UserError: another file of that name is there.
+    """
+    size = remote.size(file.name)
+    same = listed == file if listed else size is None or size == file.size
+    if same and size is not None:
+        same = size == file.size if listed else remote.sha256(file.name, seen) == file.sha256
+        seen(file.size)
+    if not same:
+        raise UserError(
+            f"{remote.shown}/{file.name}: is there already and differs from yours, so nothing was sent; "
+            "push to another URL"
+        )
+    return size is not None
+
+
+def _is_here(folder: Path, file: SharedFile) -> bool:
+    """Whether a file needs no pull; raises a UserError if another one of that name is here."""
+    path = place_of(folder, file.name)
+    if not path.exists():
+        return False
+    if path.stat().st_size != file.size or described(folder, file.name) != file:
+        raise UserError(
+            f"{path}: is here already and differs from what is shared, so nothing was fetched; pull into another folder"
+        )
+    return True
+
+
+def _check_folder(folder: Path, files: Sequence[SharedFile], missing: Sequence[SharedFile]) -> None:
+    """See that nothing else is in the folder (unless this very run is), and that there is room."""
+    if len(missing) == len(files) and folder.exists():
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others:
+            raise UserError(f"{folder}: holds something else ({', '.join(others[:3])}); name a new folder for the run")
+    needed = sum(file.size for file in missing)
+    free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+    if needed > free:
+        raise UserError(f"{folder}: the files take {needed / 1e6:,.1f} MB, there is room for {free / 1e6:,.1f} MB")
+
+
+def _fetch(remote: RemoteFolder, file: SharedFile, path: Path, seen: Seen) -> None:
+    """Bring one file; it appears when it is what the manifest says."""
+    with whole_file(path) as part:
+        size = remote.size(file.name)
+        if size == file.size:
+            remote.fetch(file.name, part, seen)
+        if size != file.size or replace(described(part.parent, part.name), name=file.name) != file:
+            what = "is missing" if size is None else "is not what was pushed (its size or checksum differs)"
+            raise UserError(f"{remote.shown}/{file.name}: {what}; have it removed there and the run pushed again")
+        seen(file.size)
+
+
+def _data_dir(config: Path) -> str | None:
+    flags = read_json(config) if config.is_file() else {}
+    return flags.get("data_dir") if isinstance(flags, dict) else None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file does: size, time."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _while_it_stays(folder: Path) -> Iterator[None]:
+    """A run that goes on training removes snapshots, and may do so in the middle of a push."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.filename and Path(error.filename).resolve().is_relative_to(folder.resolve()):
+            raise _changed(Path(error.filename)) from None
+        raise
+
+
+def _changed(path: Path) -> UserError:
+    return UserError(f"{path}: changed while it was sent; when the run is finished, push to another URL")
+
+
+@contextmanager
+def _bar(title: str, files: Sequence[SharedFile]) -> Iterator[Callable[[], Seen]]:
+    """A bar over the bytes of all files; yields a function for the start of each, which returns what moves the bar."""
+    with progress_bar(None, title, "B", total=sum(file.size for file in files)) as bar:
+        bar.unit_scale = True
+
+        def begin() -> Seen:
+            before = bar.n
+            return lambda done: bar.update(before + done - bar.n)
+
+        yield begin
+
+
+def _summary(where: str, files: Sequence[SharedFile], missing: Sequence[SharedFile]) -> str:
+    size, before = sum(file.size for file in files) / 1e6, len(files) - len(missing)
+    return f"{where}: {len(files)} files, {size:.1f} MB" + (f"; {before} were there already" if before else "")
+
+
+if __name__ == "__main__":
+    run_commands({"push": (push, PushSettings), "pull": (pull, PullSettings)})
