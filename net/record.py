@@ -13,6 +13,7 @@ from utils.errors import UsageError, UserError
 from utils.files import write_json
 from utils.mask_file import move_masks
 from utils.run_folder import RunFolder
+from utils.tables import read_table
 
 FORMAT = 2
 NO_RESULTS = ("lr", "images_per_s", "seconds")
@@ -128,6 +129,17 @@ class Record:
         self.folder.keep_only(self.progress.kept)
         self.folder.summary.unlink(missing_ok=True)
         return state
+
+    def check_whole(self) -> None:
+        """Raise a UserError if there were epochs, but no state to go on from: a copy of a run has none."""
+        if self.folder.state.is_file():
+            return
+        rows = read_table(self.folder.log)["epoch"] if self.folder.log.is_file() else []
+        if len(rows) > 1 or self.folder.summary.is_file():  # of the first epoch a kill leaves all but the state
+            raise UserError(
+                f"--resume: {self.folder.path} has {len(rows)} epochs but no {self.folder.state.name} to go on from; "
+                f"train in another folder, with --snapshot {self.folder.path} to start from its best weights"
+            )
 
     def finish(self, machine: str) -> dict[str, Any]:
         """Write summary.json, which says that the run is finished; the summary."""

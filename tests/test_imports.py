@@ -9,10 +9,12 @@ from script_helpers import ROOT, run_script
 
 import utils
 
-MODULES = [module.name for module in pkgutil.iter_modules(utils.__path__)]
+MODULES = [module.name.partition(".")[2] for module in pkgutil.walk_packages(utils.__path__, "utils.")]
 DOORS = [path.name for path in sorted(ROOT.glob("*.py"))]
 SCRIPTS = [
-    f"utils/{name}.py" for name in MODULES if 'if __name__ == "__main__"' in (ROOT / "utils" / f"{name}.py").read_text()
+    str(path.relative_to(ROOT))
+    for path in sorted((ROOT / "utils").rglob("*.py"))
+    if 'if __name__ == "__main__"' in path.read_text()
 ]
 HEAVY = {"torch", "torchvision", "albumentations", "segmentation_models_pytorch", "timm"}
 
@@ -29,7 +31,7 @@ def test_no_module_of_utils_imports_torch_or_net():
 
 
 def test_no_module_of_utils_is_named_like_a_standard_one():
-    assert not set(MODULES) & set(sys.stdlib_module_names)
+    assert not {name.partition(".")[0] for name in MODULES} & set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("script", [*DOORS, *SCRIPTS])

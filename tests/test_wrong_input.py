@@ -99,6 +99,15 @@ def test_an_experiment_is_never_overwritten_and_a_resume_never_another_run(surve
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
+def test_a_copy_of_a_run_without_its_state_is_not_begun_anew(survey, trained, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("state.pt"))
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    done = run_here("train.py", "--data_dir", survey, "--experiment_dir", copy, "--resume", "--n_epochs", 3)
+    assert_refused(done, 1, "has 2 epochs but no state.pt", f"--snapshot {copy}")
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
 def test_folds_made_anew_are_noticed_before_a_net_is_scored_on_what_it_learned_from(survey, data, tmp_path):
     run = tmp_path / "run"
     assert run_here("train.py", "--data_dir", data, "--experiment_dir", run, "--n_epochs", 1, *TINY).returncode == 0
