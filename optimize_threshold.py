@@ -11,6 +11,7 @@ one file: each fifth of its images) is scored at the threshold that is best for 
 
 from utils.cli import run
 from utils.files import write_json
+from utils.model_card import write_model_card
 from utils.names import pick
 from utils.objectives import OBJECTIVES, OptimizeSettings
 
@@ -22,6 +23,9 @@ def main(settings: OptimizeSettings) -> None:
         write_json(path, found.contents)
     print(found.text)
     print("stored in", *found.paths)
+    for path in found.paths:
+        if (path.parent / "config.json").is_file():
+            write_model_card(path.parent)
 
 
 if __name__ == "__main__":

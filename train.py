@@ -7,22 +7,26 @@
     python train.py --resume --experiment_dir experiments/a_fold0          # after a kill, a reboot, a Ctrl-C
     torchrun --standalone --nproc_per_node=4 train.py --batch_size 128 --experiment_dir experiments/a_fold0   # 4 GPUs
     python train.py --config experiments/a_fold0/config.json --fold 1 --experiment_dir experiments/a_fold1
+
+From Python, one after the other as you like: from train import train; train({"fold": 1, "n_epochs": 20, ...})
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from utils.cli import run
-from utils.settings import TrainSettings
+from utils.settings import TrainSettings, settings_of
 
 
-def train(settings: TrainSettings) -> dict[str, Any]:
-    """Train as the settings say; the run's summary (best snapshot, scores, seconds)."""
-    from net.tasks import mask_task  # torch takes seconds to import: only once the flags are known to be right
+def train(settings: TrainSettings | Mapping[str, Any] | str) -> dict[str, Any]:
+    """Train as settings, or a dictionary or a JSON file of flags, say; the run's summary as in its summary.json."""
+    settings = settings_of(TrainSettings, settings)
+    from net.runs import train_run  # torch takes seconds to import: only once the flags are known to be right
+    from net.tasks import mask_task
     from net.team import team
-    from net.training import Run
 
     with team() as processes:
-        return Run(settings, mask_task, processes).train()
+        return train_run(settings, mask_task, processes)
 
 
 if __name__ == "__main__":

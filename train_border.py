@@ -12,13 +12,14 @@
 Everything else is as in train.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 from utils.cli import run
 from utils.errors import UsageError
-from utils.settings import LearnSettings, TrainSettings
+from utils.settings import LearnSettings, TrainSettings, settings_of
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,22 @@ class Settings(TrainSettings):
     border: BorderSettings = field(default_factory=BorderSettings)
 
 
-def train_border(settings: Settings) -> dict[str, Any]:
-    """Train as the settings say; the run's summary (best snapshot, scores, seconds)."""
+def train_border(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]:
+    """Train as settings, or a dictionary or a JSON file of flags, say; the run's summary as in its summary.json."""
+    settings = settings_of(Settings, settings)
     about = settings.border
     if about.border_width < 1:
         raise UsageError(f"--border_width {about.border_width}: expected a number of pixels, 1 or more")
     if not about.border_weight > 0:
         raise UsageError(f"--border_weight {about.border_weight}: expected a weight greater than 0")
 
+    from net.runs import train_run
     from net.tasks import border_task
     from net.team import team
-    from net.training import Run
 
     make_task = partial(border_task, border=about.border, width=about.border_width, weight=about.border_weight)
     with team() as processes:
-        return Run(settings, make_task, processes).train()
+        return train_run(settings, make_task, processes)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 Everything else is as in train.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from utils.settings import (
     RunSettings,
     SizeSettings,
     StepSettings,
+    TellSettings,
+    settings_of,
 )
 
 
@@ -48,6 +51,7 @@ class Settings:
     labels: LabelSettings = field(default_factory=LabelSettings)
     step: StepSettings = field(default_factory=StepSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    tell: TellSettings = field(default_factory=TellSettings)
     run: RunSettings = field(default_factory=lambda: RunSettings(experiment_dir="experiments/empty_fold0"))
 
     @property
@@ -56,15 +60,15 @@ class Settings:
         return SizeSettings()
 
 
-def train_classifier(settings: Settings) -> dict[str, Any]:
-    """Train as the settings say; the summary of the run (of the last one, with all folds)."""
+def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]:
+    """Train as settings, or a dictionary or a JSON file of flags, say; the summary of the run (of the last fold)."""
+    settings = settings_of(Settings, settings)
     if not 0 < settings.labels.at_precision <= 1:
         raise UsageError(f"--at_precision {settings.labels.at_precision}: expected a share, above 0 and up to 1")
 
-    from net.all_folds import train_all_folds
+    from net.runs import train_all_folds, train_run
     from net.tasks import label_task
     from net.team import team
-    from net.training import Run
 
     about = settings.labels
     make_task = partial(
@@ -73,7 +77,7 @@ def train_classifier(settings: Settings) -> dict[str, Any]:
     with team() as processes:
         if about.folds == "all":
             return train_all_folds(settings, make_task, processes)
-        return Run(settings, make_task, processes).train()
+        return train_run(settings, make_task, processes)
 
 
 if __name__ == "__main__":

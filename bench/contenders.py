@@ -28,6 +28,7 @@ from net.training import Run
 from net.tta import views_by_name
 from utils.interrupts import StopRequest
 from utils.mask_file import mask_writer
+from utils.progress import EpochBar
 from utils.settings import DataSettings, MachineSettings, NetSettings, RunSettings, TrainSettings
 from utils.stack import Stack, fold_rows, open_stack
 
@@ -105,13 +106,14 @@ class Strata(Contender):
             run=RunSettings(experiment_dir=str(setup.folder / "run")),
         )
         self.run = Run(settings, mask_task)
+        self.run.machine.tune()
         self.learner, self.loader = self.run.learner(), self.run.loader()
         self.how = f"{_name(self.run.machine.dtype)}, its defaults"
 
     def train(self) -> None:
         self.run.parts.epoch += 1
-        with self.watch:
-            fit(self.learner, self.loader, self.run.parts, "training", StopRequest(), "")
+        with self.watch, EpochBar("training", self.run.parts.size, hidden=True) as bar:
+            fit(self.learner, self.loader, self.run.parts, bar, StopRequest(), "")
 
     def predict(self) -> None:
         test, path = self.setup.test, self.setup.folder / "masks.npy"

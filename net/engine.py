@@ -17,7 +17,7 @@ from net.team import Team
 from net.tta import View
 from utils.errors import UserError
 from utils.interrupts import StopRequest
-from utils.progress import progress_bar
+from utils.progress import EpochBar, progress_bar
 from utils.stack import Stack
 
 
@@ -31,9 +31,9 @@ STEPS_BETWEEN_LOOKS = 10  # reading the loss waits for the device
 
 
 def fit(
-    learner: Learner, loader: DataLoader, parts: EpochParts, title: str, stop: StopRequest, how_to_go_on: str
+    learner: Learner, loader: DataLoader, parts: EpochParts, bar: EpochBar, stop: StopRequest, how_to_go_on: str
 ) -> tuple[float, int]:
-    """Train one epoch.
+    """Train one epoch, telling `bar` how far it is.
 
     Returns:
         the mean training loss over images, and the number of steps that were skipped.
@@ -44,8 +44,7 @@ def fit(
     """
     learner.network.train()
     total, seen, steps, skipped = torch.zeros((), device=learner.machine.device), 0, 0, 0
-    bar = progress_bar(loader, title, hidden=not learner.team.leads)
-    for part, (images, targets) in zip(parts.parts(), bar, strict=True):
+    for part, (images, targets) in zip(parts.parts(), loader, strict=True):
         learner.team.obey(stop, how_to_go_on)
         learner.learn(images, targets, part.group)
         if not part.last:
@@ -53,13 +52,14 @@ def fit(
         loss, steps = learner.step(), steps + 1
         if loss is None:
             skipped += 1
-            continue
-        total, seen = total + loss * part.group, seen + part.group
-        if steps % STEPS_BETWEEN_LOOKS == 0:
-            bar.set_postfix(loss=f"{finite(float(total) / seen, title, how_to_go_on):.4f}")
+        else:
+            total, seen = total + loss * part.group, seen + part.group
+        looks = seen and steps % STEPS_BETWEEN_LOOKS == 0
+        bar.add(part.group, finite(float(total) / seen, bar.title, how_to_go_on) if looks else None)
     if not seen:
-        raise UserError(f"{title}: no step had a finite loss; try a lower rate or --precision float32. {how_to_go_on}")
-    return finite(float(total) / seen, title, how_to_go_on), skipped
+        advice = "try a lower rate or --precision float32"
+        raise UserError(f"{bar.title}: no step had a finite loss; {advice}. {how_to_go_on}")
+    return finite(float(total) / seen, bar.title, how_to_go_on), skipped
 
 
 def finite(loss: float, title: str, how_to_go_on: str) -> float:
@@ -70,9 +70,9 @@ def finite(loss: float, title: str, how_to_go_on: str) -> float:
     raise UserError(f"{title}: the loss is {loss}; {advice}. {how_to_go_on}")
 
 
-def measure_statistics(learner: Learner, loader: DataLoader, title: str) -> None:
-    """Measure BatchNorm's statistics anew for averaged weights, on the images of the epoch."""
-    device, bar = learner.machine.device, progress_bar(loader, title, hidden=not learner.team.leads)
+def measure_statistics(learner: Learner, loader: DataLoader, title: str, hidden: bool = False) -> None:
+    """Measure BatchNorm's statistics anew for averaged weights, on the images of the epoch; `hidden`: without a bar."""
+    device, bar = learner.machine.device, progress_bar(loader, title, hidden=hidden)
     with learner.machine.autocast():
         learner.average.measure_statistics((normalised(images.to(device)) for images, _ in bar), learner.team)
 
@@ -87,8 +87,11 @@ def evaluate(
     batch_size: int,
     writer: RowWriter | None,
     team: Team,
+    hidden: bool = False,
 ) -> dict[str, float]:
     """Validation loss and scores over rows of a stack; every answer goes to `writer`, as `stored` has it.
+
+    With `hidden` no bar is shown.
 
     The processes share the batches, and the leading one, which alone needs a writer, adds up: the same numbers for
     any number of processes.
@@ -102,8 +105,8 @@ def evaluate(
         return loss(output, wanted).tolist(), stored(predictor.answers(output, stack.shape), task.kind)
 
     scores, batches = task.scores(), list(batches_of(rows, batch_size))
-    judged = progress_bar(team.in_turn(batches, judge), "validation", total=len(batches), hidden=not team.leads)
-    for batch, (losses, answers) in judged:
+    judged = team.in_turn(batches, judge)
+    for batch, (losses, answers) in progress_bar(judged, "validation", total=len(batches), hidden=hidden):
         scores.add(losses, answers, stack, batch)
         writer.append(answers)
     return team.first(scores.means)

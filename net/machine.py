@@ -2,7 +2,8 @@
 
 import ctypes
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,23 @@ class Machine:
             if not self.autotunes:
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with this alone
                 torch.use_deterministic_algorithms(True, warn_only=True)
+
+    @contextmanager
+    def tuned(self) -> Iterator[None]:
+        """Within the block the machine is tuned; afterwards the switches are as they were."""
+        precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+        exact = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        self.tune()
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+            torch.backends.cudnn.benchmark = benchmark
+            torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
+
+    def own_randomness(self) -> AbstractContextManager[object]:
+        """The context in which torch's global random numbers are ours; afterwards they go on where they were."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the network runs."""

@@ -38,9 +38,7 @@ def predict_and_submit(snapshots: Sequence[Path], tta: str, settings: Prediction
     folders = [run_folder_of(path) for path in snapshots]
     check_flags(settings.submission, settings.rules, folders)
     check_gate_th(settings.gate.gate_th, bool(settings.gate.gate))
-    with team() as processes:
-        here = machine(settings.machine, processes.local_rank)
-        here.tune()
+    with team() as processes, (here := machine(settings.machine, processes.local_rank)).tuned():
         stack = open_stack(settings.predict.data_dir, "train" if settings.predict.part == "val" else "test")
         job = _job_of(snapshots, tta, settings, stack, here)
         if not job.kind.of_pixels:

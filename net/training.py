@@ -1,9 +1,9 @@
-"""One run from its flags to its snapshots: what train.py and its sisters call."""
+"""One run from its flags to its snapshots."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from net.answers import answer_writer
-from net.board import Board
 from net.dataset import EpochParts, TrainingRows, training_loader
 from net.engine import evaluate, finite, fit, measure_statistics
 from net.learner import Learner, restore
@@ -20,7 +19,8 @@ from net.losses import loss_by_name
 from net.machine import machine, workers_for
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
-from net.record import NO_RESULTS, Progress, Record
+from net.record import Progress, Record
+from net.reporting import Reporter, reporting
 from net.schedulers import PLANNED, scheduler_by_name
 from net.setup import new_learner, starting_network, try_out
 from net.stages import Stage, stage_of_epoch, stages_of
@@ -29,9 +29,12 @@ from net.team import Team
 from utils.check_settings import epochs_in_cycle
 from utils.errors import UsageError, UserError
 from utils.interrupts import StopRequest, stop_requests
-from utils.run_folder import RunFolder
+from utils.progress import EpochBar
+from utils.run_folder import RunFolder, stored_flags
+from utils.run_status import check_free, kept_status
 from utils.settings import TrainSettings, to_flat
 from utils.stack import Stack, fold_rows, ids_digest, open_stack
+from utils.time_left import TimeLeft
 
 QUICK_TO_READ = 2**30  # bytes; of more masks the empty ones are not counted at every start
 DESCRIBED = ("arch", "train_augs", "val_augs", "val_transforms", "fold", "loss", "optimizer", "scheduler", "seed")
@@ -56,7 +59,6 @@ class Run:
         self.settings, self.team = settings, team or Team()
         optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # names that are none end here
         self.machine = machine(settings.machine, self.team.local_rank)
-        self.machine.tune()
         self.workers = workers_for(self.machine.device, data.loader_workers)
         self.stack = open_stack(data.data_dir)
         self.stages = stages_of(data, settings.sizes, learn.n_epochs, self.stack.shape)
@@ -70,7 +72,7 @@ class Run:
         self.val_ids = [self.stack.ids[row] for row in self.val_rows]
         self.parts = self._parts()
         self.record = Record(RunFolder(run.path), self._about(), run.keep, self.task.kept_by, learn.cycles > 1)
-        flags = {f"--{name}": value for name, value in to_flat(settings).items()}
+        flags = {f"--{name}": value for name, value in stored_flags(to_flat(settings)).items()}
         found = {"packed images": self.stack.digest, "images of the fold": ids_digest(self.val_ids)}
         self.team.agree({**flags, **found, "precision": str(self.machine.dtype)})
         resumed = run.resume and self.record.folder.state.is_file()
@@ -88,24 +90,20 @@ class Run:
             record.progress = team.first(lambda: record.progress)
         if self.machine.compiles:
             self.network.compile()
-        if team.leads:
-            print(self._first_line(), flush=True)
         stage = loader = None
-        with stop_requests() as stop, self._board() as board:
-            for epoch in range(record.progress.epoch, learn.n_epochs):
-                if epoch % self.epochs_in_cycle == 0 and epoch:
-                    learner, record.progress.best = self.learner(), {}
-                if stage is not (now := stage_of_epoch(self.stages, epoch)):
-                    stage, loader = now, self.loader(now)
-                self.parts.epoch = epoch
-                row, skipped = self._epoch(learner, stage, loader, stop)
-                improved, record.progress = team.first(partial(self._keep, learner, row, stage, board))
-                if team.leads:
-                    print(_line(row, learn.n_epochs, improved, skipped), flush=True)
-        summary = team.first(lambda: record.finish(f"{self.machine}{self._processes()}"))
-        if team.leads:
-            scores = ", ".join(f"{name} {summary[name]:.4f}" for name in reversed(self.task.kept_by))
-            print(f"best: {record.folder.path / summary['best_snapshot']}  ({scores})")
+        with self._reporting() if team.leads else nullcontext() as report:
+            with stop_requests() as stop, kept_status(record.folder.path) if team.leads else nullcontext():
+                for epoch in range(record.progress.epoch, learn.n_epochs):
+                    if epoch % self.epochs_in_cycle == 0 and epoch:
+                        learner, record.progress.best = self.learner(), {}
+                    if stage is not (now := stage_of_epoch(self.stages, epoch)):
+                        stage, loader = now, self.loader(now)
+                    self.parts.epoch = epoch
+                    row, skipped = self._epoch(learner, stage, loader, stop, report)
+                    record.progress = team.first(partial(self._keep, learner, row, stage, skipped, report))
+                summary = team.first(lambda: record.finish(f"{self.machine}{self._processes()}"))
+            if team.leads:
+                report.finish(summary)
         return summary
 
     def learner(self) -> Learner:
@@ -123,28 +121,40 @@ class Run:
         """Claim the run's folder; the state to go on from, if there is one."""
         learn, resume = self.settings.learn, self.settings.run.resume
         planned = learn.scheduler in PLANNED or learn.cycles > 1
+        if resume:
+            check_free(self.record.folder.path)
+            self.record.check_whole()
         self.record.folder.begin(to_flat(self.settings), resume, {"n_epochs"} if planned else set())
         return self.record.resume(learn.n_epochs) if resume else None
 
-    def _board(self) -> AbstractContextManager[Board | None]:
-        folder, done = self.record.folder.path / "tensorboard", self.record.progress.epoch
-        return Board(folder, done) if self.team.leads else nullcontext()
+    @contextmanager
+    def _reporting(self) -> Iterator[Reporter]:
+        """What hears of the run, once it has heard how the run begins."""
+        progress, tell = self.record.progress, self.settings.tell
+        weights = [stage.size**2 for stage in self.stages for _ in range(stage.epochs)]
+        latest = progress.rows[-1]["seconds"] if progress.rows else None
+        left = TimeLeft(weights, progress.epoch, latest)
+        with reporting(self.record, stored_flags(to_flat(self.settings)), tell, left) as report:
+            report.say(self._first_line())
+            yield report
 
     def _epoch(
-        self, learner: Learner, stage: Stage, loader: DataLoader, stop: StopRequest
+        self, learner: Learner, stage: Stage, loader: DataLoader, stop: StopRequest, report: Reporter | None
     ) -> tuple[dict[str, Any], int]:
         """Train and validate one epoch; its row of log.csv, and how many steps were skipped."""
+        hidden = report is None or report.tell.quiet
         learn, epoch, team = self.settings.learn, self.record.progress.epoch, self.team
         started = time.perf_counter()
         seeds = np.random.SeedSequence([learn.seed, epoch, team.rank] if team.rank else [learn.seed, epoch])
         torch.manual_seed(int(seeds.generate_state(1)[0]))  # for dropout
         rate, title = learner.schedule.rate, f"epoch {epoch + 1}/{learn.n_epochs}"
-        train_loss, skipped = fit(learner, loader, self.parts, title, stop, self._how_to_go_on())
+        with EpochBar(title, self.parts.size, report and report.left, hidden) as bar:
+            train_loss, skipped = fit(learner, loader, self.parts, bar, stop, self._how_to_go_on())
         trained = time.perf_counter() - started
         if learner.average and learner.average.after_epoch(self.network, epoch % self.epochs_in_cycle + 1):
-            measure_statistics(learner, loader, f"{title}: statistics of the mean")
+            measure_statistics(learner, loader, f"{title}: statistics of the mean", hidden)
         learner.share()
-        means = self._validate(learner, stage)
+        means = self._validate(learner, stage, hidden)
         finite(means["val_loss"], f"{title}, validation", self._how_to_go_on())
         learner.schedule.after_epoch(means["val_loss"])
         row = {
@@ -158,7 +168,7 @@ class Run:
         }
         return row, skipped
 
-    def _validate(self, learner: Learner, stage: Stage) -> dict[str, float]:
+    def _validate(self, learner: Learner, stage: Stage, hidden: bool) -> dict[str, float]:
         """Scores of what predicts on the fold held out; its answers lie where the record looks for them."""
         data, kind = self.settings.data, self.task.kind
         predictor = Predictor(learner.predicting, kind, stage.val, self.machine)
@@ -167,14 +177,19 @@ class Run:
         batch_size = max(1, self.settings.learn.batch_size * stage.size**2 // pixels)  # whole images beside crops
         place = answer_writer(self.record.masks_of_epoch, self.val_ids, self.stack.shape, kind, about)
         with self._writing(), place if self.team.leads else nullcontext() as writer:
-            return evaluate(predictor, self.task, self.stack, self.val_rows, self.loss, batch_size, writer, self.team)
+            return evaluate(
+                predictor, self.task, self.stack, self.val_rows, self.loss, batch_size, writer, self.team, hidden
+            )
 
-    def _keep(self, learner: Learner, row: dict[str, Any], stage: Stage, board: Board) -> tuple[list[str], Progress]:
+    def _keep(self, learner: Learner, row: dict[str, Any], stage: Stage, skipped: int, report: Reporter) -> Progress:
+        """Write the epoch and tell of it; how far the run has come."""
         with self._writing():
-            board.add(row)
+            report.board.add(row)
             if self.task.kind.of_pixels:
-                board.show(row["epoch"], self.stack, self.val_rows, self.record.masks_of_epoch)
-            return self.record.add(learner, row, stage.val.size)
+                report.board.show(row["epoch"], self.stack, self.val_rows, self.record.masks_of_epoch)
+            improved, progress = self.record.add(learner, row, stage.val.size)
+        report.epoch(row, improved, skipped)
+        return progress
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -230,10 +245,3 @@ class Run:
     def _how_to_go_on(self) -> str:
         done, folder = self.record.progress.epoch, self.record.folder.path
         return f"{done} epochs are kept in {folder}; the same command with --resume goes on from there"
-
-
-def _line(row: dict[str, Any], n_epochs: int, improved: list[str], skipped: int) -> str:
-    scores = "  ".join(f"{name} {row[name]:.4f}" for name in row if name not in ("epoch", "cycle", *NO_RESULTS))
-    better = f"  better {', '.join(improved)}" if improved else ""
-    better += f"  {skipped} steps skipped: no finite loss" if skipped else ""
-    return f"epoch {row['epoch']}/{n_epochs}  {scores}  lr {row['lr']:.2g}  {row['images_per_s']:.0f} images/s{better}"

@@ -18,6 +18,7 @@ from net.optimizers import optimizer_by_name
 from net.schedulers import scheduler_by_name
 from utils.errors import UserError
 from utils.interrupts import StopRequest
+from utils.progress import EpochBar
 
 N = 21
 generator = torch.Generator().manual_seed(0)
@@ -48,7 +49,7 @@ def batches(parts):
 def epoch(learner, batch_size=4, accumulate=1, number=0):
     parts = EpochParts(np.arange(N), batch_size, 3, accumulate)
     parts.epoch = number
-    return fit(learner, batches(parts), parts, "epoch", StopRequest(), "")
+    return fit(learner, batches(parts), parts, EpochBar("epoch", N, hidden=True), StopRequest(), "")
 
 
 def weights(network):

@@ -32,6 +32,7 @@ from net.optimizers import optimizer_by_name
 from net.schedulers import scheduler_by_name
 from net.team import team
 from utils.interrupts import StopRequest
+from utils.progress import EpochBar
 
 generator = torch.Generator().manual_seed(0)
 images = torch.randint(0, 256, (23, 1, 16, 16), generator=generator, dtype=torch.uint8)
@@ -49,7 +50,7 @@ with team() as together:
     for parts.epoch in range(2):
         rows = [[row for _, row in part.keys] for part in parts.parts()]
         loader = [(images[part], targets[part]) for part in rows]
-        losses.append(fit(learner, loader, parts, "epoch", StopRequest(), "")[0])
+        losses.append(fit(learner, loader, parts, EpochBar("epoch", 23), StopRequest(), "")[0])
 torch.save({"weights": torch.cat([weight.detach().flatten() for weight in network.parameters()]), "losses": losses},
            f"{sys.argv[1]}.{together.rank}")
 """

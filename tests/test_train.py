@@ -37,7 +37,8 @@ def assert_same_run(one, other):
 
 def test_a_run_leaves_what_its_readme_says(trained, survey):
     assert {path.name for path in trained.iterdir()} == {
-        *("config.json", "log.csv", "state.pt", "summary.json", "snapshots", "tensorboard")
+        *("config.json", "log.csv", "state.pt", "summary.json", "status.json", "snapshots", "tensorboard"),
+        *("MODEL_CARD.md", "failures.png"),
     }
     config = json.loads((trained / "config.json").read_text())
     assert config["arch"] == "unet_resnet18"

@@ -25,8 +25,15 @@ SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9]+)_(\d\.\d+)"
 FREE_ON_RESUME = {
     *("n_epochs", "keep", "resume", "config", "debug", "experiment_dir", "data_dir"),
     *("device", "precision", "compile", "autotune", "loader_workers", "encoder_weights", "snapshot", "on_nan"),
+    *("quiet", "tracker", "notify"),
 }
-NOT_STORED = {"resume", "config", "debug"}
+SECRET = {"notify"}  # addresses hold passwords and tokens
+NOT_STORED = {"resume", "config", "debug", "quiet"} | SECRET
+
+
+def stored_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a run that may be written down: no secrets, and nothing that is of one start alone."""
+    return {name: value for name, value in flags.items() if name not in NOT_STORED}
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class RunFolder:
             )
         if resume:
             self.check_flags(flags, fixed)
-        write_json(self.config, {name: value for name, value in flags.items() if name not in NOT_STORED})
+        write_json(self.config, stored_flags(flags))
 
     def check_flags(self, flags: Mapping[str, Any], fixed: Set[str] = frozenset()) -> None:
         """Raise a UsageError for a flag that differs from the run's and cannot change (arguments as for `begin`)."""

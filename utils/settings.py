@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from utils.errors import UsageError
+from utils.files import read_json
 from utils.names import nearest
 
 S = TypeVar("S")
@@ -117,6 +118,18 @@ class MachineSettings:
 
 
 @dataclass(frozen=True)
+class TellSettings:
+    """What it says, and to whom."""
+
+    quiet: bool = False
+    """say nothing but the last line, warnings and errors."""
+    tracker: str | None = None
+    """mlflow: flags, metrics and files go there as well (MLFLOW_TRACKING_URI, else mlflow.db beside the runs)."""
+    notify: tuple[str, ...] = ()
+    """addresses in apprise's form (mail, Telegram, Slack, ...) that hear how the run ended; also STRATA_NOTIFY."""
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Where it is written, and how to go on."""
 
@@ -146,6 +159,7 @@ class TrainSettings:
     learn: LearnSettings = field(default_factory=LearnSettings)
     step: StepSettings = field(default_factory=StepSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    tell: TellSettings = field(default_factory=TellSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
 
@@ -165,6 +179,20 @@ def to_flat(settings: Any) -> dict[str, Any]:
         plain = list(value) if isinstance(value, tuple) else value  # as JSON has it
         flat |= to_flat(value) if dataclasses.is_dataclass(value) else {entry.name: plain}
     return flat
+
+
+def settings_of(settings_type: type[S], given: S | Mapping[str, Any] | str | Path) -> S:
+    """Settings that are given as such, as a dictionary of flags, or as a JSON file of them (a run's config.json).
+
+    Raises:
+        UsageError: as for `from_flat`.
+        UserError: no such file, or no JSON in it.
+    """
+    if isinstance(given, settings_type):
+        return given
+    if isinstance(given, str | Path):
+        return from_flat(settings_type, read_json(given), origin=str(given))
+    return from_flat(settings_type, given)
 
 
 def from_flat(settings_type: type[S], values: Mapping[str, Any], origin: str = "settings") -> S:

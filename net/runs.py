@@ -1,4 +1,4 @@
-"""Every fold of one experiment in one command, and the probabilities that each net gave to the images it never saw."""
+"""One run, or every fold of one experiment: what train.py and its sisters call."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from utils.notify import check_notify, telling, urls_of
+from utils.trackers import check_tracker
 
 from net.held_out import held_out_rows
+from net.machine import machine
 from net.snapshot import load_snapshot
 from net.tasks import Task
 from net.team import Team
@@ -20,6 +23,21 @@ from utils.settings import TrainSettings, to_flat
 from utils.stack import Stack, fold_numbers, open_stack
 
 
+def train_run(settings: TrainSettings, make_task: Callable[[Stack], Task], team: Team) -> dict[str, Any]:
+    """Train one run and tell those who asked how it ended; this process is left as it was found.
+
+    Args, errors: as for `Run`; the summary is that of `Run.train`.
+    """
+    urls = urls_of(settings.tell.notify) if team.leads else []
+    check_notify(urls)
+    check_tracker(settings.tell.tracker)
+    here = machine(settings.machine, team.local_rank)
+    with telling(urls, settings.run.path) as told, here.tuned(), here.own_randomness():
+        summary = Run(settings, make_task, team).train()
+        told(summary)
+    return summary
+
+
 def train_all_folds(settings: TrainSettings, make_task: Callable[[Stack], Task], team: Team) -> dict[str, Any]:
     """Train each fold to <experiment_dir>_fold<k> and write <experiment_dir>_oof.npy.
 
@@ -28,7 +46,7 @@ def train_all_folds(settings: TrainSettings, make_task: Callable[[Stack], Task],
 
     Raises:
         UsageError: a finished fold was trained with other flags.
-        UserError: a finished fold was trained on other images, folds or labels; and whatever `Run` raises.
+        UserError: a finished fold was trained on other images, folds or labels; and whatever `train_run` raises.
     """
     base, summary = settings.run.experiment_dir.rstrip("/"), {}
     folds = fold_numbers(settings.data.data_dir)
@@ -38,10 +56,10 @@ def train_all_folds(settings: TrainSettings, make_task: Callable[[Stack], Task],
         of_fold = replace(settings, data=replace(settings.data, fold=fold), run=here)
         if folder.summary.is_file():
             _check_finished(folder, of_fold, make_task)
-            if team.leads:
+            if team.leads and not settings.tell.quiet:
                 print(f"{folder.path}: finished")
             continue
-        summary = Run(of_fold, make_task, team).train()
+        summary = train_run(of_fold, make_task, team)
     return {**summary, **team.first(lambda: _out_of_fold(base, folds, settings, make_task))}
 
 
