@@ -1,4 +1,4 @@
-"""Keeping secrets off the page and the model card: passwords and tokens in flags and in addresses."""
+"""Keeping secrets off whatever is written or shown: passwords and tokens in flags and in addresses."""
 
 import re
 from typing import Any

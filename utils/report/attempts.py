@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from utils.errors import Interrupted, UserError
-from utils.report.secrets_out import open_text
+from utils.secrets_out import open_text
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from utils.objects import OBJECTS_FILE
 from utils.report.attempts import attempt
 from utils.report.facts import RunFacts, RunState
 from utils.report.judge import Cache, judge
-from utils.report.secrets_out import open_text, open_values
 from utils.run_folder import RunFolder, SnapshotFile, snapshots_in
 from utils.run_status import FILE as STATUS_FILE
 from utils.run_status import read_status
+from utils.secrets_out import open_text, open_values
 from utils.stored_threshold import FILE as THRESHOLD_FILE
 from utils.stored_threshold import stored_threshold
 
