@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.8
 
-.PHONY: demo test lint lock bench-env clean
+.PHONY: demo test lint format lock bench-env notebook tensorboard report download-data submit build shell clean
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
@@ -14,6 +14,11 @@ test: .venv/ready lint
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The same rules, applied: what ruff can mend by itself, it mends.
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # The exact set of requirements.txt, every file checked by its hash; then the project itself, editable.
 .venv/ready: requirements.txt pyproject.toml
@@ -33,6 +38,44 @@ bench-env: .venv-bench/ready
 	.venv-bench/bin/uv pip install --quiet --python .venv-bench/bin/python -r bench/requirements.txt
 	.venv-bench/bin/uv pip install --quiet --python .venv-bench/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
+
+# To look at what is here, in .venv; the same pages are services of compose.yaml.
+LOGDIR ?= experiments
+RUNS ?= experiments
+
+notebook: .venv/ready
+	$(BIN)/jupyter notebook notebooks/first_look.ipynb
+
+tensorboard: .venv/ready
+	$(BIN)/tensorboard --logdir $(LOGDIR)
+
+report: .venv/ready
+	$(BIN)/python report.py $(RUNS)
+
+# Kaggle by its own client, which needs a token. In the shell's variables, so that a message may hold quotes.
+COMPETITION ?= tgs-salt-identification-challenge
+DATA ?= data
+download-data submit: export COMPETITION := $(COMPETITION)
+download-data submit: export DATA := $(DATA)
+
+download-data: .venv/ready
+	$(BIN)/python utils/contest.py download --competition "$$COMPETITION" --data_dir "$$DATA"
+
+submit: .venv/ready
+	$(BIN)/python utils/contest.py submit "$$FILE" --competition "$$COMPETITION" --data_dir "$$DATA" --message "$$MESSAGE"
+
+# In Docker: the image, and a shell in it (GPU=1: with the GPUs), whose files belong to whoever typed it.
+COMPOSE = $(or $(shell docker version >/dev/null 2>&1 && \
+		{ docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose; }), \
+	$(error no Docker engine with its compose plugin answers here; start or install it, or stay in .venv (make demo)))
+build shell: export HOST_UID = $(shell id -u)
+build shell: export HOST_GID = $(shell id -g)
+
+build:
+	$(COMPOSE) build shell
+
+shell:
+	$(COMPOSE) run --rm shell$(if $(GPU),-gpu)
 
 # After a change of the dependencies in pyproject.toml.
 lock: .venv/ready
