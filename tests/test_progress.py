@@ -85,6 +85,7 @@ def test_a_run_that_goes_on_begins_with_what_its_last_epoch_took():
         (45, "45 s"),
         (60, "1 min"),
         (200, "3 min 20 s"),
+        (1229, "20 min"),
         (3599.6, "1 h"),
         (4320, "1 h 12 min"),
         (2.2e5, "2 d 13 h"),

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+TEN_MINUTES = 600
+
 
 class TimeLeft:
     """The time left for a whole run, from its latest epoch and what each epoch weighs.
@@ -43,8 +45,10 @@ class TimeLeft:
 
 
 def duration(seconds: float) -> str:
-    """Such as "45 s", "3 min 20 s", "1 h 12 min", "2 d 3 h"."""
+    """Such as "45 s", "3 min 20 s", "22 min", "1 h 12 min", "2 d 3 h"."""
     seconds = round(seconds)
+    if seconds >= TEN_MINUTES:
+        seconds = round(seconds / 60) * 60  # nobody asks for the seconds of a long time
     for large, small, unit, smaller in ((86400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
         if seconds >= large:
             rest = seconds % large // small

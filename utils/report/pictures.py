@@ -1,0 +1,105 @@
+"""Galleries as small pictures inside the page: image | truth | probability | overlay, as many as its size allows."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from utils.gallery import as_rgb, outlined
+from utils.metrics import binarize
+from utils.report.facts import GalleryRow, Judged, RunFacts
+
+BUDGET = 8_500_000
+"""Bytes of the page, over all runs: beside it there is room below 20 MB for the rest of 200 runs."""
+WIDEST = 160
+"""Pixels; larger pictures are made smaller."""
+PANELS = ("image", "truth", "probability", "overlay")
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One image of a gallery, drawn."""
+
+    row: GalleryRow
+    panels: tuple[str, ...]
+    """A data URI for each of PANELS."""
+    size: tuple[int, int]
+    """(width, height) of each panel in pixels."""
+
+
+@dataclass
+class Pictures:
+    """Draws galleries; what was drawn for a run is kept as long as its masks are judged to the same end."""
+
+    budget: int = BUDGET
+    drawn: dict[Path, tuple[Judged, dict[int, Strip]]] = field(default_factory=dict)
+    """By run: the strips of some rows of its mask file."""
+
+    def galleries(self, runs: Sequence[RunFacts]) -> dict[Path, dict[str, list[Strip]]]:
+        """Run -> title -> strips, for the runs that have any.
+
+        Each run gets an equal share of the budget: first the first row of each of its galleries, then the second of
+        each, and so on, as long as they fit.
+        """
+        judged = {run.path: run.judged for run in runs if run.judged is not None}
+        self.drawn = {path: self._still_good(path, one) for path, one in judged.items()}
+        share = self.budget // max(len(judged), 1)
+        return {path: _of_run(one, share, self.drawn[path][1]) for path, one in judged.items()}
+
+    def _still_good(self, path: Path, judged: Judged) -> tuple[Judged, dict[int, Strip]]:
+        before, strips = self.drawn.get(path, (None, {}))
+        return judged, strips if before is judged else {}
+
+
+def _of_run(judged: Judged, share: int, strips: dict[int, Strip]) -> dict[str, list[Strip]]:
+    chosen: dict[str, list[Strip]] = {title: [] for title in judged.galleries}
+    for place in range(max(map(len, judged.galleries.values()), default=0)):
+        for title, rows in judged.galleries.items():
+            if place >= len(rows):
+                continue
+            row = rows[place]
+            if row.row not in strips:
+                strips[row.row] = draw(judged, row)
+            panels, size = strips[row.row].panels, strips[row.row].size
+            share -= sum(map(len, panels))
+            if share < 0:
+                return chosen
+            chosen[title].append(Strip(row, panels, size))
+    return chosen
+
+
+def draw(judged: Judged, row: GalleryRow) -> Strip:
+    """The four panels of one validation image."""
+    probability = np.asarray(judged.masks.array[row.row], dtype=np.float32)
+    place = judged.place[row.name]
+    image = np.asarray(judged.stack.images[place])
+    truth = np.zeros(probability.shape, bool) if judged.stack.masks is None else judged.stack.masks[place] != 0
+    mask = binarize(judged.masks.array[row.row], judged.threshold)
+    if mask.sum() < judged.min_area:
+        mask = np.zeros_like(mask)
+    height, width = probability.shape
+    factor = max(1.0, max(height, width) / WIDEST)
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    panels = (image, truth, probability, outlined(image, truth, mask))
+    return Strip(row, tuple(data_uri(panel, size, crisp=panel is truth) for panel in panels), size)
+
+
+def data_uri(picture: np.ndarray, size: tuple[int, int], crisp: bool = False) -> str:
+    """A picture as the text of a `src`.
+
+    Args:
+        picture: as `as_rgb` takes it.
+        size: (width, height) to shrink it to.
+        crisp: without loss, which is smaller too for a plain mask.
+    """
+    from PIL import Image
+
+    drawn = Image.fromarray(np.ascontiguousarray(as_rgb(picture)))
+    if drawn.size != size:
+        drawn = drawn.resize(size, Image.Resampling.BOX)
+    file = io.BytesIO()
+    drawn.save(file, "WEBP", lossless=crisp, quality=70, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
