@@ -49,12 +49,12 @@ def test_a_row_says_what_there_is_to_compare(page, found):
     row = page.row("unet 2 runs")
     assert (row["state"], row["fold"], row["best score"]) == ("finished 2", "0, 1", "0.810 ± 0.014 iout")
     assert row["cross-fitted"] == f"{unet.cross.score:.3f} {unet.cross.low:.3f} to {unet.cross.high:.3f}"
-    assert row["difference to the best"] == "best"
+    assert row["to the best"] == "best"
     assert (row["epochs"], row["time"], row["images/s"], row["arch"]) == ("3", "1 min", "50", "unet_resnet")
     gap = wide.difference
     assert gap.high < 0
     said = f"{gap.mean:+.3f} {gap.low:+.3f} to {gap.high:+.3f}".replace("-", "−")
-    assert page.row("wide 2 runs")["difference to the best"] == said
+    assert page.row("wide 2 runs")["to the best"] == said
     assert (page.row("unet_fold1")["fold"], page.row("unet_fold1")["best score"]) == ("1", "0.820")
     gate = page.row("gate")
     assert (gate["run"], gate["state"], gate["best score"]) == ("gate the disk is full", "failed", "0.950 auc")

@@ -77,7 +77,7 @@ def columns_of(overview: Overview) -> list[Column]:
         Column("fold", "fold"),
         Column("best", best, best_first=True),
         Column("cross", "cross-fitted", best_first=True),
-        Column("difference", "difference to the best", best_first=True),
+        Column("difference", "to the best", best_first=True),
         Column("threshold", "threshold"),
         Column("epochs", "epochs"),
         Column("time", "time"),
