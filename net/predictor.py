@@ -111,12 +111,12 @@ def load_predictors(
         network = rebuild(snapshot, path).to(machine.device, memory_format=torch.channels_last)
         if machine.compiles:
             network.compile()
-        predictors.append(Predictor(network, kind, _val_of(about), machine))
+        predictors.append(Predictor(network, kind, val_of(about), machine))
         abouts.append(about)
     return predictors, abouts
 
 
-def _val_of(about: dict[str, Any]) -> ValAug:
+def val_of(about: dict[str, Any]) -> ValAug:
     """How a snapshot saw its validation images; those of before sizes could grow name no size."""
     named = VAL_AUGS[about["val_augs"]]
     return named if named.size is None else replace(named, size=about.get("size", named.size))
