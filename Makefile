@@ -8,8 +8,9 @@ UV := uv==0.13.8
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
 
+# Two at a time with a thread each: half the time, and no test waits for the threads of another.
 test: .venv/ready lint
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,9 +1,17 @@
 """A small survey, packed and folded, and a run trained on it, by the real command lines."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from script_helpers import TINY, succeed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Ctrl-C reaches what the tests start, also where the tests were started in the background of a shell."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,8 @@ def sftp_server(home):
                 transports.append(transport)
                 transport.add_server_key(key)
                 transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Folder)
-                transport.start_server(server=_Door())
+                with contextlib.suppress(EOFError, paramiko.SSHException):  # a client that did not trust it has left
+                    transport.start_server(server=_Door())
 
     (home / ".ssh").mkdir(parents=True)
     (home / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
