@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from utils.notify import check_notify, telling, urls_of
-from utils.trackers import check_tracker
 
 from net.held_out import held_out_rows
 from net.machine import machine
@@ -17,10 +15,12 @@ from net.team import Team
 from net.training import Run
 from utils.errors import UserError
 from utils.label_scores import label_scores
+from utils.notify import check_notify, telling, urls_of
 from utils.probability_file import open_probabilities, write_probabilities
 from utils.run_folder import RunFolder, find_snapshots, snapshots_in
 from utils.settings import TrainSettings, to_flat
 from utils.stack import Stack, fold_numbers, open_stack
+from utils.trackers import check_tracker
 
 
 def train_run(settings: TrainSettings, make_task: Callable[[Stack], Task], team: Team) -> dict[str, Any]:
