@@ -10,7 +10,7 @@ demo: .venv/ready
 
 # Two at a time with a thread each: half the time, and no test waits for the threads of another.
 test: .venv/ready lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

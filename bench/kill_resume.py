@@ -21,6 +21,7 @@ from utils.run_folder import RunFolder, snapshots_in
 from utils.tables import read_table
 
 TIMES = ("seconds", "images_per_s")
+EPOCHS_AT_MOST = 2
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,29 @@ def _undisturbed(words: list[str], folder: RunFolder) -> float:
 
 
 def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, span: float) -> None:
-    """Kill within `span` seconds after the run has begun to write, again and again; then let it finish."""
+    """Kill within `span` seconds after the run has begun to write, again and again; then let it finish.
+
+    On a busy machine `span` may be many epochs: after EPOCHS_AT_MOST new ones there is no more waiting.
+    """
     moments = random.Random(settings.seed)
     for number in range(settings.kills):
         before = _last_write(folder)
         process = _train(words, folder)
         while process.is_alive() and _last_write(folder) == before:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, span))
+        moment, enough = time.monotonic() + moments.uniform(0, span), _epochs(folder) + EPOCHS_AT_MOST
+        while time.monotonic() < moment and _epochs(folder) < enough:
+            time.sleep(0.005)
         process.kill()
         process.join()
-        done = len(read_table(folder.log)["epoch"]) if folder.log.is_file() else 0
-        print(f"kill {number + 1}: {done} epochs in log.csv", flush=True)
+        print(f"kill {number + 1}: {_epochs(folder)} epochs in log.csv", flush=True)
         if folder.summary.is_file():
             raise UserError(f"--n_epochs {settings.n_epochs}: finished after {number + 1} kills; give it more epochs")
     _finish(_train(words, folder), folder)
+
+
+def _epochs(folder: RunFolder) -> int:
+    return len(read_table(folder.log)["epoch"]) if folder.log.is_file() else 0
 
 
 def _train(words: list[str], folder: RunFolder) -> ForkServerProcess:

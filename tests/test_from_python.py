@@ -1,6 +1,7 @@
 """Runs started from Python: one after the other, as often as one likes, each as if it were alone."""
 
 import json
+import re
 import signal
 import threading
 from pathlib import Path
@@ -59,9 +60,17 @@ def test_several_in_a_row_leave_nothing_behind_and_do_not_touch_each_other(flags
         run=RunSettings(experiment_dir=str(tmp_path / "other")),
     )
     in_thread = threading.Thread(target=train, args=[other])  # as a notebook's server may do
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"cpu \(.+\), \w+ \| .+ \| fold 0: 16 images \(\d+ empty\) .* 8 to validate \| -> .*first", lines[0]
+    )
+    assert [line.split()[0] for line in lines[1:]] == ["epoch", "best:"]
     in_thread.start()
     in_thread.join()
     assert (tmp_path / "other" / "summary.json").is_file()
+    said = capsys.readouterr()
+    assert [line.split()[0] for line in said.out.splitlines()] == ["best:"]  # --quiet
+    assert said.err == ""
     (tmp_path / "flags.json").write_text(json.dumps({**flags, "experiment_dir": str(tmp_path / "again")}))
     train(str(tmp_path / "flags.json"))
     assert state_of_this_process() == before

@@ -39,6 +39,7 @@ def test_help_answers_without_anything_heavy_and_a_misspelt_flag_is_an_error(scr
     done = run_script(script, "--help")
     assert done.returncode == 0
     assert "usage:" in done.stdout
+    assert "\x1b" not in done.stdout  # colours are for terminals
     wrong = run_script(script, "--foldd", "1")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr

@@ -13,7 +13,6 @@ import pytest
 import torch
 from script_helpers import TINIEST, TINY, assert_refused, run_here, run_script, succeed
 
-from bench import kill_resume
 from bench.kill_resume import differences
 from bench.warm import start
 from net import snapshot
@@ -155,16 +154,6 @@ def test_a_folder_that_is_removed_is_not_made_anew_in_silence(survey, tmp_path):
     assert done.returncode == 0
     assert "epoch 3/3" in done.stdout
     assert "epoch 2/3" not in done.stdout
-
-
-def test_killed_twenty_times_a_resumed_run_is_the_same(survey, capsys):
-    """bench/kill_resume.py, as a person would run it: SIGKILL at random moments, in steps, validation and writing."""
-    flags = ("--scheduler", "cosine", "--cycles", 2, "--keep", 2, "--accumulate", 2, "--ema", 0.9, "--epoch_size", 12)
-    settings = kill_resume.Settings(str(survey), kills=20, n_epochs=60, flags=" ".join(map(str, (*TINIEST, *flags))))
-    kill_resume.main(settings)
-    said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "20 kills, 60 epochs: the same tensors, log, masks and set of snapshots"
-    assert len(said) == 21
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
