@@ -101,13 +101,15 @@ class Team:
     def obey(self, stop: StopRequest, message: str) -> None:
         """Stop in all processes if one of them was asked to; raises Interrupted, as `StopRequest.obey` does."""
         if self.size > 1:
-            asked = torch.tensor(stop.signal_number)
+            asked = torch.tensor(stop.signal_number)  # one that comes from here on counts at the next step, for all
             try:
                 with together():
                     dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.words)
             except UserError:
                 stop.obey(message)  # asked to stop like the one that has left: no word of a dead process
                 raise
+            if not int(asked):
+                return
             stop.signal_number = int(asked)
         stop.obey(message)
 
