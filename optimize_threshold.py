@@ -9,11 +9,11 @@ The score at the best threshold is fitted on the images it is counted on. The cr
 one file: each fifth of its images) is scored at the threshold that is best for the others. Believe that one.
 """
 
-from utils.cli import run
-from utils.files import write_json
-from utils.model_card import write_model_card
-from utils.names import pick
-from utils.objectives import OBJECTIVES, OptimizeSettings
+from utils.core.cli import run
+from utils.core.files import write_json
+from utils.core.names import pick
+from utils.report.model_card import write_model_card
+from utils.scoring.objectives import OBJECTIVES, OptimizeSettings
 
 
 def main(settings: OptimizeSettings) -> None:

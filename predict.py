@@ -8,9 +8,9 @@ python predict.py --snapshot experiments/a_fold0/snapshots/epoch_20.loss_0.1063.
 
 from dataclasses import dataclass, field
 
-from utils.cli import run
-from utils.prediction_settings import PredictionSettings
-from utils.run_folder import find_snapshots
+from utils.core.cli import run
+from utils.core.prediction_settings import PredictionSettings
+from utils.runs.run_folder import find_snapshots
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,15 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from utils.average import check_weights, open_agreeing, weighted_mean
-from utils.cli import run
-from utils.errors import UsageError
-from utils.gate import silenced_ids
-from utils.mask_file import mask_writer, open_masks
-from utils.prediction_settings import RuleSettings, SubmissionSettings
-from utils.probability_file import open_probabilities
-from utils.stack import read_manifest
-from utils.stored_threshold import run_folder_of
-from utils.submit import check_flags, finish_submission
+from utils.competition.submission_writing import check_flags, finish_submission
+from utils.core.cli import run
+from utils.core.errors import UsageError
+from utils.core.prediction_settings import RuleSettings, SubmissionSettings
+from utils.data.packed import read_manifest
+from utils.masks.averaging import check_weights, open_agreeing, weighted_mean
+from utils.masks.mask_file import mask_writer, open_masks
+from utils.masks.probability_file import open_probabilities
+from utils.scoring.stored_results import run_folder_of, silenced_ids
 
 
 @dataclass(frozen=True)

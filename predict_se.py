@@ -7,9 +7,9 @@ python predict_se.py --snapshot_dir experiments/c_fold0/snapshots --best 3 --tta
 
 from dataclasses import dataclass, field
 
-from utils.cli import run
-from utils.prediction_settings import PredictionSettings
-from utils.run_folder import best_of_cycles
+from utils.core.cli import run
+from utils.core.prediction_settings import PredictionSettings
+from utils.runs.run_folder import best_of_cycles
 
 
 @dataclass(frozen=True)

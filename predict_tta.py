@@ -7,9 +7,9 @@ python predict_tta.py --snapshot experiments/a_fold0 --part val --masks_fn exper
 
 from dataclasses import dataclass, field
 
-from utils.cli import run
-from utils.prediction_settings import PredictionSettings
-from utils.run_folder import find_snapshots
+from utils.core.cli import run
+from utils.core.prediction_settings import PredictionSettings
+from utils.runs.run_folder import find_snapshots
 
 
 @dataclass(frozen=True)

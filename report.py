@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from utils.cli import run
-from utils.errors import UsageError
+from utils.core.cli import run
+from utils.core.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def main(settings: Settings) -> None:
     if settings.watch and settings.out is not None:
         raise UsageError(f"--out {settings.out}: --watch serves the page and writes none; leave one of the two out")
 
-    from utils.report.maker import Maker
-    from utils.report.watch import watch
+    from utils.report.page import Maker
+    from utils.report.serve import watch
 
     maker = Maker(settings.experiments)
     if settings.watch:

@@ -14,16 +14,17 @@ From Python, one after the other as you like: from train import train; train({"f
 from collections.abc import Mapping
 from typing import Any
 
-from utils.cli import run
-from utils.settings import TrainSettings, settings_of
+from utils.core.cli import run
+from utils.core.settings import settings_of
+from utils.core.training_settings import TrainSettings
 
 
 def train(settings: TrainSettings | Mapping[str, Any] | str) -> dict[str, Any]:
     """Train as settings, or a dictionary or a JSON file of flags, say; the run's summary as in its summary.json."""
     settings = settings_of(TrainSettings, settings)
-    from net.runs import train_run  # torch takes seconds to import: only once the flags are known to be right
+    from net.distributed import team
+    from net.folds import train_run
     from net.tasks import mask_task
-    from net.team import team
 
     with team() as processes:
         return train_run(settings, mask_task, processes)

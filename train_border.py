@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from utils.cli import run
-from utils.errors import UsageError
-from utils.settings import LearnSettings, TrainSettings, settings_of
+from utils.core.cli import run
+from utils.core.errors import UsageError
+from utils.core.settings import settings_of
+from utils.core.training_settings import LearnSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def train_border(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]
     if not about.border_weight > 0:
         raise UsageError(f"--border_weight {about.border_weight}: expected a weight greater than 0")
 
-    from net.runs import train_run
+    from net.distributed import team
+    from net.folds import train_run
     from net.tasks import border_task
-    from net.team import team
 
     make_task = partial(border_task, border=about.border, width=about.border_width, weight=about.border_weight)
     with team() as processes:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from utils.cli import run
-from utils.errors import UsageError
-from utils.settings import (
+from utils.core.cli import run
+from utils.core.errors import UsageError
+from utils.core.settings import settings_of
+from utils.core.training_settings import (
     DataSettings,
     LearnSettings,
     MachineSettings,
@@ -26,7 +27,6 @@ from utils.settings import (
     SizeSettings,
     StepSettings,
     TellSettings,
-    settings_of,
 )
 
 
@@ -66,9 +66,9 @@ def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, 
     if not 0 < settings.labels.at_precision <= 1:
         raise UsageError(f"--at_precision {settings.labels.at_precision}: expected a share, above 0 and up to 1")
 
-    from net.runs import train_all_folds, train_run
+    from net.distributed import team
+    from net.folds import train_all_folds, train_run
     from net.tasks import label_task
-    from net.team import team
 
     about = settings.labels
     make_task = partial(

@@ -18,19 +18,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from net.augmentations import TRAIN_AUGS, fit_anew
 from net.dataset import normalised
+from net.distributed import Team
 from net.engine import fit, predict
 from net.geometry import VAL_AUGS
 from net.machine import Machine, machine, workers_for
 from net.predictor import Predictor
 from net.tasks import mask_task
-from net.team import Team
 from net.training import Run
 from net.tta import views_by_name
-from utils.interrupts import StopRequest
-from utils.mask_file import mask_writer
-from utils.progress import EpochBar
-from utils.settings import DataSettings, MachineSettings, NetSettings, RunSettings, TrainSettings
-from utils.stack import Stack, fold_rows, open_stack
+from utils.core.interrupts import StopRequest
+from utils.core.progress import EpochBar
+from utils.core.training_settings import DataSettings, MachineSettings, NetSettings, RunSettings, TrainSettings
+from utils.data.folds import fold_rows
+from utils.data.packed import Stack, open_stack
+from utils.masks.mask_file import mask_writer
 
 BATCH, SIZE, RATE, SEED = 32, 128, 1e-4, 4545
 TRAIN_AUG, VAL_AUG = "train_128_v1", "val_128"

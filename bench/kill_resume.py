@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.warm import start
-from utils.cli import run
-from utils.errors import UserError
-from utils.run_folder import RunFolder, snapshots_in
-from utils.tables import read_table
+from utils.core.cli import run
+from utils.core.errors import UserError
+from utils.core.tables import read_table
+from utils.runs.run_folder import RunFolder, snapshots_in
 
 TIMES = ("seconds", "images_per_s")
 EPOCHS_AT_MOST = 2

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from utils.cli import run
-from utils.errors import UserError
+from utils.core.cli import run
+from utils.core.errors import UserError
 
 
 @dataclass(frozen=True)

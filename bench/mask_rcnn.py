@@ -22,11 +22,12 @@ from typing import Literal
 import numpy as np
 
 from bench.mask_rcnn_objects import fit_thresholds, write_labels, write_objects
-from utils.cli import run
-from utils.errors import UsageError, UserError
-from utils.files import write_json
-from utils.settings import MachineSettings
-from utils.stack import fold_rows, open_stack, read_manifest
+from utils.core.cli import run
+from utils.core.errors import UsageError, UserError
+from utils.core.files import write_json
+from utils.core.training_settings import MachineSettings
+from utils.data.folds import fold_rows
+from utils.data.packed import open_stack, read_manifest
 
 SUBMISSION = "test_submission.csv"
 

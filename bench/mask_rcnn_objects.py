@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.arrays import array_writer
-from utils.files import whole_file, write_json
-from utils.object_metrics import dsb2018_scores, match_counts
-from utils.rle import encode
-from utils.stack import Stack
+from utils.core.arrays import array_writer
+from utils.core.files import whole_file, write_json
+from utils.data.packed import Stack
+from utils.data.rle import encode
+from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 
 LEAST_FREE = 0.5  # of an object's pixels: what surer ones leave of a second detection of a nucleus is a sliver
 SCORE_THS = tuple(step / 20 for step in range(2, 20))

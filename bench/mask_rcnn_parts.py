@@ -17,7 +17,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 from bench.mask_rcnn_objects import Found
 from net.machine import Machine
-from utils.errors import UserError
+from utils.core.errors import UserError
 
 MOST_OBJECTS = 400  # an image of the nuclei has up to 375; torchvision's default, 100, would cut 65 images short
 WARM_UP = 0.05  # of the time

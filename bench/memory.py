@@ -15,9 +15,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import run
-from utils.errors import UserError
-from utils.files import write_json
+from utils.core.cli import run
+from utils.core.errors import UserError
+from utils.core.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = (1, 10, 100)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.warm import start
-from utils.cli import run
-from utils.errors import UserError
-from utils.files import read_json
-from utils.run_folder import RunFolder
-from utils.tables import read_table
+from utils.core.cli import run
+from utils.core.errors import UserError
+from utils.core.files import read_json
+from utils.core.tables import read_table
+from utils.runs.run_folder import RunFolder
 
 PRECISIONS = ("float32", "bfloat16")
 

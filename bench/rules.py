@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from utils.cli import run
-from utils.errors import UserError
-from utils.mask_file import open_masks
-from utils.prediction_settings import RuleSettings
-from utils.stack import open_stack
-from utils.stored_threshold import choose_threshold, run_folder_of
-from utils.threshold import mean_interval
-from utils.validation import mask_tenths, validation_job
+from utils.competition.after_prediction import mask_tenths, validation_job
+from utils.core.cli import run
+from utils.core.errors import UserError
+from utils.core.prediction_settings import RuleSettings
+from utils.data.packed import open_stack
+from utils.masks.mask_file import open_masks
+from utils.scoring.bootstrap import mean_interval
+from utils.scoring.stored_results import choose_threshold, run_folder_of
 
 RULES = {
     "--min_area 20": RuleSettings(min_area=20),

@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import run
-from utils.errors import UserError
+from utils.core.cli import run
+from utils.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 5
@@ -24,7 +24,7 @@ from net.engine import evaluate, fit, predict
 from net.learner import Learner
 from net.tasks import mask_task
 from net.training import Run
-from utils.settings import DataSettings, NetSettings, RunSettings, TrainSettings
+from utils.core.training_settings import DataSettings, NetSettings, RunSettings, TrainSettings
 
 imported, step = time.perf_counter(), Learner.step
 

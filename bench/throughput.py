@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from utils import make_demo, make_folds, stack_and_save
-from utils.cli import run
-from utils.errors import UsageError, UserError
-from utils.files import whole_file, write_json
-from utils.names import pick
+from utils.core.cli import run
+from utils.core.errors import UsageError, UserError
+from utils.core.files import whole_file, write_json
+from utils.core.names import pick
 
 NAMES = {
     "strata": "Strata",
@@ -157,7 +157,7 @@ def _serve(name: str, folder: Path, pipe: Connection) -> None:
     if name in OWN:
         from bench.contenders import OWN_KINDS as kinds
     else:
-        os.environ.pop("GOMP_SPINCOUNT", None)  # which utils.cli sets for this project's own processes
+        os.environ.pop("GOMP_SPINCOUNT", None)  # which utils.core.cli sets for this project's own processes
         warnings.filterwarnings("ignore", category=FutureWarning)  # of what the peers import,
         os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning"  # and their loader workers
         from bench.peers import PEERS as kinds

@@ -1,23 +1,65 @@
-"""Networks by name: a table, and `<decoder>_<encoder>` for every decoder of smp over every encoder of smp or timm.
+"""Networks by name: a table, `<decoder>_<encoder>` of smp and timm for pixels, any timm model or encoder for images.
 
-A builder takes (channels_in, channels_out, weights) and gives a module: normalised images (B, channels_in, S, S) ->
-logits (B, channels_out, S, S), or a DeepOutput.
+A builder takes (channels_in, channels_out, weights) and returns a module: normalised images (B, channels_in, S, S) ->
+logits (B, channels_out, S, S), or a DeepOutput; a classifier's logits are (B, channels_out).
 """
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import timm
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from net.unet import DeeplySupervisedUNet, UNet
-from net.weights import built_with
-from utils.errors import UsageError
-from utils.names import nearest
+from utils.core.errors import UsageError, UserError
+from utils.core.names import nearest
+
+
+def built_with(arch: str, encoder_weights: str, build: Callable[[str | None], nn.Module]) -> nn.Module:
+    """A network whose encoder has the weights asked for.
+
+    Args:
+        arch: its name, for messages.
+        encoder_weights: imagenet, none, or a file with the encoder's state dict.
+        build: takes "imagenet" or None and gives the network.
+
+    Raises:
+        UsageError: no such file, or parts that do not go together.
+        UserError: weights that cannot be had or do not fit.
+    """
+    if encoder_weights != "imagenet":
+        if encoder_weights != "none" and not Path(encoder_weights).is_file():
+            raise UsageError(
+                f"--encoder_weights {encoder_weights}: expected imagenet, none or a file, found no such file"
+            )
+        network = _built(arch, build, None)
+        if encoder_weights != "none":
+            from net.snapshot import load_encoder_weights
+
+            load_encoder_weights(network, encoder_weights)
+        return network
+    try:
+        return _built(arch, build, "imagenet")
+    except (OSError, RuntimeError) as error:  # hub and http errors are of many kinds, all of them one of these
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UserError(
+            f"--encoder_weights imagenet: could not be downloaded ({reason}); "
+            "use --encoder_weights none, or a file that holds the encoder's state dict"
+        ) from None
+
+
+def _built(arch: str, build: Callable[[str | None], nn.Module], weights: str | None) -> nn.Module:
+    try:
+        return build(weights)
+    except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UsageError(f"--arch {arch}: this decoder does not take this encoder ({reason}); choose another") from None
+
 
 Build = Callable[[int, int, str | None], nn.Module]
-
 STANDARD = (256, 128, 64, 32, 16)
 NARROW = (64, 48, 32, 24, 16)
 WIDE_RESNET = "tu-wide_resnet50_2"
@@ -122,3 +164,51 @@ def build_network(arch: str, channels_in: int, channels_out: int = 1, encoder_we
     """
     build = architecture_by_name(arch)
     return built_with(arch, encoder_weights, lambda weights: build(channels_in, channels_out, weights))
+
+
+class PooledEncoder(nn.Module):
+    """An encoder of smp, the mean of its deepest map, and a linear layer.
+
+    Args:
+        encoder: gives feature maps, the deepest last.
+        channels_out: logits an image.
+    """
+
+    def __init__(self, encoder: nn.Module, channels_out: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.out_channels[-1], channels_out)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) normalised images -> logits (B, channels_out)."""
+        return self.head(torch.mean(self.encoder(images)[-1], (2, 3)))
+
+
+def build_classifier(arch: str, channels_in: int, channels_out: int, encoder_weights: str = "none") -> nn.Module:
+    """A network for labels of images.
+
+    Args:
+        arch: a model of timm (resnet18, convnext_tiny, ...) or an encoder of smp.
+        channels_in: 1 (grey) or 3 (RGB).
+        channels_out: logits an image.
+        encoder_weights: imagenet, none, or a file with the state dict of all but the head.
+
+    Raises:
+        UsageError: unknown names.
+        UserError: weights that cannot be had or do not fit.
+    """
+    encoders = smp.encoders.encoders
+
+    def build(weights: str | None) -> nn.Module:
+        if arch in encoders:
+            encoder = smp.encoders.get_encoder(arch, in_channels=channels_in, depth=5, weights=weights)
+            return PooledEncoder(encoder, channels_out)
+        return timm.create_model(arch, pretrained=weights is not None, in_chans=channels_in, num_classes=channels_out)
+
+    if arch not in encoders and not timm.is_model(arch.partition(".")[0]):
+        raise UsageError(f"--arch {arch}: no model of timm or encoder of smp; {nearest(arch, _known())}")
+    return built_with(arch, encoder_weights, build)
+
+
+def _known() -> list[str]:
+    return [*smp.encoders.encoders, *timm.list_models()]

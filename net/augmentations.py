@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit
-from utils.errors import UsageError
-from utils.names import pick
+from utils.core.errors import UsageError
+from utils.core.names import pick
 
 Vary = Callable[[np.ndarray, np.ndarray | None, list[int]], tuple[np.ndarray, np.ndarray | None]]
 """(image, truth or None, seed words) -> (image, truth) of the net's size; the same words give the same pixels."""

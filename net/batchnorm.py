@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from net.team import together
-from utils.errors import UsageError
+from net.distributed import together
+from utils.core.errors import UsageError
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from net.augmentations import Vary
 from net.geometry import Fit
 from net.tasks import Task
-from utils.stack import Stack
+from utils.data.packed import Stack
 
 Key = tuple[int, int]
 """(pass over the images, row of the stack): with the seed, all that a training sample depends on."""

@@ -2,30 +2,23 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from net.dataset import EpochParts, fitted, fitted_targets, normalised
+from net.distributed import Team
+from net.kinds import RowWriter
 from net.learner import Learner
 from net.losses import Loss
 from net.predictor import Predictor, batches_of, stored
 from net.tasks import Task
-from net.team import Team
 from net.tta import View
-from utils.errors import UserError
-from utils.interrupts import StopRequest
-from utils.progress import EpochBar, progress_bar
-from utils.stack import Stack
-
-
-class RowWriter(Protocol):
-    """Takes answers (B, ...) in order."""
-
-    def append(self, rows: np.ndarray) -> None: ...
-
+from utils.core.errors import UserError
+from utils.core.interrupts import StopRequest
+from utils.core.progress import EpochBar, progress_bar
+from utils.data.packed import Stack
 
 STEPS_BETWEEN_LOOKS = 10  # reading the loss waits for the device
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 NAME = "strata"
 DESCRIPTION = f"{NAME}.json"
 """Where the description lies: ONNX's metadata under NAME, the extra files of the others under this name."""
-
 Sizes = Mapping[int, tuple[str, int]]
 """Axes of the images that may have any length: axis -> (its name, the least length)."""
 Run = Callable[[np.ndarray], np.ndarray]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 cv2.setNumThreads(0)  # images are small, and the cores belong to the network and the loader's workers
 
+
 STEP = 32
 """What a side of the net's input has to be divisible by: five halvings."""
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from net.average import Average, share_buffers
+from net.averaging import Average, share_buffers
 from net.dataset import normalised
+from net.distributed import Team
 from net.losses import Loss
 from net.machine import Machine
 from net.outputs import to_float32
 from net.schedulers import Schedule
-from net.team import Team
 
 
 @dataclass

@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from net.outputs import DeepOutput, Output
-from utils.errors import UsageError
-from utils.names import pick
+from utils.core.errors import UsageError
+from utils.core.names import pick
 
 PixelLoss = Callable[[Tensor, Tensor], Tensor]
 Loss = Callable[[Output, Tensor], Tensor]
 """(output, target (B, K, S, S) float32) -> (B,) float32."""
-
 IMAGE_WEIGHT, NON_EMPTY_WEIGHT, FUSED_WEIGHT = 0.05, 0.1, 1.0
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from utils.errors import UsageError
-from utils.settings import MachineSettings
+from utils.core.errors import UsageError
+from utils.core.training_settings import MachineSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -6,8 +6,8 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from utils.errors import UsageError
-from utils.names import pick
+from utils.core.errors import UsageError
+from utils.core.names import pick
 
 # fused: one kernel a step, on CPU as on GPU
 OPTIMIZERS: dict[str, Callable[[Iterable[Parameter], float], Optimizer]] = {

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from net.dataset import fitted, normalised
 from net.geometry import VAL_AUGS, ValAug
+from net.kinds import Kind, kind_of
 from net.machine import Machine
 from net.outputs import Output, to_float32
-from net.snapshot import load_snapshot, rebuild
-from net.tasks import Kind, kind_of
+from net.snapshot import Snapshot, fill, load_snapshot
 from net.tiles import Tiles
 from net.tta import View
-from utils.errors import UsageError, UserError
-from utils.stack import Stack
+from utils.core.errors import UsageError, UserError
+from utils.data.packed import Stack
 
 
 @dataclass(frozen=True)
@@ -120,3 +120,13 @@ def val_of(about: dict[str, Any]) -> ValAug:
     """How a snapshot saw its validation images; those of before sizes could grow name no size."""
     named = VAL_AUGS[about["val_augs"]]
     return named if named.size is None else replace(named, size=about.get("size", named.size))
+
+
+def rebuild(snapshot: Snapshot, path: str | Path) -> nn.Module:
+    """The network of a snapshot, with its weights, in evaluation mode."""
+    from net.kinds import kind_of
+
+    about = snapshot.about
+    network = kind_of(about).build(about["arch"], about["channels_in"])
+    fill(network, snapshot.weights, path)
+    return network.eval()

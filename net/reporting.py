@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from net.board import Board
-from net.record import NO_RESULTS, Record
-from utils.model_card import write_model_card
-from utils.settings import TellSettings
-from utils.time_left import TimeLeft, duration
-from utils.trackers import Tracking, tracking
+from net.checkpoints import NO_RESULTS, Record
+from net.tensorboard import Board
+from utils.core.progress import TimeLeft, duration
+from utils.core.training_settings import TellSettings
+from utils.report.model_card import write_model_card
+from utils.runs.trackers import Tracking, tracking
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def reporting(record: Record, flags: dict[str, Any], tell: TellSettings, left: T
 
 def _page(run: Path, place: Path) -> list[Path]:
     """The page of one run alone."""
-    from utils.report.maker import Maker
+    from utils.report.page import Maker
 
     Maker([str(run)]).write(place / "report.html")
     return [place / "report.html"]

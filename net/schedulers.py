@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
 
-from utils.errors import UsageError
-from utils.names import pick
+from utils.core.errors import UsageError
+from utils.core.names import pick
 
 
 @dataclass
@@ -95,7 +95,6 @@ def _plateau(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:
 
 
 SCHEDULERS: dict[str, Build] = {"none": _none, "cosine": _cosine, "onecycle": _onecycle, "plateau": _plateau}
-
 PLANNED = {"cosine", "onecycle"}  # these change when the number of epochs does
 
 

@@ -8,15 +8,19 @@ Everything is read with `weights_only=True`, so that a stranger's file cannot ru
 """
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UsageError, UserError
-from utils.files import whole_file
+from utils.core.errors import UsageError, UserError
+from utils.core.files import whole_file
+from utils.data.folds import fold_rows
+from utils.data.packed import Stack, ids_digest
 
 FORMAT = 1
 
@@ -77,16 +81,6 @@ def load_snapshot(path: str | Path) -> Snapshot:
     return Snapshot(values["about"], values["weights"])
 
 
-def rebuild(snapshot: Snapshot, path: str | Path) -> nn.Module:
-    """The network of a snapshot, with its weights, in evaluation mode."""
-    from net.tasks import kind_of
-
-    about = snapshot.about
-    network = kind_of(about).build(about["arch"], about["channels_in"])
-    fill(network, snapshot.weights, path)
-    return network.eval()
-
-
 def start_from(network: nn.Module, path: str | Path, task: str) -> None:
     """Load weights to start training from: a snapshot of this project, or a bare state dict from elsewhere.
 
@@ -131,3 +125,30 @@ def fill(network: nn.Module, weights: Any, path: str | Path) -> None:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise UserError(f"{path}: does not fit this network: {'; '.join(faults[:3])}{more}; check --arch")
     network.load_state_dict(weights)
+
+
+def held_out_rows(data_dir: str, stack: Stack, abouts: Sequence[dict[str, Any]], flag: str) -> np.ndarray:
+    """Rows that none of the snapshots was trained on: their common validation fold.
+
+    Args:
+        data_dir: the packed folder.
+        stack: its training images.
+        abouts: what the snapshots say of themselves.
+        flag: what asked for it, for messages.
+
+    Raises:
+        UsageError: the snapshots hold out different folds.
+        UserError: other images than they were trained on, or other folds.
+    """
+    folds = {about["fold"] for about in abouts}
+    if len(folds) > 1:
+        raise UsageError(f"{flag}: the snapshots hold out different folds ({sorted(folds)}); predict a fold at a time")
+    if any(about["data_digest"] != stack.digest for about in abouts):
+        raise UserError(f"{flag}: {data_dir} holds other images than the snapshots were trained on")
+    rows = fold_rows(data_dir, stack.ids, fold := folds.pop())[1]
+    if any(about["val_ids_digest"] != ids_digest(stack.ids[row] for row in rows) for about in abouts):
+        raise UserError(
+            f"{flag}: fold {fold} in {data_dir} holds other images than the snapshots held out: they have learned "
+            "from some of them; put back the train_with_folds.csv that they were trained with"
+        )
+    return rows

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from net.augmentations import TRAIN_AUGS, Crop, Vary, check_names
 from net.geometry import VAL_AUGS, ValAug
-from utils.errors import UsageError
-from utils.settings import DataSettings, SizeSettings
+from utils.core.errors import UsageError
+from utils.core.training_settings import DataSettings, SizeSettings
 
 
 @dataclass(frozen=True)

@@ -11,54 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from net.architectures import build_network
-from net.classifiers import build_classifier
+from net.kinds import Kind
 from net.losses import EXCLUSIVE_LOSSES, LABEL_LOSSES, LOSSES, Loss, border_losses
-from net.outputs import DeepOutput, Output, fused
-from utils.border_target import border_of
-from utils.errors import UserError
-from utils.labels import not_empty, read_labels
-from utils.names import pick
-from utils.scores import LabelScores, ObjectScores, PixelScores, Scores
-from utils.stack import Stack
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a network answers."""
-
-    name: str
-    """mask, border, labels (any number of them), label (one of them)."""
-    outputs: tuple[str, ...]
-    """A name for each logit: of a pixel, or of an image."""
-
-    @property
-    def of_pixels(self) -> bool:
-        return self.name in ("mask", "border")
-
-    def build(self, arch: str, channels_in: int, encoder_weights: str = "none") -> nn.Module:
-        """A network that gives these outputs; raises as `build_network` does."""
-        build = build_network if self.of_pixels else build_classifier
-        return build(arch, channels_in, len(self.outputs), encoder_weights)
-
-    def probabilities(self, output: Output) -> Tensor:
-        """Output of the network -> (B, K, S, S) or (B, K) float32, [0, 1]."""
-        if self.name == "labels" and isinstance(output, DeepOutput):  # its own class: is there anything?
-            return torch.sigmoid(output.image[:, None])
-        logits = fused(output).float()
-        return torch.softmax(logits, 1) if self.name == "label" else torch.sigmoid(logits)
-
-
-KINDS = ("mask", "border", "labels", "label")
-
-
-def kind_of(about: dict[str, Any]) -> Kind:
-    """The kind of network that a snapshot's description tells of."""
-    pick(dict.fromkeys(KINDS), about["task"], "task")
-    return Kind(about["task"], tuple(about.get("outputs", ("mask",))))
+from utils.core.errors import UserError
+from utils.data.image_classes import not_empty, read_labels
+from utils.data.packed import Stack
+from utils.masks.border_target import border_of
+from utils.scoring.validation_scores import LabelScores, ObjectScores, PixelScores, Scores
 
 
 @dataclass(frozen=True)
@@ -106,7 +66,7 @@ def border_task(stack: Stack, border: str, width: int, weight: float) -> Task:
 
     Args:
         stack: with labels, or with masks alone, whose outline is learned.
-        border: outline, touching or both (utils/border_target.py).
+        border: outline, touching or both (utils/masks/border_target.py).
         width: pixels at the net's size.
         weight: of the border's loss beside the mask's.
 

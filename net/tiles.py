@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from net.geometry import STEP
-from utils.errors import UsageError
+from utils.core.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -11,30 +11,30 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from net.answers import answer_writer
+from net.checkpoints import Progress, Record
 from net.dataset import EpochParts, TrainingRows, training_loader
+from net.distributed import Team
 from net.engine import evaluate, finite, fit, measure_statistics
+from net.kinds import answer_writer
 from net.learner import Learner, restore
 from net.losses import loss_by_name
 from net.machine import machine, workers_for
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
-from net.record import Progress, Record
+from net.preparation import new_learner, starting_network, try_out
 from net.reporting import Reporter, reporting
 from net.schedulers import PLANNED, scheduler_by_name
-from net.setup import new_learner, starting_network, try_out
 from net.stages import Stage, stage_of_epoch, stages_of
 from net.tasks import Task
-from net.team import Team
-from utils.check_settings import epochs_in_cycle
-from utils.errors import UsageError, UserError
-from utils.interrupts import StopRequest, stop_requests
-from utils.progress import EpochBar
-from utils.run_folder import RunFolder, stored_flags
-from utils.run_status import check_free, kept_status
-from utils.settings import TrainSettings, to_flat
-from utils.stack import Stack, fold_rows, ids_digest, open_stack
-from utils.time_left import TimeLeft
+from utils.core.errors import UsageError, UserError
+from utils.core.interrupts import StopRequest, stop_requests
+from utils.core.progress import EpochBar, TimeLeft
+from utils.core.settings import to_flat
+from utils.core.training_settings import TrainSettings, epochs_in_cycle
+from utils.data.folds import fold_rows
+from utils.data.packed import Stack, ids_digest, open_stack
+from utils.runs.run_folder import RunFolder, stored_flags
+from utils.runs.status import check_free, kept_status
 
 QUICK_TO_READ = 2**30  # bytes; of more masks the empty ones are not counted at every start
 DESCRIBED = ("arch", "train_augs", "val_augs", "val_transforms", "fold", "loss", "optimizer", "scheduler", "seed")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.names import pick
+from utils.core.names import pick
 
 
 @dataclass(frozen=True)

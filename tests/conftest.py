@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from script_helpers import TINY, succeed
+from helpers.scripts import TINY, succeed
 
 
 @pytest.fixture(scope="session", autouse=True)

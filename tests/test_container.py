@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from container_helpers import copy_kept, instructions, kept, programs_folder, rules_of, sent_by_docker
-from script_helpers import ROOT
+from helpers.container import copy_kept, instructions, kept, programs_folder, rules_of, sent_by_docker
+from helpers.scripts import ROOT
 
 import report
-from utils.cli import parse
+from utils.core.cli import parse
 
 STEPS = instructions()
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

@@ -12,16 +12,17 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
-from mask_helpers import files_in, score_at, write_masks, write_packed
+from helpers.masks import files_in, score_at, write_masks, write_packed
+from helpers.scripts import ROOT
 from PIL import Image
-from script_helpers import ROOT
 
-from utils.errors import UserError
-from utils.files import write_json
-from utils.mask_file import open_masks
-from utils.run_folder import snapshots_in
-from utils.settings import TrainSettings, from_flat
-from utils.stack import open_stack
+from utils.core.errors import UserError
+from utils.core.files import write_json
+from utils.core.settings import from_flat
+from utils.core.training_settings import TrainSettings
+from utils.data.packed import open_stack
+from utils.masks.mask_file import open_masks
+from utils.runs.run_folder import snapshots_in
 
 NOTEBOOK = ROOT / "notebooks" / "first_look.ipynb"
 PICTURES = ("images", "coverage", "depths", "folds", "augmentation", "curves", "score", "predictions")

@@ -4,9 +4,9 @@ import re
 import subprocess
 from importlib import import_module
 
-from script_helpers import ROOT, run_script
+from helpers.scripts import ROOT, run_script
 
-from utils.settings import flat_names
+from utils.core.settings import flat_names
 
 README = (ROOT / "README.md").read_text()
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from script_helpers import ROOT
+from helpers.scripts import ROOT
 
 STAND_IN = """#!/usr/bin/env bash
 echo "$@" >> calls.txt

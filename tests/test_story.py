@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from script_helpers import ROOT, succeed
+from helpers.scripts import ROOT, succeed
 
 README = (ROOT / "README.md").read_text()
 SMALLER = {

@@ -11,10 +11,10 @@ import sys
 
 import numpy as np
 import pytest
-from script_helpers import ROOT, TINY, assert_refused, run_here, run_script, succeed
+from helpers.scripts import ROOT, TINY, assert_refused, run_here, run_script, succeed
 
 from bench.kill_resume import differences
-from utils.run_folder import RunFolder, find_snapshots
+from utils.runs.run_folder import RunFolder, find_snapshots
 
 
 @pytest.fixture

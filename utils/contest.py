@@ -17,17 +17,16 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from utils.cli import run_commands
-from utils.errors import Interrupted, UsageError, UserError
-from utils.formats import RLE_COLUMNS
-from utils.kaggle_client import ask_kaggle, check_token, find_client
-from utils.label_submission import NUMBER, check_label_submission
-from utils.layouts import LAYOUTS, find_source
-from utils.source_files import header_of
+from utils.competition.class_submission import NUMBER, check_label_submission
+from utils.competition.kaggle import BrokenArchive, ask_kaggle, check_token, find_client, unzip_all
+from utils.competition.submission_check import sample_in
+from utils.core.cli import run_commands
+from utils.core.errors import Interrupted, UsageError, UserError
+from utils.core.tables import read_table
+from utils.data.formats import RLE_COLUMNS
+from utils.data.layouts import LAYOUTS, find_source
+from utils.data.source_files import header_of
 from utils.submission import CheckSettings, check
-from utils.submission_check import sample_in
-from utils.tables import read_table
-from utils.unzip import BrokenArchive, unzip_all
 
 TGS = "tgs-salt-identification-challenge"
 WORK = ".download"

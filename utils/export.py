@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from utils.cli import run
-from utils.errors import UsageError, UserError
-from utils.run_folder import find_snapshots
+from utils.core.cli import run
+from utils.core.errors import UsageError, UserError
+from utils.runs.run_folder import find_snapshots
 
 ENDS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

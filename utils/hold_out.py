@@ -1,19 +1,169 @@
-"""Make one fold of a packed set the test part of another packed folder: its masks lie apart, in truth.csv.
+"""One fold of a packed set made the test part of another packed folder, so that a last score can be honest.
 
-python utils/hold_out.py --data_dir nuclei --fold 4 --out_dir nuclei_held
-python utils/submission.py score submission.csv --truth nuclei_held/truth.csv --data_dir nuclei_held
-
-Train and tune on the new folder, predict its test part, and score that once: no choice has seen these images.
-utils/held_out.py says what is written.
+train_*.npy, train.csv, train_with_folds.csv   the images of all other folds, folds renumbered from 0
+test_images.npy                                the images of the fold, without masks
+sample_submission.csv, truth.csv               the ids of the fold, and its masks as run-lengths
+held_out.json                                  which fold of which folder this is
+manifest.json                                  as utils/data/packed.py says; images are of the size they are packed in
 """
 
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from utils.cli import run
-from utils.fingerprint import is_packed
-from utils.held_out import check_folder, hold_out, mark_of, open_folded
-from utils.survey import line
+import numpy as np
+
+from utils.core.arrays import array_writer
+from utils.core.cli import run
+from utils.core.errors import UsageError, UserError
+from utils.core.files import read_json, write_json
+from utils.core.progress import progress_bar
+from utils.core.tables import read_table, write_table
+from utils.data.folds import fold_rows
+from utils.data.formats import RLE_COLUMNS
+from utils.data.image_ids import as_packed, id_column
+from utils.data.packed import FORMAT, MANIFEST, Stack, open_stack, read_manifest
+from utils.data.packed_tables import copy_tables
+from utils.data.packing import check_room, entry_of, is_packed
+from utils.data.packing_report import line
+from utils.data.rle import encode, encode_objects
+
+ABOUT = "held_out.json"
+FOLDS = "train_with_folds.csv"
+AT_ONCE = 16
+"""Images that are in memory at a time."""
+
+
+def mark_of(data_dir: Path, stack: Stack, fold: int) -> str:
+    """A digest of what would be held out: the packed arrays, the folds and the fold."""
+    digest = hashlib.sha256(f"{FORMAT} {stack.digest} {fold}\n".encode())
+    digest.update((data_dir / FOLDS).read_bytes())
+    return digest.hexdigest()
+
+
+def check_folder(out_dir: Path, mark: str) -> None:
+    """Let a folder pass only if it is new, empty, or one that was begun for the same fold of the same data.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UsageError(f"--out_dir {out_dir}: a file; name a folder")
+    there = sorted(path.name for path in out_dir.glob("[!.]*"))
+    if not there:
+        return
+    about = read_json(out_dir / ABOUT) if ABOUT in there else {}
+    if not isinstance(about, dict) or about.get("fingerprint") != mark:
+        found = f"fold {about['fold']} of {about['data_dir']}, as it was then" if about else there[0]
+        raise UsageError(f"--out_dir {out_dir}: holds something else ({found}); name a new or empty folder")
+
+
+def hold_out(data_dir: Path, stack: Stack, fold: int, out_dir: Path, mark: str) -> dict[str, Any]:
+    """Write the folder; its manifest comes last, so that a folder that is not whole is not taken for packed.
+
+    Args:
+        data_dir: a packed folder with folds.
+        stack: its training part.
+        fold: the fold that becomes the test part.
+        out_dir: a folder that `check_folder` lets pass.
+        mark: what `mark_of` says.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        UserError: no masks, no such fold, fewer than three folds, or no room.
+    """
+    rest, held = fold_rows(data_dir, stack.ids, fold)
+    if stack.masks is None:
+        raise UserError(f"{data_dir}: its images are packed without masks, so there is no truth to hold out")
+    tables = {**_rest_tables(data_dir, stack, fold), **_held_tables(stack, held)}
+    arrays = {"images": stack.images, "masks": stack.masks, "labels": stack.labels}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    parts = {"train": (rest, arrays), "test": (held, {"images": stack.images})}
+    manifest = {"format": FORMAT, "layout": read_manifest(data_dir).get("layout", ""), "fingerprint": mark}
+    manifest |= {"tables": {}, "parts": {}, "report": {}}
+    out_dir.mkdir(parents=True, exist_ok=True)
+    check_room(
+        out_dir,
+        [((len(rows), *array.shape[1:]), str(array.dtype)) for rows, part in parts.values() for array in part.values()],
+    )
+    write_json(out_dir / ABOUT, {"data_dir": str(data_dir), "fold": fold, "fingerprint": mark})
+    (out_dir / MANIFEST).unlink(missing_ok=True)
+    with ExitStack() as files:
+        for part, (rows, whole) in parts.items():
+            manifest["parts"][part] = _write_part(part, rows, whole, stack.ids, out_dir, files)
+        manifest["tables"] = copy_tables([path for path in [data_dir / "depths.csv"] if path.is_file()], out_dir)
+        for name, columns in tables.items():
+            write_table(out_dir / name, columns)
+            manifest["tables"][name] = hashlib.sha256((out_dir / name).read_bytes()).hexdigest()
+    write_json(out_dir / MANIFEST, manifest)
+    return manifest
+
+
+def _write_part(
+    part: str, rows: np.ndarray, arrays: Mapping[str, np.ndarray], ids: list[str], out_dir: Path, files: ExitStack
+) -> dict[str, Any]:
+    """Copy rows of the arrays, some at a time, and return the part's entry in the manifest."""
+    entries = {}
+    for name, array in arrays.items():
+        path, shape, dtype = out_dir / f"{part}_{name}.npy", (len(rows), *array.shape[1:]), str(array.dtype)
+        writer = files.enter_context(array_writer(path, shape, dtype))
+        for start in progress_bar(range(0, len(rows), AT_ONCE), path.stem, "block"):
+            writer.append(array[rows[start : start + AT_ONCE]])
+        entries[name] = entry_of(path, shape, dtype, writer)
+    return {"ids": [ids[row] for row in rows.tolist()], "arrays": entries, "sizes": None}
+
+
+def _rest_tables(data_dir: Path, stack: Stack, fold: int) -> dict[str, dict[str, Sequence[object]]]:
+    """train.csv and train_with_folds.csv without the fold; run-lengths are of the masks as packed."""
+    path = data_dir / FOLDS
+    table = read_table(path, "fold")
+    names = sorted(set(table["fold"]) - {str(fold)}, key=lambda name: (len(name), name))
+    if len(names) < 2:
+        raise UserError(f"{path}: without fold {fold} there is one fold left, expected two or more; make more folds")
+    kept = [place for place, name in enumerate(table["fold"]) if name != str(fold)]
+    columns: dict[str, Sequence[object]] = {
+        name: [column[place] for place in kept] for name, column in table.items() if name != "fold"
+    }
+    if stack.sizes:  # the run-lengths of the csv are those of the images before they were resized
+        row_of = {name: row for row, name in enumerate(stack.ids)}
+        ids = as_packed(columns[id_column(columns, path)], stack.ids)
+        cells = [encode(stack.masks[row_of[name]]) for name in ids]
+        columns |= {name: cells for name in RLE_COLUMNS if name in columns}
+    folds = [names.index(table["fold"][place]) for place in kept]
+    return {"train.csv": columns, FOLDS: {**columns, "fold": folds}}
+
+
+def _held_tables(stack: Stack, held: np.ndarray) -> dict[str, dict[str, Sequence[object]]]:
+    """truth.csv and sample_submission.csv: a row an object where objects are told apart, else a row an image."""
+    header = ("ImageId", "EncodedPixels") if stack.labels is not None else ("id", "rle_mask")
+    rows = [(stack.ids[row], cell) for row in held.tolist() for cell in _cells(stack, row)]
+    truth = dict(zip(header, zip(*rows, strict=True), strict=True))
+    ids = [stack.ids[row] for row in held.tolist()]
+    return {"truth.csv": truth, "sample_submission.csv": dict(zip(header, (ids, ["1 1"] * len(ids)), strict=True))}
+
+
+def _cells(stack: Stack, row: int) -> list[str]:
+    """The run-lengths of an image: of each object, of none (one empty cell), or of the mask."""
+    if stack.labels is None:
+        return [encode(stack.masks[row])]
+    return encode_objects(stack.labels[row]) or [""]
+
+
+def open_folded(data_dir: Path, fold: int) -> Stack:
+    """The training part of a packed folder that has this fold.
+
+    Raises:
+        UserError: not packed, not folded.
+        UsageError: no such fold.
+    """
+    stack = open_stack(data_dir)
+    fold_rows(data_dir, stack.ids, fold)
+    return stack
 
 
 @dataclass(frozen=True)

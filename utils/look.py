@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.cli import run
-from utils.errors import UsageError, UserError
-from utils.files import whole_file
-from utils.gallery import coloured, labelled
-from utils.mask_file import Masks, open_masks
-from utils.metrics import binarize, counts, scores_from_counts
-from utils.object_metrics import dsb2018_scores, match_counts
-from utils.objects import ObjectRules, choose_rules, label_objects
-from utils.stack import Stack, open_stack
-from utils.stored_threshold import choose_threshold, run_folder_of
-from utils.truth import labels_of, truths_of
+from utils.core.cli import run
+from utils.core.errors import UsageError, UserError
+from utils.core.files import whole_file
+from utils.data.packed import Stack, open_stack
+from utils.masks.drawing import coloured, labelled
+from utils.masks.ground_truth import labels_of, truths_of
+from utils.masks.instances import ObjectRules, label_objects
+from utils.masks.mask_file import Masks, binarize, open_masks
+from utils.scoring.instance_metrics import dsb2018_scores, match_counts
+from utils.scoring.metrics import counts, scores_from_counts
+from utils.scoring.stored_results import choose_rules, choose_threshold, run_folder_of
 
 TITLES = ("image", "truth", "probability", "mask")
 

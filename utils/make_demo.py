@@ -4,18 +4,19 @@ python utils/make_demo.py --out_dir demo
 python utils/make_demo.py --out_dir demo --n_train 400 --n_test 100 --seed 0
 python utils/make_demo.py --kind ships --out_dir ships --n_train 60 --n_test 20 --seed 0
 
-utils/salt_survey.py and utils/ship_survey.py say what is written; both have a truth.csv, which no competition has.
+utils/synthetic/salt_survey.py and ship_survey.py say what is written; both have a truth.csv, which no competition
+has.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import run
-from utils.errors import UsageError
-from utils.names import pick
-from utils.salt_survey import write_salt
-from utils.ship_survey import write_ships
+from utils.core.cli import run
+from utils.core.errors import UsageError
+from utils.core.names import pick
+from utils.synthetic.salt_survey import write_salt
+from utils.synthetic.ship_survey import write_ships
 
 KINDS: dict[str, Callable[[Path, int, int, int, int | None], Iterator[str]]] = {
     "salt": write_salt,

@@ -17,12 +17,10 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import arg
 
-from utils.cli import run
-from utils.errors import UsageError
-from utils.fold_classes import as_column, classes_of, values_of
-from utils.folds import split
-from utils.image_table import coverage_of, read_images
-from utils.tables import write_table
+from utils.core.cli import run
+from utils.core.errors import UsageError
+from utils.core.tables import write_table
+from utils.data.stratification import as_column, classes_of, coverage_of, read_images, split, values_of
 
 SHOWN_CLASSES = 6
 

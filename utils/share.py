@@ -19,14 +19,12 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from utils.cli import run_commands
-from utils.errors import UsageError, UserError
-from utils.files import read_json, whole_file, write_json
-from utils.progress import progress_bar
-from utils.remote_folder import RemoteFolder, Seen, remote_folder, without_password
-from utils.run_status import FILE as STATUS
-from utils.run_status import read_status
-from utils.shared_files import (
+from utils.core.cli import run_commands
+from utils.core.errors import UsageError, UserError
+from utils.core.files import read_json, whole_file, write_json
+from utils.core.progress import progress_bar
+from utils.runs.remote_folder import RemoteFolder, Seen, remote_folder, without_password
+from utils.runs.shared_files import (
     MANIFEST,
     SharedFile,
     as_manifest,
@@ -35,6 +33,8 @@ from utils.shared_files import (
     place_of,
     read_manifest_text,
 )
+from utils.runs.status import STATUS_FILE as STATUS
+from utils.runs.status import read_status
 
 Experiment = Annotated[Positional[str], arg(metavar="EXPERIMENT")]
 Url = Annotated[Positional[str], arg(metavar="URL")]

@@ -3,21 +3,20 @@
 python utils/stack_and_save.py --data_dir data
 python utils/stack_and_save.py --data_dir nuclei --out_dir nuclei_packed --size 256x256
 
-utils/layouts.py has the folder layouts that are known, utils/stack.py what is written.
+utils/data/layouts.py has the folder layouts that are known, utils/data/packed.py what is written.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import run
-from utils.errors import UsageError
-from utils.fingerprint import fingerprint, is_packed
-from utils.label_table import label_columns
-from utils.layouts import LAYOUTS, find_source
-from utils.packing import make_plan, pack
-from utils.source_files import header_of
-from utils.survey import line, report_lines
+from utils.core.cli import run
+from utils.core.errors import UsageError
+from utils.data.layouts import LAYOUTS, find_source
+from utils.data.packed_tables import label_columns
+from utils.data.packing import fingerprint, is_packed, make_plan, pack
+from utils.data.packing_report import line, report_lines
+from utils.data.source_files import header_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Settings:
     """All flags of stack_and_save.py."""
 
     data_dir: str = "data"
-    """folder with images and masks, in one of the layouts that utils/layouts.py knows."""
+    """folder with images and masks, in one of the layouts that utils/data/layouts.py knows."""
     out_dir: str | None = None
     """folder for the arrays; default: data_dir."""
     size: str | None = None

@@ -17,15 +17,15 @@ from typing import Literal
 import numpy as np
 from tyro.conf import Positional
 
-from utils.cli import run_commands
-from utils.errors import UsageError, UserError
-from utils.formats import FORMATS, read_format
-from utils.metrics import counts, iou, scores_from_counts
-from utils.object_metrics import OBJECT_METRICS, match_counts
-from utils.rle import decode_objects
-from utils.stack import MANIFEST
-from utils.submission_check import Shapes, check_submission, sample_in, shapes_of
-from utils.truth import decode_all, read_run_lengths
+from utils.competition.submission_check import Shapes, check_submission, sample_in, shapes_of
+from utils.core.cli import run_commands
+from utils.core.errors import UsageError, UserError
+from utils.data.formats import FORMATS, read_format
+from utils.data.packed import MANIFEST
+from utils.data.rle import decode_objects, decode_union
+from utils.masks.ground_truth import read_run_lengths
+from utils.scoring.instance_metrics import OBJECT_METRICS, match_counts
+from utils.scoring.metrics import counts, iou, scores_from_counts
 
 SALT_SHAPE = (101, 101)
 
@@ -121,7 +121,7 @@ def _decoded(
 ) -> np.ndarray:
     """The label map of an image's run-lengths, or their union."""
     try:
-        return (decode_objects if of_objects else decode_all)(cells, shape, by_row)
+        return (decode_objects if of_objects else decode_union)(cells, shape, by_row)
     except ValueError as error:
         raise UserError(f"{path}: {name}: {error}") from None
 

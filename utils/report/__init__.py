@@ -1,1 +1,1 @@
-"""The page of experiments: what is read of their folders, what is drawn of it."""
+"""The page of experiments and the model card."""

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from utils.fit_threshold import CrossFitted
-from utils.mask_file import Masks
-from utils.stack import Stack
-from utils.threshold import Best, ByArea, Steps
+from utils.data.packed import Stack
+from utils.masks.mask_file import Masks
+from utils.scoring.bootstrap import Difference
+from utils.scoring.cross_fit import CrossFitted
+from utils.scoring.threshold_search import Best, ByArea, Steps
 
 RunState = Literal["running", "finished", "interrupted", "failed", "unreadable"]
 
@@ -159,17 +160,6 @@ class Group:
     difference: "Difference | None" = None
     """of `honest` to the group with the best cross-fitted score on the same data; None for that one, where no image is
     in both, and where runs are not ranked by iout."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """ "Is B better than A?": the mean of B - A over the images that both predicted out of fold (paired bootstrap)."""
-
-    mean: float
-    low: float
-    """95 % percentile interval under resampling of images."""
-    high: float
-    n_images: int
 
 
 @dataclass(frozen=True)

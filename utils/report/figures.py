@@ -6,8 +6,8 @@ import numpy as np
 
 from utils.report.charts import MOST_POINTS, Line, Mark, chart
 from utils.report.facts import Judged, RunFacts
-from utils.report.words import count, score, threshold
-from utils.threshold import Steps
+from utils.report.formatting import count, score, threshold
+from utils.scoring.threshold_search import Steps
 
 NO_SCORES = {"epoch", "cycle", "lr", "images_per_s", "seconds"}
 FULL = (0.0, 1.0)

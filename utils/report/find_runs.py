@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.core.errors import UserError
 
 OF_A_RUN = ("config.json", "log.csv", "snapshots", "state.pt", "status.json", "summary.json")
 NO_RUNS = ("mlartifacts", "mlruns")

@@ -10,12 +10,11 @@ from itertools import takewhile
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
-
-from utils.fit_threshold import CrossFitted, cross_fit
-from utils.report.facts import Difference, Group, Overview, RunFacts
-from utils.run_folder import FREE_ON_RESUME
-from utils.threshold import mean_interval
+from utils.report.facts import Group, Overview, RunFacts
+from utils.runs.run_folder import FREE_ON_RESUME
+from utils.scoring.bootstrap import difference
+from utils.scoring.cross_fit import CrossFitted
+from utils.scoring.threshold_search import cross_fit
 
 MEASURES = ("iout", "objects", "auc", "accuracy", "f2")
 """Groups are ranked within what their runs are ranked by, in this order."""
@@ -39,24 +38,6 @@ def overview(runs: Sequence[RunFacts]) -> Overview:
     unreadable = [Group(run.name, [run], None, None, None, {}) for run in runs if run.state == "unreadable"]
     differing, equal = _settings(readable)
     return Overview(groups + unreadable, differing, equal, datetime.now().astimezone().isoformat(timespec="seconds"))
-
-
-def difference(a: Mapping[str, float], b: Mapping[str, float]) -> Difference | None:
-    """ "Is B better than A?": the mean of B - A over the images that are in both, by paired bootstrap (Efron 1979).
-
-    Args:
-        a: image id -> score, 0..1.
-        b: the same; ids of different data must not be compared.
-
-    Returns:
-        None if no image is in both.
-    """
-    both = [name for name in a if name in b]
-    if not both:
-        return None
-    # equal differences are equal numbers: .3 - .2 and .4 - .3 are not before they are rounded
-    gains = np.round([b[name] - a[name] for name in both], 12)
-    return Difference(float(gains.mean()), *mean_interval(gains), len(both))
 
 
 def _measure(runs: Sequence[RunFacts]) -> str:

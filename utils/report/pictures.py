@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.gallery import as_rgb, outlined
-from utils.metrics import binarize
+from utils.masks.drawing import as_rgb, outlined
+from utils.masks.mask_file import binarize
 from utils.report.facts import GalleryRow, Judged, RunFacts
 
 BUDGET = 8_500_000

@@ -1,4 +1,4 @@
-"""One experiment folder read into facts, whatever is in it: what cannot be read is left out, and said in one line."""
+"""Read one experiment folder, whatever is in it: what cannot be read is left out and said in one line."""
 
 import csv
 import math
@@ -6,22 +6,19 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
-from utils.errors import UserError
-from utils.files import read_json
-from utils.fit_labels import FILE as LABELS_FILE
-from utils.objects import OBJECTS_FILE
-from utils.report.attempts import attempt
+from utils.core.errors import UserError
+from utils.core.files import read_json
+from utils.core.redaction import open_text, open_values
+from utils.report.attempt import attempt
 from utils.report.facts import RunFacts, RunState
 from utils.report.judge import Cache, judge
-from utils.run_folder import RunFolder, SnapshotFile, snapshots_in
-from utils.run_status import FILE as STATUS_FILE
-from utils.run_status import read_status
-from utils.secrets_out import open_text, open_values
-from utils.stored_threshold import FILE as THRESHOLD_FILE
-from utils.stored_threshold import stored_threshold
+from utils.runs.run_folder import RunFolder, SnapshotFile, snapshots_in
+from utils.runs.status import STATUS_FILE, read_status
+from utils.scoring.stored_results import LABELS_FILE, OBJECTS_FILE, THRESHOLD_FILE, stored_threshold
 
+T = TypeVar("T")
 MEASURES = ("objects", "iout", "auc", "f2", "accuracy")
 """What snapshots are ranked by: of a log with several of them the first."""
 OF_MASKS = ("iout", "objects")

@@ -1,0 +1,145 @@
+"""utils/submission.py as a person types it: the verdict of a check, the score of each format, and what is refused."""
+
+import re
+
+from helpers.masks import blobs, files_in, write_packed
+from helpers.scripts import assert_refused, run_here, run_script
+
+from utils.competition.submission_writing import write_submission
+from utils.scoring.metrics import iou, iout
+
+SCRIPT = "utils/submission.py"
+GOOD = "id,rle_mask\na,1 3\nb,\nc,5 2 9 1\n"
+SAMPLE = "id,rle_mask\na,1 1\nb,1 1\nc,1 1\n"
+
+
+def test_check_script(tmp_path):
+    (tmp_path / "sub.csv").write_text(GOOD)
+    (tmp_path / "sample.csv").write_text(SAMPLE)
+    done = run_script(SCRIPT, "check", "sub.csv", "--sample", "sample.csv", "--shape", "3x4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "valid: 3 rows, 1 empty (33.3%)"
+    (tmp_path / "sub.csv").write_text(GOOD.replace("1 3", '"[1, 3]"'))
+    done = run_script(SCRIPT, "check", "sub.csv", "--sample", "sample.csv", cwd=tmp_path)
+    assert_refused(done, 1, "sub.csv: not valid: 1 problems in 3 rows, 1 empty")
+    assert "line 2 (a): a printed list" in done.stdout
+    assert "101x101" in done.stdout
+    assert files_in(tmp_path) == ["sample.csv", "sub.csv"]
+
+
+def test_check_script_takes_the_packed_folder(tmp_path):
+    (tmp_path / "sub.csv").write_text(GOOD)
+    write_packed(tmp_path / "data", {"test": (list("abc"), None, (3, 3))})
+    (tmp_path / "data" / "sample_submission.csv").write_text(SAMPLE)
+    done = run_here(SCRIPT, "check", "sub.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3x3, from data" in done.stdout
+    assert "not checked" not in done.stdout
+    done = run_here(SCRIPT, "check", "sub.csv", "--shape", "2x4", cwd=tmp_path)
+    assert_refused(done, 1, "not valid")
+    (tmp_path / "data" / "sample_submission.csv").write_text(SAMPLE + "d,\n")
+    assert_refused(run_here(SCRIPT, "check", "sub.csv", cwd=tmp_path), 1, "not valid")
+
+
+def test_score_script(tmp_path):
+    probabilities, truth = blobs(12)
+    ids = [f"image{row}" for row in range(12)]
+    predicted = probabilities > 0.4
+    write_submission(tmp_path / "sub.csv", [*ids[::-1], "more"], [*predicted[::-1], predicted[0]])
+    write_submission(tmp_path / "truth.csv", ids, truth)
+    words = ("score", "sub.csv", "--truth", "truth.csv", "--shape", "31x31")
+    done = run_script(SCRIPT, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = dict(re.findall(r"^(.+?)  +([\d.]+)$", done.stdout, re.MULTILINE))
+    assert found == {
+        "images": "12",
+        "score (iout)": f"{iout(predicted, truth):.5f}",
+        "all masks empty": f"{iout(0 * predicted, truth):.5f}",
+        "mean IoU": f"{iou(predicted, truth):.5f}",
+    }
+    assert "warning" not in done.stdout
+    write_submission(tmp_path / "sub.csv", ids, predicted.transpose(0, 2, 1))
+    assert (
+        f"row by row the masks would score {iout(predicted, truth):.5f}"
+        in run_here(SCRIPT, *words, cwd=tmp_path).stdout
+    )
+
+
+def scored(folder, sub, truth, *words):
+    """The printed score of a submission of 3x4 images."""
+    (folder / "sub.csv").write_text(sub)
+    (folder / "truth.csv").write_text(truth)
+    words = ("score", "sub.csv", "--truth", "truth.csv", "--shape", "3x4", *words)
+    done = run_here(SCRIPT, *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return dict(re.findall(r"^(.+?)  +([\d.]+)$", done.stdout, re.MULTILINE)), done.stdout
+
+
+def test_score_of_objects(tmp_path):
+    header, truth = "ImageId,EncodedPixels\n", "ImageId,EncodedPixels\na,1 3\na,7 2\nb,\n"
+    found, _ = scored(tmp_path, header + "a,7 2\na,1 3\nb,\n", truth)
+    assert (found["score (dsb2018)"], found["all masks empty"], found["mean IoU"]) == ("1.00000", "0.50000", "1.00000")
+    # the first object is hit at all ten thresholds, the second at none (IoU .5 is not greater than .50): TP, FP, FN = 1
+    sub = header + "a,1 3\na,7 1\nb,\n"
+    assert scored(tmp_path, sub, truth)[0]["score (dsb2018)"] == f"{(1 / 3 + 1) / 2:.5f}"
+    assert scored(tmp_path, sub, truth, "--format", "airbus")[0]["score (airbus)"] == "0.75000"  # F2 of it is 1/2
+    assert scored(tmp_path, sub, truth, "--format", "airbus")[0]["mean IoU"] == "0.90000"
+    by_id = [text.replace("a,", "a.jpg,").replace("b,", "b.jpg,") for text in (sub, truth)]
+    assert scored(tmp_path, *by_id)[0]["score (airbus)"] == "0.75000"
+    # the two objects as one: no hit, although the union is perfect
+    found, _ = scored(tmp_path, header + "a,1 3 7 2\nb,\n", truth)
+    assert (found["score (dsb2018)"], found["mean IoU"]) == ("0.55000", "1.00000")
+
+
+def test_score_of_carvana(tmp_path):
+    # of 3x4 pixels numbered by row: 1 2 3 4 / 5 6 7 8 / 9 10 11 12
+    header = "img,rle_mask\n"
+    found, said = scored(tmp_path, header + "a.jpg,1 4\nb.jpg,\n", header + "a.jpg,1 2\nb.jpg,\n")
+    assert found["score (dice)"] == f"{(2 * 2 / 6 + 1) / 2:.5f}"
+    assert found["all masks empty"] == "0.50000"
+    assert "warning" not in said
+    # numbered by column the upper row of an image is pixels 1, 4, 7, 10
+    _, said = scored(tmp_path, header + "a.jpg,1 1 4 1 7 1 10 1\n", header + "a.jpg,1 4\n")
+    assert "read column by column the masks would score 1.00000; run-lengths go left to right first" in said
+    # a truth in the columns of the salt is read by the salt's rule, whatever scores
+    found, _ = scored(tmp_path, header + "a,1 4\n", "id,rle_mask\na,1 1 4 1 7 1 10 1\n")
+    assert found["score (dice)"] == "1.00000"
+
+
+def test_check_by_the_rules_of_a_format(tmp_path):
+    (tmp_path / "sub.csv").write_text("id,rle_mask\na,1 2\na,3 1\n")
+    assert_refused(run_here(SCRIPT, "check", "sub.csv", "--shape", "3x4", cwd=tmp_path), 1, "1 problems in 2 rows")
+    (tmp_path / "sub.csv").write_text("ImageId,EncodedPixels\na,1 2\na,4 1\nb,\n")
+    done = run_here(SCRIPT, "check", "sub.csv", "--shape", "3x4", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "valid: 3 rows of 2 images, 1 empty (50.0%)"
+    (tmp_path / "sample.csv").write_text("id,rle_mask\na,1 1\nb,1 1\n")
+    words = ("check", "sub.csv", "--shape", "3x4", "--sample", "sample.csv")
+    done = run_here(SCRIPT, *words, cwd=tmp_path)
+    assert_refused(done, 1, "not valid")
+    assert "header: expected id,rle_mask, found ImageId,EncodedPixels" in done.stdout
+    assert run_here(SCRIPT, *words, "--format", "dsb2018", cwd=tmp_path).returncode == 0
+    done = run_here(SCRIPT, *words, "--format", "carvana", cwd=tmp_path)
+    assert "header: expected img,rle_mask" in done.stdout
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "sub.csv").write_text(GOOD)
+    (tmp_path / "bad.csv").write_text(GOOD.replace("1 3", "3 1 1 1"))
+    (tmp_path / "longer.csv").write_text(GOOD + "d,\n")
+    (tmp_path / "both.csv").write_text("ImageId,EncodedPixels\na,1 3\na,3 1\n")
+    (tmp_path / "hole.csv").write_text("ImageId,EncodedPixels\na,1 3\na,\n")
+    for words, code, said in (
+        (("chekc", "sub.csv"), 2, ("did you mean check",)),
+        (("check", "none.csv"), 1, ("none.csv", "no such file")),
+        (("check", "sub.csv", "--sample", "none.csv"), 1, ("none.csv",)),
+        (("check", "sub.csv", "--shape", "101"), 2, ("--shape 101", "101x101")),
+        (("check", "sub.csv", "--shape", "0x101"), 2, ("--shape 0x101",)),
+        (("score", "sub.csv", "--truth", "longer.csv"), 1, ("no row for 1 of the 4", "such as d")),
+        (("score", "bad.csv", "--truth", "sub.csv"), 1, ("bad.csv: a", "not ascending")),
+        (("score", "sub.csv", "--truth", "bad.csv"), 1, ("bad.csv: a", "not ascending")),
+        (("score", "both.csv", "--truth", "both.csv"), 1, ("both.csv: a: object 2: overlap", "object 1")),
+        (("score", "hole.csv", "--truth", "hole.csv"), 1, ("hole.csv: a: object 2: it has no pixels",)),
+    ):
+        assert_refused(run_here(SCRIPT, *words, cwd=tmp_path), code, *said)
+    assert run_here(SCRIPT, cwd=tmp_path).returncode == 2
+    assert run_here(SCRIPT, "score", "sub.csv", cwd=tmp_path).returncode == 2

@@ -1,0 +1,229 @@
+"""Submissions: each kind of fault is found, the score is the metric's, and what is written passes its own check."""
+
+import re
+from datetime import datetime
+
+import numpy as np
+import pytest
+from helpers.masks import blobs, files_in, write_masks, write_packed
+
+from utils.competition.submission_check import check_submission, shapes_of
+from utils.competition.submission_writing import finish_submission, timestamped, write_submission
+from utils.core.errors import UserError
+from utils.core.prediction_settings import RuleSettings, SubmissionSettings
+from utils.core.tables import read_table
+from utils.data.rle import decode, encode
+from utils.masks.mask_file import binarize, open_masks
+
+GOOD = "id,rle_mask\na,1 3\nb,\nc,5 2 9 1\n"
+SAMPLE = "id,rle_mask\na,1 1\nb,1 1\nc,1 1\n"
+
+
+def problems_of(tmp_path, text, sample=SAMPLE, shapes=(3, 4)):
+    (tmp_path / "sub.csv").write_text(text)
+    (tmp_path / "sample.csv").write_text(sample or "")
+    return check_submission(tmp_path / "sub.csv", tmp_path / "sample.csv" if sample else None, shapes)
+
+
+def test_a_good_one(tmp_path):
+    for sample in (SAMPLE, None):
+        verdict = problems_of(tmp_path, GOOD, sample)
+        assert (verdict.problems, verdict.warnings) == ([], [])
+        assert (verdict.n_rows, verdict.n_empty) == (3, 1)
+        assert verdict.as_text() == "valid: 3 rows, 1 empty (33.3%)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("id,rle_mask", "id,mask", "header"),
+        ("id,rle_mask", "ID,rle_mask", "header"),
+        ("id,rle_mask", "ImageId,EncodedPixels", "header"),
+        ("id,rle_mask\na,1 3\nb,\n", "rle_mask,id\n1 3,a\n,b\n", "header"),
+        ("b,\n", "", "1 of the sample are missing (such as b)"),
+        ("b,\n", "x,\n", "1 are not in the sample (such as x)"),
+        ("b,\n", "b,\nb,\n", "1 rows repeat an id (such as b)"),
+        ("a,1 3\nb,\n", "b,\na,1 3\n", "image 1 is b, in the sample it is a"),
+        ("1 3\n", "[]\n", "line 2 (a): a printed list"),
+        ("1 3\n", '"[1, 3]"\n', "line 2 (a): a printed list"),
+        ("1 3\n", "0 3\n", "line 2 (a): a start is 0"),
+        ("1 3\n", "1 0\n", "length 0"),
+        ("1 3\n", "1 -3\n", "'-3'"),
+        ("1 3\n", "1 3 5\n", "odd count"),
+        ("1 3\n", "nan\n", "'nan'"),
+        ("1 3\n", "1 13\n", "ends at pixel 13"),
+        ("5 2 9 1", "9 1 5 2", "line 4 (c): starts are not ascending"),
+        ("5 2 9 1", "5 5 9 1", "overlap"),
+        ("5 2 9 1", "5 2 7 1", "line 4 (c): not the run-lengths of its mask"),
+        ("5 2 9 1", "5 2  9 1", "not the run-lengths of its mask"),
+    ],
+)
+def test_each_fault_is_found(tmp_path, old, new, said):
+    assert old in GOOD
+    verdict = problems_of(tmp_path, GOOD.replace(old, new))
+    assert any(said in problem for problem in verdict.problems), verdict.problems
+    assert verdict.as_text().splitlines()[-1].startswith("not valid: ")
+
+
+def test_header_without_a_sample(tmp_path):
+    assert "header" in problems_of(tmp_path, GOOD.replace("rle_mask", "pixels"), sample=None).problems[0]
+    assert "header" in problems_of(tmp_path, "id,z,rle_mask\na,1,1 3\n", sample=None).problems[0]
+
+
+def test_at_most_ten_problems_are_shown(tmp_path):
+    rows = "".join(f"image{row},0 1\n" for row in range(25))
+    verdict = problems_of(tmp_path, "id,rle_mask\n" + rows, sample=None)
+    assert len(verdict.problems) == 25
+    assert len(verdict.as_text().splitlines()) == 11 + len(verdict.warnings)
+    assert "25 problems" in verdict.as_text()
+
+
+@pytest.mark.parametrize(("cell", "said"), [("", "every mask is empty"), ("1 3", "no mask is empty")])
+def test_odd_share_of_empty_masks(tmp_path, cell, said):
+    verdict = problems_of(tmp_path, f"id,rle_mask\na,{cell}\nb,{cell}\nc,{cell}\n")
+    assert (verdict.problems, verdict.warnings) == ([], [said])
+
+
+@pytest.mark.parametrize("shape", [(30, 41), (41, 30)])
+def test_row_by_row_is_seen_where_images_are_not_square(tmp_path, shape):
+    _, truth = blobs(9, shape)
+    right = "".join(f"i{row},{encode(mask)}\n" for row, mask in enumerate(truth))
+    assert problems_of(tmp_path, "id,rle_mask\n" + right, None, shape).warnings == []
+    wrong = "".join(f"i{row},{encode(mask.T)}\n" for row, mask in enumerate(truth))
+    assert "row by row" in problems_of(tmp_path, "id,rle_mask\n" + wrong, None, shape).warnings[0]
+
+
+def test_objects_of_an_image(tmp_path):
+    header, sample = "ImageId,EncodedPixels\n", "ImageId,EncodedPixels\na,1 1\nb,1 1\n"
+    assert problems_of(tmp_path, header + "a,1 3\na,5 2\nb,\n", sample).problems == []
+    overlapping = problems_of(tmp_path, header + "a,1 3\nb,\na,3 2\n", sample).problems
+    assert len(overlapping) == 1
+    assert "line 4 (a): overlap: it shares 1 pixels with object 1" in overlapping[0]
+    beside = problems_of(tmp_path, header + "a,1 3\na,\nb,\n", sample).problems
+    assert len(beside) == 1
+    assert "line 3 (a): it has no pixels" in beside[0]
+
+
+def test_sizes_by_image(tmp_path):
+    shapes = {"a": (3, 1), "b": (1, 1), "c": (3, 3)}
+    assert problems_of(tmp_path, GOOD, shapes=shapes).problems == []
+    assert "pixel 3" in problems_of(tmp_path, GOOD, shapes={**shapes, "a": (2, 1)}).problems[0]
+    del shapes["c"]
+    assert "unknown size" in problems_of(tmp_path, GOOD, shapes=shapes).problems[0]
+
+
+def test_shapes_of_a_packed_folder(tmp_path):
+    write_packed(tmp_path / "same", {"train": (["a"], None, (5, 7)), "test": (["b"], None, (5, 7))})
+    assert shapes_of(tmp_path / "same") == (5, 7)
+    write_packed(tmp_path / "resized", {"test": (["a", "b"], None, (5, 7))}, sizes=[(3, 4), (6, 2)])
+    assert shapes_of(tmp_path / "resized") == {"a": (3, 4), "b": (6, 2)}
+
+
+# --- writing
+
+
+def test_write_submission(tmp_path):
+    _, truth = blobs(5)
+    path = tmp_path / "new" / "sub.csv"
+    write_submission(path, list("abcde"), iter(truth), ("ImageId", "EncodedPixels"))
+    assert path.read_bytes() == b"ImageId,EncodedPixels\n" + b"".join(
+        f"{name},{encode(mask)}\n".encode() for name, mask in zip("abcde", truth, strict=True)
+    )
+
+
+def test_a_failure_leaves_the_old_submission(tmp_path):
+    (tmp_path / "sub.csv").write_text("old")
+    with pytest.raises(ValueError, match="shorter"):
+        write_submission(tmp_path / "sub.csv", ["a", "b"], iter(np.zeros((1, 2, 2))))
+    assert (tmp_path / "sub.csv").read_text() == "old"
+    assert files_in(tmp_path) == ["sub.csv"]
+
+
+def test_timestamped_never_overwrites(tmp_path, monkeypatch):
+    class Clock(datetime):
+        @classmethod
+        def now(cls):
+            return cls(2031, 2, 3, 4, 5, 59)
+
+    monkeypatch.setattr("utils.competition.submission_writing.datetime", Clock)
+    names = []
+    for _ in range(3):
+        path = timestamped(tmp_path, "two nets")
+        path.write_text("")
+        names.append(path.name)
+    assert names == [f"two nets_2031-02-03_04:05{more}.csv" for more in ("", "_2", "_3")]
+
+
+def finish(masks, folder, fn="sub", data_dir=None, th=0.5, min_area=0):
+    settings = SubmissionSettings(th=th, submission_dir=str(folder), fn=fn)
+    return finish_submission(masks, settings, RuleSettings(min_area=min_area), [], data_dir)
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Test masks of 6 images, whose packed folder has a sample submission in another order."""
+    probabilities, _ = blobs(6)
+    ids = [f"image{row}" for row in range(6)]
+    write_packed(tmp_path / "data", {"train": (["t"], None, (31, 31)), "test": (ids, None, (31, 31))})
+    sample = "".join(f"{name},1 1\n" for name in reversed(ids))
+    (tmp_path / "data" / "sample_submission.csv").write_text("id,rle_mask\n" + sample)
+    path = write_masks(tmp_path / "m.npy", ids, probabilities, data_dir=str(tmp_path / "data"), part="test")
+    return open_masks(path)
+
+
+def test_finish_submission(masks, tmp_path, capsys):
+    th, min_area = 0.3, 40
+    path = finish(masks, tmp_path / "subs", th=th, min_area=min_area)
+    table = read_table(path, "id", "rle_mask")
+    assert table["id"] == masks.ids[::-1]  # as the sample has them
+    expected = binarize(masks.array, th)
+    expected[expected.sum(axis=(1, 2)) < min_area] = False
+    assert 0 < sum(cell == "" for cell in table["rle_mask"]) < 6
+    for mask, cell in zip(expected[::-1], table["rle_mask"], strict=True):
+        np.testing.assert_array_equal(decode(cell, (31, 31)), mask)
+    printed = capsys.readouterr().out
+    assert str(path) in printed
+    assert re.search(r"valid: 6 rows, \d empty", printed)
+
+
+def test_finish_submission_resizes_back(tmp_path):
+    down, across = np.mgrid[:40, :40]
+    probabilities = np.stack([down / 39, across / 39]).astype(np.float16)
+    sizes = [(20, 10), (40, 80)]
+    write_packed(tmp_path / "data", {"test": (["a", "b"], None, (40, 40))}, sizes=sizes)
+    path = write_masks(tmp_path / "m.npy", ["b", "a"], probabilities[::-1], data_dir="elsewhere", part="test")
+    out = finish(open_masks(path), tmp_path, data_dir=tmp_path / "data")
+    table = read_table(out)
+    cells = dict(zip(table["id"], table["rle_mask"], strict=True))
+    lower, right = decode(cells["a"], (20, 10)), decode(cells["b"], (40, 80))
+    np.testing.assert_array_equal(lower, np.arange(20)[:, None] >= np.full(10, 10))
+    np.testing.assert_array_equal(right, np.arange(80) >= np.full((40, 1), 40))
+    # the least area is counted at the size of the mask file, where the threshold was fitted
+    data, again = tmp_path / "data", open_masks(path)
+    assert read_table(finish(again, tmp_path, "area", data, min_area=800)) == table
+    assert "" in read_table(finish(again, tmp_path, "area", data, min_area=801))["rle_mask"]
+
+
+def test_finish_submission_refuses(masks, tmp_path):
+    sample = tmp_path / "data" / "sample_submission.csv"
+    sample.write_text(sample.read_text() + "image6,1 1\n")
+    before = files_in(tmp_path)
+    with pytest.raises(UserError, match=r"not written.*1 of the sample are missing \(such as image6\)"):
+        finish(masks, tmp_path / "subs")
+    write_packed(tmp_path / "data", {"test": (masks.ids, None, (40, 40))})
+    with pytest.raises(UserError, match=r"masks of 31x31, but the test images .* are 40x40"):
+        finish(masks, tmp_path / "subs")
+    write_packed(tmp_path / "data", {"train": (masks.ids, None, (31, 31))})
+    with pytest.raises(UserError, match="no test images"):
+        finish(masks, tmp_path / "subs")
+    assert [name for name in files_in(tmp_path) if not name.startswith("data")] == ["m.json", "m.npy"]
+    assert set(before) <= set(files_in(tmp_path))
+
+
+def test_validation_masks_are_not_compared_with_the_sample(tmp_path, capsys):
+    probabilities, truth = blobs(3)
+    folder = write_packed(tmp_path / "data", {"train": (list("abc"), truth, (31, 31))})
+    (folder / "sample_submission.csv").write_text("id,rle_mask\nx,\n")
+    path = write_masks(tmp_path / "v.npy", list("abc"), probabilities, data_dir=str(folder), part="train")
+    finish(open_masks(path), tmp_path)
+    assert "ids not compared" in capsys.readouterr().out

@@ -1,0 +1,69 @@
+"""Single pictures: what is read from a file of any kind, and what resizing makes of it."""
+
+import numpy as np
+import pytest
+from helpers.sources import SIZE, as_rgb, blob, noise, save
+from PIL import Image
+
+from utils.data.image_files import probe, read_image, read_mask, resize_image, resize_mask
+
+
+def test_read_mask_by_half_of_the_range(tmp_path):
+    steps = np.array([[0, 127, 128, 255]], np.uint8)
+    save(tmp_path / "8.png", steps)
+    save(tmp_path / "16.png", np.array([[0, 32767, 32768, 65535]], np.uint16))
+    save(tmp_path / "colour.png", np.stack([steps, steps // 4, steps // 8], axis=-1))
+    for name in ("8.png", "16.png", "colour.png"):
+        mask, flaws = read_mask(str(tmp_path / name))
+        assert mask.tolist() == [[0, 0, 1, 1]], name
+        assert mask.dtype == np.uint8
+        assert flaws == ["masks_not_binary"], name
+    save(tmp_path / "alpha.png", np.dstack([as_rgb(steps), np.full_like(steps, 255)]))
+    assert read_mask(str(tmp_path / "alpha.png"))[0].tolist() == [[0, 0, 1, 1]], "how opaque it is, is not looked at"
+    one = blob(2)
+    palette = Image.fromarray(one * 3).convert("P")
+    palette.putpalette([10, 0, 0] * 3 + [0, 0, 200])
+    for picture, name in ((one, "01.png"), (Image.fromarray(one * 255).convert("1"), "1bit.png"), (palette, "p.gif")):
+        save(tmp_path / name, picture)
+        mask, flaws = read_mask(str(tmp_path / name))
+        assert np.array_equal(mask, one), name
+        assert flaws == [], name
+    save(tmp_path / "dark.png", one * 90)
+    mask, flaws = read_mask(str(tmp_path / "dark.png"))
+    assert not mask.any()
+    assert flaws == ["masks_too_dark"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_image_of_any_mode(tmp_path):
+    grey, colour = noise(1), noise(2, channels=3)
+    save(tmp_path / "16.png", grey.astype(np.uint16) * 256 + 3)
+    save(tmp_path / "alpha.png", np.dstack([colour, noise(3)]))
+    save(tmp_path / "grey_alpha.png", Image.fromarray(np.dstack([grey, noise(3)]), mode="LA"))
+    palette = Image.fromarray(np.arange(120, dtype=np.uint8).reshape(SIZE)).convert("P")
+    palette.putpalette(colour.reshape(-1).tolist())
+    palette.save(tmp_path / "p.png", transparency=bytes(range(120)))
+    for name, expected, is_grey in (
+        ("16.png", as_rgb(grey), True),
+        ("alpha.png", colour, False),
+        ("grey_alpha.png", as_rgb(grey), True),
+        ("p.png", colour, False),  # Pillow warns of some ways to read it
+    ):
+        assert np.array_equal(read_image(str(tmp_path / name), 3), expected), name
+        assert np.array_equal(read_image(str(tmp_path / name), 1), expected[..., :1]), name
+        assert probe(str(tmp_path / name), with_pixels=True) == (SIZE, is_grey), name
+        assert probe(str(tmp_path / name), with_pixels=False) == (SIZE, is_grey), name
+
+
+def test_resizing():
+    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None], 30, axis=0)[..., None]
+    spikes = np.tile(np.array([0, 0, 90], np.uint8), (30, 20))[..., None]
+    small = resize_image(spikes, (15, 20))
+    assert small.shape == (15, 20, 1)
+    assert (small == 30).all(), "the mean over each area"
+    assert resize_image(ramp, (30, 120))[0, 1:6, 0].tolist() == [1, 3, 5, 7, 9], "between the values 0, 4, 8"
+    labels = np.arange(0, 2500, 100, dtype=np.uint16).reshape(5, 5) + 60_000
+    middle = resize_mask(labels, (1, 1))
+    assert middle.dtype == np.uint16
+    assert middle.tolist() == [[61_200]], "the pixel in the middle"
+    assert np.array_equal(np.unique(resize_mask(labels, (9, 9))), np.unique(labels))

@@ -1,0 +1,94 @@
+"""Packing that is killed, fails or finds no room: nothing that looks whole is left, and what was there stays."""
+
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import helpers.sources as sources
+import numpy as np
+import pytest
+from helpers.masks import files_in
+from helpers.scripts import ROOT, assert_refused, run_here
+from helpers.sources import KILLED, SCRIPT, blob, contents, noise, run_ok, save
+
+from utils.data.packed import open_stack
+
+
+@pytest.mark.parametrize(
+    ("place", "n_calls"),
+    [
+        (("utils.data.packing", "", "load_sample"), 3),
+        (("utils.core.arrays", "ArrayWriter", "append"), 7),
+        (("utils.core.arrays", "ArrayWriter", "check_full"), 2),
+        (("os", "", "replace"), 5),  # csv files first, then arrays: some are renamed, some not
+        (("os", "", "replace"), 7),  # all arrays are there, the manifest is not
+    ],
+)
+def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, place, n_calls):
+    sources.salt(tmp_path / "data", train="dbacefgh")
+    run_ok("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "quiet", cwd=tmp_path)
+    words = ["--data_dir", str(tmp_path / "data"), "--out_dir", str(tmp_path / "out")]
+    killed = [sys.executable, "-c", KILLED, *place, str(n_calls), *words]
+    assert subprocess.run(killed, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert not (tmp_path / "out/manifest.json").exists()
+    for path in (tmp_path / "out").glob("*.npy"):
+        np.load(path)  # what has its name is whole
+    run_ok(*words, cwd=tmp_path)
+    assert contents(tmp_path / "out") == contents(tmp_path / "quiet")
+
+
+def test_killed_while_packing_again(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    sources.salt(data)
+    run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
+    before = contents(out)
+    save(data / "train/images/a.png", noise(99))
+    killed = [sys.executable, "-c", KILLED, "utils.core.arrays", "ArrayWriter", "append", "5"]
+    words = ["--data_dir", str(data), "--out_dir", str(out)]
+    assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert {name: contents(out)[name] for name in before} == before, "the former arrays are as they were"
+    killed[3:] = ["os", "", "replace", "5"]
+    assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert not (out / "manifest.json").exists(), "a manifest beside arrays of two runs"
+    assert "already" not in run_ok(*words, cwd=tmp_path)
+    assert np.array_equal(open_stack(out).images[2, ..., 0], noise(99))
+
+
+def test_a_failed_run_changes_nothing(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    sources.salt(data)
+    run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
+    before = contents(out)
+    save(data / "train/images/a.png", noise(99))
+    save(data / "train/masks/c.png", blob(1, (4, 4)))
+    assert_refused(run_here(SCRIPT, "--data_dir", data, "--out_dir", out, cwd=tmp_path), 1, "train/masks/c.png")
+    assert contents(out) == before
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    sources.salt(tmp_path / "data")
+    words = ["--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out", "--size", "200x200"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert_refused(done, 1, tmp_path / "out", "File too large")
+    assert files_in(tmp_path / "out") == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
+    done = run_here(SCRIPT, *words, cwd=tmp_path)
+    assert_refused(done, 1, tmp_path / "out", "--out_dir", "there is room for")
+    assert files_in(tmp_path / "out") == []
+
+
+def test_out_dir_that_cannot_be_written(tmp_path):
+    sources.salt(tmp_path / "data")
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        done = run_here(SCRIPT, "--data_dir", tmp_path / "data", "--out_dir", out, cwd=tmp_path)
+        assert_refused(done, 1, out)
+    assert (tmp_path / "file").read_text() == "mine"

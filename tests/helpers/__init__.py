@@ -1,0 +1,1 @@
+"""What several tests share: data made by hand, commands run as a person would, stand-ins for servers."""

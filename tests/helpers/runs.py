@@ -1,0 +1,45 @@
+"""Experiment folders made by hand, without any training."""
+
+from pathlib import Path
+
+from helpers.masks import write_masks
+from utils.core.files import write_json
+from utils.core.settings import to_flat
+from utils.core.tables import write_table
+from utils.core.training_settings import TrainSettings
+from utils.runs.run_folder import stored_flags
+
+COLUMNS = ("epoch", "cycle", "train_loss", "val_loss", "iou", "iout", "lr", "images_per_s", "seconds")
+
+
+def log_rows(scores, measure="iout"):
+    """Columns of log.csv: an epoch for each score, of 10 s at 50 images/s."""
+    columns = {name: [1] * len(scores) for name in COLUMNS if name != "iout"}
+    columns |= {"epoch": range(1, len(scores) + 1), "val_loss": [2 - score for score in scores], measure: scores}
+    return {**columns, "images_per_s": [50] * len(scores), "seconds": [10.0] * len(scores)}
+
+
+def write_run(folder, scores=(0.5, 0.8, 0.7), measure="iout", finished=True, **flags):
+    """A run of train.py with config.json, log.csv and summary.json, and one snapshot: of its best epoch."""
+    folder = Path(folder)
+    settings = {**to_flat(TrainSettings()), "experiment_dir": str(folder), "n_epochs": len(scores), **flags}
+    write_json(folder / "config.json", stored_flags(settings))
+    if scores:
+        write_table(folder / "log.csv", log_rows(scores, measure))
+        best_snapshot(folder, scores, measure).write_bytes(b"weights")
+    if finished:
+        write_json(folder / "summary.json", {"seconds": 10.0 * len(scores), "machine": "cpu (2 threads), bfloat16"})
+    return folder
+
+
+def best_snapshot(folder, scores=(0.5, 0.8, 0.7), measure="iout"):
+    """Where the snapshot of the best epoch lies."""
+    best = max(range(len(scores)), key=scores.__getitem__)
+    (Path(folder) / "snapshots").mkdir(parents=True, exist_ok=True)
+    return Path(folder) / "snapshots" / f"epoch_{best + 1}.loss_{2 - scores[best]:.4f}.{measure}_{scores[best]:.3f}"
+
+
+def write_val_masks(folder, ids, probabilities, data_dir, scores=(0.5, 0.8, 0.7), measure="iout"):
+    """The validation masks of that snapshot."""
+    path = best_snapshot(folder, scores, measure)
+    return write_masks(path.with_name(f"val_masks_{path.name}.npy"), ids, probabilities, data_dir=str(data_dir))

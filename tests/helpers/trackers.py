@@ -1,0 +1,33 @@
+"""Runs that tell a tracker, made up."""
+
+import time
+
+from utils.core.files import write_json
+from utils.runs.run_folder import RunFolder
+
+FLAGS = {"arch": "unet_resnet18", "batch_size": 8, "stages": ["256:20", "512:10"], "crop": None, "n_epochs": 3}
+SECRET = "pa55word"
+
+
+def rows(n_epochs):
+    """Rows of log.csv for these epochs."""
+    return [{"epoch": epoch, "val_loss": 1 / epoch, "iout": epoch / 10, "seconds": 5.0} for epoch in n_epochs]
+
+
+def new_run(path, n_epochs_logged=0):
+    """The folder of a run that has logged some epochs."""
+    path.mkdir(parents=True)
+    write_json(path / "config.json", FLAGS)
+    folder = RunFolder(path)
+    if n_epochs_logged:
+        folder.write_log(rows(range(1, n_epochs_logged + 1)))
+    return folder
+
+
+def until(found, seconds=60):
+    """What `found` returns as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "never came"
+        time.sleep(0.05)
+    return value

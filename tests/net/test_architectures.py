@@ -1,0 +1,99 @@
+"""Every named network, and every decoder of smp: built, run forward and backward, saved, loaded."""
+
+import pytest
+import torch
+
+from net.architectures import ARCHITECTURES, build_network, decoders
+from net.outputs import DeepOutput, fused
+from net.predictor import rebuild
+from net.snapshot import Snapshot, load_snapshot, save_snapshot
+from utils.core.errors import UsageError, UserError
+
+BY_DECODER = {
+    **{f"{decoder}_resnet18": decoder for decoder in decoders() if decoder != "dpt"},
+    "dpt_vit_tiny_patch16_224": "dpt",
+    "segformer_mit_b0": "segformer",
+    "fpn_resnext50_32x4d": "fpn",
+    "unetplusplus_tu-convnext_tiny": "unetplusplus",
+}
+
+
+def images(channels, size=64, seed=0):
+    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *BY_DECODER])
+def test_built_run_saved_loaded(name, tmp_path):
+    torch.manual_seed(0)
+    network = build_network(name, 1)
+    pixels = images(1, 128 if name.startswith("pan_") else 64)  # PAN pools four times more
+    output = network(pixels)
+    assert fused(output).shape == pixels.shape
+    parts = [output.fused, output.image, *output.sides] if isinstance(output, DeepOutput) else [output]
+    sum(part.square().mean() for part in parts).backward()
+    # timm's encoders keep a classifier's norm that a decoder has no use for
+    unlearned = [n for n, p in network.named_parameters() if p.grad is None and not n.startswith("encoder.")]
+    assert unlearned == []
+
+    about = {"arch": name, "channels_in": 1, "task": "mask"}
+    save_snapshot(tmp_path / "snapshot", network, about)
+    again = rebuild(load_snapshot(tmp_path / "snapshot"), tmp_path / "snapshot")
+    with torch.inference_mode():
+        assert torch.equal(fused(again(pixels)), fused(network.eval()(pixels)))
+
+
+def test_the_named_networks_are_what_they_are_called():
+    parameters = {name: sum(p.numel() for p in build_network(name, 3).parameters()) for name in ARCHITECTURES}
+    assert parameters["wide_resnet_v2"] < parameters["wide_resnet_v1"]
+    assert parameters["wide_resnet_se"] > parameters["wide_resnet_v2"]
+    assert parameters["wide_resnet_hypercolumn"] > parameters["wide_resnet_v2"]
+    output = build_network("ds_resnet_34", 3)(images(3))
+    assert isinstance(output, DeepOutput)
+    assert output.image.shape == (2,)
+    assert [side.shape for side in output.sides] == [(2, 1, 64, 64)] * 5
+
+
+def test_rgb_and_odd_sizes():
+    assert fused(build_network("unet_resnet34_v1", 3).eval()(images(3, 101))).shape == (2, 1, 101, 101)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("unet_resnet19", "did you mean unet_resnet18"),
+        ("wide_resnet_v3", "did you mean wide_resnet_v2"),
+        ("unett_resnet34", "did you mean unet_resnet34"),
+        ("unetplusplus_mit_b0", "does not take this encoder"),
+        ("resnet34", "--arch resnet34: no such network"),
+    ],
+)
+def test_a_network_that_is_none_is_refused(name, said):
+    with pytest.raises(UsageError, match=said):
+        build_network(name, 1)
+
+
+def test_encoder_weights_from_a_file_fit_whole_or_not_at_all(tmp_path):
+    source = build_network("unet_resnet18", 1)
+    torch.save(source.encoder.state_dict(), tmp_path / "encoder.pt")
+    network = build_network("unet_resnet18", 1, encoder_weights=str(tmp_path / "encoder.pt"))
+    assert torch.equal(network.encoder.conv1.weight, source.encoder.conv1.weight)
+    with pytest.raises(UserError, match=r"does not fit this network: .* is missing"):
+        build_network("unet_resnet34", 1, encoder_weights=str(tmp_path / "encoder.pt"))
+    with pytest.raises(UsageError, match="--encoder_weights imagenat: expected imagenet, none or a file"):
+        build_network("unet_resnet18", 1, encoder_weights="imagenat")
+
+
+def test_weights_that_cannot_be_downloaded_end_in_one_line(monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("net.architectures.smp.encoders.get_encoder", offline)
+    with pytest.raises(UserError, match=r"could not be downloaded .* use --encoder_weights none"):
+        build_network("unet_resnet34_v1", 1, encoder_weights="imagenet")
+
+
+def test_a_snapshot_in_memory_describes_itself():
+    network = build_network("unet_resnet18", 1)
+    about = {"arch": "unet_resnet18", "channels_in": 1, "task": "mask"}
+    again = rebuild(Snapshot(about, network.state_dict()), "memory")
+    assert not again.training

@@ -1,0 +1,99 @@
+"""The way to the net's size and back, and chance that depends on the sample alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from net.augmentations import TRAIN_AUGS, check_names
+from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit
+from utils.core.errors import UsageError
+
+SHAPES = [(101, 101), (128, 128), (64, 100), (30, 17), (256, 256), (202, 202), (300, 200)]
+
+
+def picture(shape, channels=1, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*shape, channels), dtype=np.uint8)
+
+
+def blob(shape):
+    rows, columns = np.indices(shape)
+    inside = (rows - shape[0] * 0.4) ** 2 + (columns - shape[1] * 0.3) ** 2 < (min(shape) * 0.25) ** 2
+    return inside.astype(np.uint8)[..., None]
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.tuples(st.integers(1, 256), st.integers(1, 256)), st.sampled_from(["val_128", "val_256"]))
+def test_crop_is_the_exact_inverse_where_nothing_is_shrunk(shape, name):
+    aug = VAL_AUGS[name]
+    if max(shape) > aug.size:
+        return
+    mask = (picture(shape) > 127).astype(np.uint8)
+    fit = aug(shape)
+    seen = fit.apply(mask, nearest=True)
+    assert seen.shape == (aug.size, aug.size, 1)
+    back = fit.invert(torch.from_numpy(seen[None, None, ..., 0]).float())
+    assert np.array_equal(back[0, 0].numpy(), mask[..., 0])
+
+
+def test_padding_alone_leaves_the_image_untouched_and_reflects_it():
+    image = picture((101, 101))
+    seen = VAL_AUGS["val_128"]((101, 101)).apply(image)
+    assert np.array_equal(seen[13:114, 13:114], image)
+    assert np.array_equal(seen[12, 13:114], image[1])  # the edge itself is not repeated
+    assert np.array_equal(seen[13:114, 114], image[:, 99])
+
+
+def test_an_image_is_enlarged_by_the_largest_whole_factor_and_shrunk_only_if_larger():
+    sizes = {shape: Fit.whole_factor(shape, 256) for shape in [(101, 101), (256, 256), (60, 100), (512, 256)]}
+    found = {shape: (fit.height, fit.width) for shape, fit in sizes.items()}
+    expected = {(101, 101): (202, 202), (256, 256): (256, 256), (60, 100): (120, 200), (512, 256): (256, 128)}
+    assert found == expected
+
+
+@pytest.mark.parametrize("transform", VAL_TRANSFORMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_transform_brings_a_blob_back_to_its_place(transform, shape):
+    fit = VAL_AUGS[VAL_TRANSFORMS[transform]](shape)
+    mask = blob(shape)
+    back = fit.invert(torch.from_numpy(fit.apply(mask, nearest=True)[None, None, ..., 0]).float())[0, 0].numpy() > 0.5
+    assert back.shape == shape
+    overlap = (back & (mask[..., 0] > 0)).sum() / (back | (mask[..., 0] > 0)).sum()
+    assert overlap > 0.9
+
+
+@pytest.mark.parametrize("name", TRAIN_AUGS)
+@pytest.mark.parametrize(("shape", "channels"), [((101, 101), 1), ((60, 90), 3), ((300, 260), 3)])
+def test_every_training_augmentation_takes_any_size_and_moves_image_and_mask_together(name, shape, channels):
+    aug = TRAIN_AUGS[name]
+    change, mask = aug.maker(), blob(shape)
+    image = np.repeat(mask * 160 + 40, channels, axis=2).astype(np.uint8)
+    for seed in range(12):
+        seen, target = change(image, mask, [seed])
+        assert seen.shape == (aug.size, aug.size, channels)
+        assert seen.dtype == target.dtype == np.uint8
+        assert set(np.unique(target)) <= {0, 1}
+        bright = seen[..., 0] > (seen.min() / 2 + seen.max() / 2)
+        assert (bright & (target[..., 0] > 0)).sum() / max((bright | (target[..., 0] > 0)).sum(), 1) > 0.85
+
+
+@pytest.mark.parametrize("name", TRAIN_AUGS)
+def test_chance_is_decided_by_the_seed_words_alone(name):
+    image, mask = picture((101, 101)), blob((101, 101))
+    one, other = TRAIN_AUGS[name].maker(), TRAIN_AUGS[name].maker()
+    other(image, mask, [9, 9, 9])  # what came before does not matter
+    first = [one(image, mask, [4545, epoch, 7])[0] for epoch in range(6)]
+    again = [other(image, mask, [4545, epoch, 7])[0] for epoch in range(6)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({a.tobytes() for a in first}) > 3  # and another epoch is another picture
+
+
+def test_impossible_sets_are_refused_with_the_fitting_name():
+    check_names("train_128_v1", "val_128_resize", "resize_from_any")
+    with pytest.raises(UsageError, match=r"--val_transforms crop_from_128 .* use crop_resize_from_256"):
+        check_names("train_256_v1", "val_256", "crop_from_128")
+    with pytest.raises(UsageError, match=r"--train_augs train_128_v1 .* use train_256_v1"):
+        check_names("train_128_v1", "val_256", "crop_resize_from_256")
+    with pytest.raises(UsageError, match="did you mean train_128_v1"):
+        check_names("train_128_v11", "val_128", "crop_from_128")

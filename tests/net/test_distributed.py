@@ -1,0 +1,293 @@
+"""Several processes: the weights, scores and files of one; a dead one ends all, and any number goes on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.scripts import ROOT, TINIEST, end_together, free_port, run_here, start_together, succeed
+
+from net.snapshot import load_snapshot, read
+from utils.core.tables import read_table
+from utils.masks.mask_file import open_masks
+from utils.runs.run_folder import find_snapshots
+
+LEARN = """
+import sys
+import numpy as np
+import torch
+from torch import nn
+from net.dataset import EpochParts
+from net.engine import fit
+from net.learner import Learner
+from net.losses import LOSSES
+from net.machine import Machine
+from net.optimizers import optimizer_by_name
+from net.schedulers import scheduler_by_name
+from net.distributed import team
+from utils.core.interrupts import StopRequest
+from utils.core.progress import EpochBar
+
+generator = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (23, 1, 16, 16), generator=generator, dtype=torch.uint8)
+targets = (images > 128).to(torch.uint8)
+torch.manual_seed(1)
+network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+optimizer = optimizer_by_name(sys.argv[2])(network.parameters())
+schedule = scheduler_by_name("cosine")(optimizer, 2, 3)
+machine = Machine(torch.device("cpu"), torch.float32)
+with team() as together:
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    learner = Learner(network, optimizer, schedule, scaler, LOSSES["BCEDice"], machine, together, grad_clip=0.5)
+    parts = EpochParts(np.arange(23), 4, 3, accumulate=2, share=(together.rank, together.size))
+    losses = []
+    for parts.epoch in range(2):
+        rows = [[row for _, row in part.keys] for part in parts.parts()]
+        loader = [(images[part], targets[part]) for part in rows]
+        losses.append(fit(learner, loader, parts, EpochBar("epoch", 23), StopRequest(), "")[0])
+torch.save({"weights": torch.cat([weight.detach().flatten() for weight in network.parameters()]), "losses": losses},
+           f"{sys.argv[1]}.{together.rank}")
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["sgd_0.1", "adam_1e-2"])
+def test_two_epochs_by_any_number_of_processes_are_the_same_training(tmp_path, optimizer):
+    """float32, no BatchNorm, 23 images in groups of 8 in parts of 4: unequal shares, within 1e-5 of one process."""
+    (tmp_path / "learn.py").write_text(LEARN)
+    results = {}
+    for number in (1, 2, 3):
+        said = tmp_path / f"said_{number}"
+        started = start_together(
+            tmp_path / "learn.py", tmp_path / f"{number}", optimizer, output=said, processes=number
+        )
+        codes, told = end_together(started, said)
+        assert codes == [0] * number, told
+        results[number] = [read(tmp_path / f"{number}.{rank}") for rank in range(number)]
+    one = results[1][0]
+    for number in (2, 3):
+        for other in results[number]:
+            assert torch.equal(other["weights"], results[number][0]["weights"])  # all processes have the same
+            assert (other["weights"] - one["weights"]).norm() / one["weights"].norm() < 1e-5
+            assert other["losses"] == pytest.approx(one["losses"], rel=1e-5)
+
+
+STATISTICS = """
+import sys
+import torch
+from net.architectures import build_network
+from net.batchnorm import share_statistics
+from net.distributed import team
+
+with team() as together:
+    torch.manual_seed(0)
+    network = build_network("unet_tu-test_resnet", 1).double()
+    images, targets = torch.randn(5, 1, 64, 64).double(), torch.rand(5, 1, 64, 64).double()
+    if together.size > 1:
+        network = share_statistics(network, on_gpu=False).double()
+    part = torch.arange(5).tensor_split(together.size)[together.rank]
+    ((network.train()(images[part]) - targets[part]) ** 2).sum().backward()
+    gradients = [weight.grad for weight in network.parameters()]
+    together.add_up(gradients)
+    torch.save({"gradient": torch.cat([gradient.flatten() for gradient in gradients]), **network.state_dict()},
+               f"{sys.argv[1]}.{together.rank}")
+"""
+
+
+def test_synchronised_statistics_are_those_of_the_whole_batch(tmp_path):
+    """In float64: in float32 the gradient of a deep BatchNorm network differs by .4 % between two equal formulas."""
+    (tmp_path / "statistics.py").write_text(STATISTICS)
+    results = []
+    for number in (1, 2):
+        started = start_together(
+            tmp_path / "statistics.py", tmp_path / f"{number}", output=tmp_path / "said", processes=number
+        )
+        codes, told = end_together(started, tmp_path / "said")
+        assert codes == [0] * number, told
+        results.append(read(tmp_path / f"{number}.0"))
+    one, two = results
+    for name, value in one.items():
+        assert (two[name].double() - value.double()).norm() <= 1e-9 * value.double().norm(), name
+
+
+def test_a_training_by_two_processes_from_its_command(survey, tmp_path):
+    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 2, "--sync_batchnorm", "--precision", "float32")
+    done = run_here("train.py", *words, "--experiment_dir", tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    together = start_together("train.py", *words, "--experiment_dir", tmp_path / "two", output=tmp_path / "said")
+    codes, said = end_together(together, tmp_path / "said")
+    assert codes == [0, 0], said
+    assert ", 2 processes | " in said[0]
+    assert said[1] == ""
+    logs = [read_table(tmp_path / name / "log.csv") for name in ("one", "two")]
+    assert float(logs[0]["train_loss"][0]) == pytest.approx(float(logs[1]["train_loss"][0]), rel=1e-2)
+    files = [
+        {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).glob("*")} for name in ("one", "two")
+    ]
+    assert files[0] == files[1]
+
+
+EVALUATE = """
+import json, sys
+import numpy as np
+import torch
+from net.engine import evaluate
+from net.losses import LOSSES
+from net.machine import machine
+from net.predictor import load_predictors
+from net.tasks import mask_task
+from net.distributed import team
+from pathlib import Path
+from utils.masks.mask_file import mask_writer
+from utils.core.training_settings import MachineSettings
+from utils.data.packed import open_stack
+from contextlib import nullcontext
+
+snapshot, data, out = map(Path, sys.argv[1:])
+stack = open_stack(data)
+with team() as processes:
+    (predictor,), _ = load_predictors([snapshot], machine(MachineSettings()), stack)
+    rows = np.arange(len(stack.ids))
+    writer = mask_writer(out, stack.ids, stack.shape, {}) if processes.leads else nullcontext()
+    with writer as masks:
+        means = evaluate(predictor, mask_task(stack), stack, rows, LOSSES["bce_lovasz"], 5, masks, processes)
+out.with_suffix(f".{processes.rank}.json").write_text(json.dumps(means))
+"""
+
+
+def test_validation_is_split_and_joined_exactly(survey, trained, tmp_path):
+    """24 images in batches of 5 by one, two and three processes: every score to the last digit, every mask."""
+    (tmp_path / "evaluate.py").write_text(EVALUATE)
+    snapshot = find_snapshots([str(trained)])[0]
+    scores, masks = [], []
+    for number in (1, 2, 3):
+        out, said = tmp_path / f"{number}.npy", tmp_path / f"said_{number}"
+        started = start_together(
+            tmp_path / "evaluate.py", snapshot, survey, out, output=said, processes=number, env={"OMP_NUM_THREADS": 2}
+        )
+        codes, said = end_together(started, said)
+        assert codes == [0] * number, said
+        scores += [out.with_suffix(f".{rank}.json").read_text() for rank in range(number)]
+        masks.append(open_masks(out).array)
+    assert len(scores) == 6
+    assert len(set(scores)) == 1
+    assert all(np.array_equal(masks[0], other) for other in masks[1:])
+
+
+def test_processes_predict_the_file_that_one_predicts(survey, trained, tmp_path):
+    words = ("--snapshot", trained, "--data_dir", survey, "--batch_size", 3, "--submission_dir", tmp_path / "sub")
+    done = run_here("predict_tta.py", *words, "--masks_fn", tmp_path / "one.npy", "--fn", "one")
+    assert done.returncode == 0, done.stderr
+    words = (*words, "--masks_fn", tmp_path / "two.npy", "--fn", "two")
+    codes, said = end_together(start_together("predict_tta.py", *words, output=tmp_path / "said"), tmp_path / "said")
+    assert codes == [0, 0], said
+    assert said[0].count("valid: 8 rows") == 1
+    assert said[1] == ""
+    assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
+    submissions = sorted((tmp_path / "sub").glob("*.csv"))
+    assert len(submissions) == 2
+    assert submissions[0].read_text() == submissions[1].read_text()
+
+
+def wait_for(path, seconds=60):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} never appeared"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_process_ends_all_with_one_line_and_any_number_goes_on(survey, tmp_path, victim):
+    run, said = tmp_path / "run", tmp_path / "said"
+    words = ("--data_dir", survey, *TINIEST, "--experiment_dir", run, "--sync_batchnorm")
+    together = start_together("train.py", *words, "--n_epochs", 500, output=said)
+    wait_for(run / "state.pt")
+    together[victim].kill()
+    codes, told = end_together(together, said, timeout=60)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 1
+    errors = [line for line in (told[0] + told[1]).splitlines() if line.startswith("train.py: ")]
+    assert len(errors) == 1
+    assert "another process has ended" in errors[0]
+    assert "--resume" in errors[0]
+    assert "Traceback" not in told[0] + told[1]
+    done = read(run / "state.pt")["progress"]["epoch"]
+    resumed = run_here("train.py", *words, "--n_epochs", done + 1, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"epoch {done + 1}/{done + 1}" in resumed.stdout
+    if victim == 1:
+        together = start_together("train.py", *words, "--n_epochs", done + 2, "--resume", output=said, processes=3)
+        codes, told = end_together(together, said)
+        assert codes == [0, 0, 0], told
+        assert len(read_table(run / "log.csv")["epoch"]) == done + 2
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(survey, tmp_path):
+    run, said = tmp_path / "run", tmp_path / "said"
+    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 500, "--experiment_dir", run)
+    together = start_together("train.py", *words, output=said)
+    wait_for(run / "state.pt")
+    os.kill(together[1].pid, signal.SIGTERM)
+    codes, told = end_together(together, said, timeout=60)
+    assert codes == [143, 143]
+    errors = [line for line in (told[0] + told[1]).splitlines() if line.startswith("train.py: ")]
+    assert len(errors) == 1
+    assert "--resume goes on from there" in errors[0]
+
+
+def test_what_does_not_fit_together_is_told_once(survey, tmp_path):
+    words = ("--data_dir", survey, *TINIEST, "--experiment_dir", tmp_path / "run")
+    cases = [
+        ((*words, "--batch_size", 2), 3, "--batch_size 2: its smallest part has 2 images, and 3 processes share it"),
+        ((*words, "--fold", 9), 2, "--fold 9"),
+    ]
+    for number, (flags, processes, said) in enumerate(cases):
+        output = tmp_path / str(number)
+        codes, told = end_together(start_together("train.py", *flags, output=output, processes=processes), output)
+        assert codes == [2] * processes
+        assert "".join(told).count("train.py: ") == 1
+        assert said in "".join(told)
+    assert not (tmp_path / "run").exists()
+
+
+def test_machines_with_other_data_are_noticed(survey, tmp_path):
+    """Each "machine" finds data under the same name in its own folder, and the second one's is another survey."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "data").symlink_to(survey)
+    other = tmp_path / "b" / "data"
+    succeed("utils/make_demo.py", "--out_dir", other, "--n_train", 12, "--n_test", 4, "--seed", 2)
+    succeed("utils/stack_and_save.py", "--data_dir", other)
+    succeed("utils/make_folds.py", "--path", other / "train.csv", "--n", 3)
+    words = ("--data_dir", "data", *TINIEST, "--experiment_dir", "run")
+    places = [tmp_path / "a", tmp_path / "b"]
+    codes, told = end_together(
+        start_together("train.py", *words, output=tmp_path / "said", cwd=places), tmp_path / "said"
+    )
+    assert codes == [1, 1]
+    assert "".join(told).count("train.py: ") == 1
+    assert "process 1 of 2: packed images: expected" in "".join(told)
+    assert not (tmp_path / "a" / "run").exists()
+
+
+def test_two_machines_by_the_recipe(survey, tmp_path):
+    """Two agents of torchrun with a process each, on loopback, as recipes/many_machines.sh starts them."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "REHEARSE": "2"}
+    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
+    done = subprocess.run(
+        ["bash", str(ROOT / "recipes" / "many_machines.sh"), *map(str, words)],
+        cwd=tmp_path,
+        env={**environment, "PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r", 2 processes \| ", done.stdout)
+    assert done.stdout.count("best: ") == 1
+    weights = load_snapshot(find_snapshots([str(tmp_path / "run")])[0]).weights
+    assert all(torch.isfinite(weight).all() for weight in weights.values())

@@ -1,0 +1,257 @@
+"""utils/export.py: files that ONNX Runtime and torch run by themselves, and that answer as predict.py does."""
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from helpers.masks import files_in, write_packed
+from helpers.scripts import ROOT, assert_refused, run_here
+
+from net.export import Answers
+from net.export_formats import FORMATS, Format
+from net.kinds import Kind
+from net.machine import Machine
+from net.predictor import load_predictors
+from net.snapshot import save_snapshot
+from net.tta import VIEWS
+from utils.core.errors import Interrupted
+from utils.core.files import write_json
+from utils.masks.mask_file import open_masks
+
+NAME = "epoch_1.loss_0.5000.iout_0.500"
+ENDS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
+MASK, BORDER, LABEL = Kind("mask", ("mask",)), Kind("border", ("mask", "border")), Kind("label", ("cat", "cow", "dog"))
+SIZES = {"val_128": 128, "val_256": 256, "val_native": None}
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes the folder of a run with one snapshot, of a network that has not learned anything but is sure of it."""
+
+    def make(kind=MASK, arch="unet_tu-test_resnet", channels=1, val_augs="val_128", shape=(101, 101)):
+        torch.manual_seed(1)
+        network = kind.build(arch, channels)
+        with torch.no_grad():
+            list(network.parameters())[-2].mul_(20)
+        run = tmp_path / "run_fold0"
+        (run / "snapshots").mkdir(parents=True)
+        write_json(run / "config.json", {})
+        about = {"arch": arch, "task": kind.name, "outputs": list(kind.outputs), "channels_in": channels, "fold": 0}
+        about |= {"val_augs": val_augs, "size": SIZES[val_augs], "shape": list(shape), "data_digest": "d1"}
+        save_snapshot(run / "snapshots" / NAME, network, about)
+        return run
+
+    return make
+
+
+def pictures(number, shape, channels=1):
+    """(number, h, w, C) uint8."""
+    rng = np.random.default_rng(number)
+    soft = [cv2.GaussianBlur(rng.normal(128, 900, (*shape, channels)), (0, 0), 6) for _ in range(number)]
+    return np.stack(soft).reshape(number, *shape, channels).clip(0, 255).astype(np.uint8)
+
+
+def expected(run, images):
+    """What the project's own way makes of the images: (N, K, h, w) or (N, K)."""
+    here, stack = Machine(torch.device("cpu"), torch.float32), SimpleNamespace(channels=images.shape[3])
+    (predictor,), _ = load_predictors([run / "snapshots" / NAME], here, stack)
+    with torch.inference_mode():
+        return predictor.predict(images, [VIEWS["null"]]).numpy()
+
+
+def opened(path):
+    """A file as somebody without the project would open it: (images (B, C, h, w) -> probabilities, description)."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path)
+        about = session.get_modelmeta().custom_metadata_map["strata"]
+        return lambda images: session.run(None, {"images": images})[0], json.loads(about)
+    extra = {"strata.json": ""}
+    if path.suffix == ".pt":
+        with pytest.warns(FutureWarning, match="deprecated"):
+            module = torch.jit.load(path, _extra_files=extra)
+    else:
+        module = torch.export.load(path, extra_files=extra).module()
+    return lambda images: module(torch.from_numpy(images)).numpy(), json.loads(extra["strata.json"])
+
+
+def planes(images):
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def export(run, to="onnx", *words):
+    """The opened file, its description, and what was said."""
+    done = run_here("utils/export.py", run, "--to", to, *words)
+    assert done.returncode == 0, done.stderr
+    return *opened(run / "snapshots" / f"{NAME}{ENDS[to]}"), done
+
+
+def test_every_format_answers_as_predict_does_for_any_number_of_images(make_run, tmp_path):
+    run, images = make_run(), pictures(5, (101, 101))
+    write_json(run / "threshold.json", {"threshold": 0.37, "min_area": 5})
+    write_packed(tmp_path / "data", {"test": (list("abcde"), None, (101, 101))})
+    np.save(tmp_path / "data" / "test_images.npy", images)
+    words = ("--data_dir", tmp_path / "data", "--precision", "float32", "--submission_dir", tmp_path)
+    done = run_here("predict.py", "--snapshot", run, *words, "--masks_fn", tmp_path / "masks.npy")
+    assert done.returncode == 0, done.stderr
+    masks = open_masks(tmp_path / "masks.npy").array.astype(np.float32)
+    assert masks.std() > 0.05
+
+    for to in ENDS:
+        answer, about, done = export(run, to)
+        for rows in (slice(0, 1), slice(1, 5)):
+            found = answer(planes(images[rows]))
+            assert found.dtype == np.float32
+            assert np.abs(found[:, 0] - masks[rows]).max() < 1e-3
+        file = run / "snapshots" / f"{NAME}{ENDS[to]}"
+        assert to == "torchscript" or str(ROOT).encode() not in file.read_bytes()
+        said, deprecated = done.stdout.partition("\n")[::2]
+        assert "images (batch, 1, 101, 101) uint8 -> probabilities (batch, 1, 101, 101) float32" in said
+        assert float(said.rpartition(" ")[2]) < 1e-4
+        assert ("deprecated" in deprecated) == (to == "torchscript")
+        assert done.stderr == ""
+        assert about["images"]["shape"] == about["probabilities"]["shape"] == ["batch", 1, 101, 101]
+        assert about["rules"] == {"threshold": 0.37, "min_area": 5}
+        assert (about["arch"], about["data_digest"], about["images"]["scaled"]) == ("unet_tu-test_resnet", "d1", None)
+    assert set(files_in(run / "snapshots")) == {NAME, *(NAME + end for end in ENDS.values())}
+
+
+def test_a_net_for_images_at_their_own_size_takes_any_size(make_run):
+    run = make_run(BORDER, channels=3, val_augs="val_native", shape=(256, 256))
+    rules = {"th": 0.4, "seed_th": 0.6, "min_area": 8, "fill_holes": True}
+    write_json(run / "objects.json", rules)
+    answer, about, _ = export(run)
+    assert about["images"]["shape"] == ["batch", 3, "height", "width"]
+    assert (about["images"]["channels"], about["probabilities"]["of"]) == ("RGB", ["mask", "border"])
+    assert about["rules"] == rules
+    for number, shape in ((1, (96, 64)), (2, (33, 101)), (4, (63, 33))):
+        images = pictures(number, shape, 3)
+        found = answer(planes(images))
+        assert found.shape == (number, 2, *shape)
+        assert np.abs(found - expected(run, images)).max() < 1e-4
+
+
+@pytest.mark.filterwarnings("error")  # torch's many about TorchScript are one line of the script's own
+@pytest.mark.parametrize(
+    ("val_augs", "shape", "seen", "how"),
+    [("val_256", (101, 75), (202, 150), "INTER_LINEAR"), ("val_128", (200, 300), (85, 128), "INTER_AREA")],
+)
+def test_images_that_the_net_sees_larger_or_smaller_come_so_and_are_answered_at_their_own_size(
+    make_run, val_augs, shape, seen, how
+):
+    run, images = make_run(val_augs=val_augs, shape=shape), pictures(2, shape)
+    answer, about, done = export(run, "torchscript")
+    assert about["images"]["shape"] == ["batch", 1, *seen]
+    assert about["images"]["scaled"] == {"from": list(shape), "to": list(seen), "by": f"cv2.resize, {how}"}
+    assert "images of {}x{} come resized to {}x{} (cv2.resize, {})".format(*shape, *seen, how) in done.stdout
+    resized = [cv2.resize(image, seen[::-1], interpolation=getattr(cv2, how)) for image in images]
+    found = answer(np.stack(resized)[:, None])
+    assert found.shape == (2, 1, *shape)
+    assert np.abs(found - expected(run, images)).max() < 1e-4
+
+
+def test_labels(make_run):
+    run, images = make_run(LABEL, "test_resnet", 3), pictures(3, (101, 101), 3)
+    write_json(run / "labels.json", {"thresholds": {}})
+    answer, about, done = export(run, "torchscript")
+    assert "probabilities (batch, 3) float32" in done.stdout
+    assert (about["probabilities"]["of"], about["rules"]) == (["cat", "cow", "dog"], {})
+    found = answer(planes(images))
+    assert found.sum(1) == pytest.approx(1, abs=1e-5)
+    assert np.abs(found - expected(run, images)).max() < 1e-5
+
+
+def replaced(monkeypatch, to, **parts):
+    own = FORMATS[to]
+    monkeypatch.setitem(FORMATS, to, Format(**({"write": own.write, "read": own.read} | parts)))
+    return own
+
+
+def test_where_an_exporter_cannot_leave_the_size_open_the_file_is_for_the_size_of_the_training_images(
+    make_run, monkeypatch
+):
+    def of_one_size(module, example, free, about):
+        if 2 in free:
+            raise ValueError("sides are fixed")
+        return own.write(module, example, free, about)
+
+    own = replaced(monkeypatch, "torchscript", write=of_one_size)
+    run, images = make_run(val_augs="val_native", shape=(101, 75)), pictures(3, (101, 75))
+    answer, about, done = export(run, "torchscript")
+    assert about["images"]["shape"] == about["probabilities"]["shape"] == ["batch", 1, 101, 75]
+    assert (
+        "of this size alone, as the exporter cannot leave the sides open (ValueError: sides are fixed)" in done.stdout
+    )
+    assert np.abs(answer(planes(images)) - expected(run, images)).max() < 1e-4
+
+
+@pytest.mark.parametrize("factor", [1.1, float("nan")])
+def test_a_file_that_answers_otherwise_is_not_left(make_run, monkeypatch, factor):
+    def of_another_contrast(module, *rest):
+        before = module.answers.gain.clone()
+        module.answers.gain.mul_(factor)
+        try:
+            return own.write(module, *rest)
+        finally:
+            module.answers.gain.copy_(before)
+
+    own, run = replaced(monkeypatch, "torchscript", write=of_another_contrast), make_run()
+    done = run_here("utils/export.py", run, "--to", "torchscript")
+    assert_refused(done, 1, "answers otherwise than the network", "0.001", "try --to onnx or torch_export")
+    assert files_in(run / "snapshots") == [NAME]
+
+
+def test_a_file_for_one_number_of_images_alone_is_not_left(make_run, monkeypatch):
+    def of_two(path):
+        answer = own.read(path)
+        return lambda images: answer(images[:2])
+
+    own, run = replaced(monkeypatch, "torchscript", read=of_two), make_run()
+    done = run_here("utils/export.py", run, "--to", "torchscript")
+    assert_refused(done, 1, "--to torchscript: unet_tu-test_resnet cannot be exported", "for 3 images")
+    assert files_in(run / "snapshots") == [NAME]
+
+
+def test_a_network_that_an_exporter_cannot_follow_is_one_line(make_run, monkeypatch):
+    def by_its_content(self, images):
+        return torch.sigmoid(images.float() - 128 if images.float().mean() > 100 else images.float())
+
+    monkeypatch.setattr(Answers, "forward", by_its_content)
+    run = make_run()
+    done = run_here("utils/export.py", run, "--to", "torch_export")
+    assert_refused(done, 1, "--to torch_export: unet_tu-test_resnet cannot be exported to it", "try --to onnx or")
+    assert files_in(run / "snapshots") == [NAME]
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (Interrupted(15, "terminated"), 143)])
+def test_interrupted_it_leaves_nothing(make_run, monkeypatch, error, code):
+    def stopped(*_):
+        raise error
+
+    replaced(monkeypatch, "torchscript", read=stopped)
+    run = make_run()
+    assert run_here("utils/export.py", run, "--to", "torchscript").returncode == code
+    assert files_in(run / "snapshots") == [NAME]
+
+
+def test_what_is_there_already_stays(make_run, tmp_path):
+    run, there = make_run(), tmp_path / "mine.onnx"
+    there.write_text("mine")
+    assert_refused(run_here("utils/export.py", run, "--out", there), 1, there, "is there already", "--out")
+    assert there.read_text() == "mine"
+    assert_refused(run_here("utils/export.py", run, "--out", tmp_path / "x.pt2"), 2, "ends in .onnx for --to onnx")
+
+
+def test_a_missing_package_or_snapshot_is_one_line(make_run, tmp_path, monkeypatch):
+    run, find = make_run(), importlib.util.find_spec
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half").write_bytes((run / "snapshots" / NAME).read_bytes()[:5000])
+    assert_refused(run_here("utils/export.py", tmp_path / "empty"), 1, "no snapshots in this folder")
+    assert_refused(run_here("utils/export.py", tmp_path / "half"), 1, tmp_path / "half", "truncated")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if n == "onnxscript" else find(n, *rest))
+    assert_refused(run_here("utils/export.py", run), 1, "needs onnxscript; pip install -e '.[export]'")
+    assert files_in(tmp_path) == ["half", "run_fold0/config.json", f"run_fold0/snapshots/{NAME}"]

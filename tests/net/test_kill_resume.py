@@ -1,0 +1,15 @@
+"""A run that is killed again and again; in a file of its own, because it is long and runs beside the others."""
+
+from helpers.scripts import TINIEST
+
+from bench import kill_resume
+
+
+def test_killed_twenty_times_a_resumed_run_is_the_same(survey, capsys):
+    """bench/kill_resume.py, as a person would run it: SIGKILL at random moments, in steps, validation and writing."""
+    flags = ("--scheduler", "cosine", "--cycles", 2, "--keep", 2, "--accumulate", 2, "--ema", 0.9, "--epoch_size", 12)
+    settings = kill_resume.Settings(str(survey), kills=20, n_epochs=60, flags=" ".join(map(str, (*TINIEST, *flags))))
+    kill_resume.main(settings)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "20 kills, 60 epochs: the same tensors, log, masks and set of snapshots"
+    assert len(said) == 21

@@ -1,0 +1,170 @@
+"""Crops, stages and tiles: large pictures are learned and predicted piece by piece."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers.scripts import TINIEST, assert_refused, run_here
+from torch import nn
+
+from bench.kill_resume import differences
+from bench.warm import start
+from net.augmentations import TRAIN_AUGS, Crop
+from net.geometry import VAL_AUGS
+from net.kinds import Kind
+from net.machine import Machine
+from net.predictor import Predictor
+from net.snapshot import load_snapshot
+from net.stages import stage_of_epoch, stages_of
+from net.tiles import Tiles
+from net.tta import views_by_name
+from utils.core.errors import UsageError
+from utils.core.training_settings import DataSettings, SizeSettings
+from utils.runs.run_folder import RunFolder
+
+CPU = Machine(torch.device("cpu"), torch.float32)
+
+
+def stages(shape=(96, 128), n_epochs=5, **sizes):
+    return stages_of(DataSettings(), SizeSettings(**sizes), n_epochs, shape)
+
+
+def test_a_crop_holds_foreground_as_often_as_asked():
+    truth, rng = np.zeros((60, 80, 1), np.uint8), np.random.default_rng(0)
+    truth[55, 3] = 1
+    for share, least, most in ((0.0, 0, 30), (0.5, 80, 130), (1.0, 200, 200)):
+        windows = [Crop(share).window(truth, (60, 80), 16, rng) for _ in range(200)]
+        assert all(truth[window].shape == (16, 16, 1) for window in windows)
+        assert least <= sum(bool(truth[window].any()) for window in windows) <= most
+    places = {Crop(1.0).window(truth, (60, 80), 16, rng)[1].start for _ in range(200)}
+    assert places == {0, 1, 2, 3}  # the pixel may be anywhere in the crop that the image has room for
+    assert Crop(1.0).window(np.zeros_like(truth), (60, 80), 16, rng)[0].stop <= 60  # an empty image has crops too
+
+
+def test_crops_are_of_the_images_own_pixels_and_of_image_and_truth_alike():
+    image = np.arange(90 * 70, dtype=np.uint16).astype(np.uint8).reshape(90, 70, 1)
+    for size in (32, 64):
+        vary = TRAIN_AUGS["train_128_v2"].maker(size, Crop(0.5))
+        varied, truth = vary(image, (image > 127).astype(np.uint16), [1, 2, 3])
+        assert varied.shape == truth.shape == (size, size, 1)
+        assert (truth.dtype, set(np.unique(truth)) <= {0, 1}) == (np.uint16, True)
+        again, _ = vary(image, (image > 127).astype(np.uint16), [1, 2, 3])
+        assert np.array_equal(varied, again)
+
+
+def test_a_crop_of_the_truth_is_of_the_same_place_as_that_of_the_image():
+    rows, columns = np.indices((90, 70))
+    truth = ((rows - 30) ** 2 + (columns - 40) ** 2 < 400).astype(np.uint16)[..., None]
+    vary = TRAIN_AUGS["train_128_v2"].maker(32, Crop(1.0))
+    for seed in range(8):
+        varied, cut = vary((50 + 150 * truth).astype(np.uint8), truth, [seed])
+        assert ((varied > 125) == (cut == 1)).mean() > 0.95
+
+
+def test_stages_follow_each_other_and_validate_at_their_size():
+    three = stages(stages=("64:2", "96:1", "128:2"))
+    assert [stage_of_epoch(three, epoch).size for epoch in range(5)] == [64, 64, 96, 128, 128]
+    plan = stages(stages=("64:2", "96:3"))
+    assert [(stage_of_epoch(plan, epoch).size, stage_of_epoch(plan, epoch).val.size) for epoch in range(5)] == [
+        *[(64, 64)] * 2,
+        *[(96, 96)] * 3,
+    ]
+    cropped = stages(crop=32, stages=("32:1", "64:4"))
+    assert [stage.val((90, 70)).frame for stage in cropped] == [(96, 96)] * 2  # whole images, to multiples of 32
+    assert [stage.size for stage in stages(crop=48)] == [48]
+    assert [stage.size for stage in stages()] == [128]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"crop": 97}, ["--crop 97", "96x128"]),
+        ({"crop": 0}, ["--crop 0"]),
+        ({"crop_foreground": 1.5, "crop": 32}, ["--crop_foreground 1.5"]),
+        ({"stages": ("64:2", "96:2")}, ["--stages 64:2 96:2", "4 epochs", "--n_epochs 5"]),
+        ({"stages": ("64",)}, ["--stages 64", "256:20"]),
+        ({"stages": ("64:0",)}, ["--stages 64:0"]),
+        ({"crop": 64, "stages": ("64:2", "192:3")}, ["--stages 64:2 192:3", "no square of 192"]),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(sizes, words):
+    with pytest.raises(UsageError) as error:
+        stages(**sizes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def net():
+    """Sees 9 pixels around each, and like a U-Net on a raster that it halves."""
+    torch.manual_seed(0)
+    down = nn.Conv2d(3, 4, 5, stride=2, padding=2)
+    return nn.Sequential(down, nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(4, 2, 3, padding=1)).eval()
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(64, 32), (96, 32), (64, 0)])
+@pytest.mark.parametrize("views", ["null", "null_hflip_rot90"])
+@torch.inference_mode()
+def test_tiles_give_the_whole_image_away_from_their_frames(size, overlap, views):
+    images = np.random.default_rng(1).integers(0, 256, (2, 150, 170, 3), dtype=np.uint8)
+    whole = Predictor(net(), Kind("border", ("mask", "border")), VAL_AUGS["val_native"], CPU)
+    tiled = Predictor(whole.network, whole.kind, whole.val, CPU, Tiles(size, overlap), at_once=3)
+    expected, found = (predictor.predict(images, views_by_name(views)) for predictor in (whole, tiled))
+    assert found.shape == expected.shape == (2, 2, 150, 170)
+    difference = (found - expected).abs().amax((0, 1))
+    if overlap:  # what a tile sees badly, its outermost pixels, has next to no weight
+        assert difference.max() < 0.02
+        assert difference.median() < 1e-6
+    else:
+        assert difference.max() > 0.02  # a seam
+        assert difference[10:40, 10:40].max() < 1e-6
+
+
+def test_tiles_cover_everything_and_their_windows_are_smooth():
+    tiles = Tiles(128, 64)
+    assert tiles.starts(128) == [0]
+    assert tiles.starts(320) == [0, 64, 128, 192]
+    assert tiles.starts(352) == [0, 64, 128, 192, 224]
+    middle = tiles.window(64, 320)
+    assert torch.allclose(middle + middle.roll(64), torch.ones(128))  # neighbours add up to 1
+    assert tiles.window(0, 320)[0] == 1  # at the image's own frame nothing fades
+    flat = torch.randint(0, 255, (3, 160, 192), dtype=torch.uint8)
+    blended = tiles.blended(flat, 3, lambda cut: cut.float(), at_once=2)
+    assert torch.allclose(blended, flat.float(), atol=1e-3)
+
+
+def test_tiles_that_cannot_be_are_refused(survey, trained, tmp_path):
+    words = ("--snapshot", trained, "--data_dir", survey, "--masks_fn", tmp_path / "m.npy")
+    for flags, said in (
+        (["--tile", 512], ["--tile 512", "larger than the images of 101x101"]),
+        (["--tile", 100], ["--tile 100", "multiple of 32"]),
+        (["--tile", 96, "--overlap", 64], ["--overlap 64", "more than half"]),
+    ):
+        assert_refused(run_here("predict.py", *words, *flags), 2, *said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_grows_by_stages_through_a_kill_and_its_snapshots_remember_their_size(survey, tmp_path):
+    runs = [tmp_path / "whole", tmp_path / "killed"]
+    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 4, "--stages", "64:2", "128:2", "--keep", 9)
+    done = run_here("train.py", *words, "--experiment_dir", runs[0])
+    assert done.returncode == 0, done.stderr
+    killed = start("train.py", [str(word) for word in (*words, "--experiment_dir", runs[1])], tmp_path / "said")
+    while killed.is_alive() and not (runs[1] / "state.pt").exists():
+        time.sleep(0.01)
+    killed.kill()
+    killed.join()
+    assert run_here("train.py", "--experiment_dir", runs[1], "--resume").returncode == 0
+    assert differences(RunFolder(runs[0]), RunFolder(runs[1])) == []
+    sizes = {}
+    for snapshot in sorted(runs[0].glob("snapshots/epoch_*")):
+        about = load_snapshot(snapshot).about
+        sizes[about["metrics"]["epoch"]] = about["size"]
+        done = run_here(
+            *("predict.py", "--snapshot", snapshot, "--data_dir", survey, "--part", "val"),
+            *("--masks_fn", tmp_path / "val.npy"),
+        )
+        assert done.returncode == 0, done.stderr
+        of_epoch = np.load(snapshot.with_name(f"val_masks_{snapshot.name}.npy")).astype(np.float32)
+        assert np.abs(np.load(tmp_path / "val.npy").astype(np.float32) - of_epoch).max() < 0.01
+    assert set(sizes.items()) <= {(1, 64), (2, 64), (3, 128), (4, 128)}

@@ -1,0 +1,203 @@
+"""A training step in its numbers: accumulation, clipping, warm-up, means of weights, steps that are skipped."""
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from net.averaging import Average
+from net.dataset import EpochParts, normalised
+from net.engine import fit, measure_statistics
+from net.learner import Learner, restore, state_of
+from net.losses import LOSSES
+from net.machine import Machine
+from net.optimizers import optimizer_by_name
+from net.schedulers import scheduler_by_name
+from utils.core.errors import UserError
+from utils.core.interrupts import StopRequest
+from utils.core.progress import EpochBar
+
+N = 21
+generator = torch.Generator().manual_seed(0)
+IMAGES = torch.randint(0, 256, (N, 1, 8, 8), generator=generator, dtype=torch.uint8)
+TARGETS = (IMAGES > 128).to(torch.uint8)
+
+
+def build(norm=False, optimizer="sgd_0.1", scheduler="none", steps=100, warmup=0, **options):
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4) if norm else nn.ReLU(), nn.Conv2d(4, 1, 1)]
+    network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    dtype = options.pop("dtype", torch.float32)
+    machine, chosen = Machine(torch.device("cpu"), dtype), optimizer_by_name(optimizer)(network.parameters())
+    schedule = scheduler_by_name(scheduler)(chosen, 1, steps)
+    schedule.warmup = warmup
+    ema, swa = options.pop("ema", None), options.pop("swa", None)
+    average = Average(network, ema, swa) if ema or swa else None
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16, growth_interval=4)
+    loss = options.pop("loss", LOSSES["BCE"])
+    return Learner(network, chosen, schedule, scaler, loss, machine, average=average, **options)
+
+
+def batches(parts):
+    rows = [[row for _, row in part.keys] for part in parts.parts()]
+    return [(IMAGES[part], TARGETS[part]) for part in rows]
+
+
+def epoch(learner, batch_size=4, accumulate=1, number=0):
+    parts = EpochParts(np.arange(N), batch_size, 3, accumulate)
+    parts.epoch = number
+    return fit(learner, batches(parts), parts, EpochBar("epoch", N, hidden=True), StopRequest(), "")
+
+
+def weights(network):
+    return torch.cat([weight.detach().flatten().clone() for weight in network.parameters()])
+
+
+def test_accumulated_parts_are_the_batch_that_is_so_many_times_as_large():
+    """21 images in groups of 7: the last part of each is smaller than the others."""
+    large, small = build(), build()
+    before = weights(large.network)
+    assert epoch(large, 9, 1)[0] == pytest.approx(epoch(small, 3, 3)[0], rel=1e-6)
+    assert (weights(large.network) - before).abs().max() > 0.01
+    torch.testing.assert_close(weights(small.network), weights(large.network), rtol=1e-5, atol=1e-7)
+    assert small.schedule.steps == large.schedule.steps == 3
+
+
+def test_a_long_gradient_is_cut_to_its_length_and_a_short_one_is_left():
+    cut, free = build(grad_clip=0.01), build(grad_clip=1e6)
+    plain, before = build(), weights(build().network)
+    for learner in (cut, free, plain):
+        learner.learn(IMAGES[:4], TARGETS[:4], 4)
+        learner.step()
+    assert (weights(cut.network) - before).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert torch.equal(weights(free.network), weights(plain.network))
+
+
+def test_the_gradient_is_cut_once_for_the_whole_group():
+    parts, whole = build(grad_clip=0.05), build(grad_clip=0.05)
+    epoch(parts, 3, 3)
+    epoch(whole, 9, 1)
+    torch.testing.assert_close(weights(parts.network), weights(whole.network), rtol=1e-5, atol=1e-7)
+
+
+def test_warmup_rises_to_the_rate_of_the_schedule_and_leaves_the_schedule_alone():
+    taken = {}
+    for warmup in (0, 4):
+        learner, rates = build(scheduler="cosine", steps=10, warmup=warmup), []
+        for _ in range(10):
+            rate, before = learner.schedule.rate, weights(learner.network)
+            learner.learn(IMAGES[:4], TARGETS[:4], 4)
+            learner.step()
+            rates.append((rate, (weights(learner.network) - before).norm().item()))
+        taken[warmup] = rates
+    for step, ((full, far), (warm, near)) in enumerate(zip(taken[0], taken[4], strict=True)):
+        assert warm == pytest.approx(full * min(1, (step + 1) / 4))
+        if step == 0:  # and the step itself is so much shorter, not only the rate that is written down
+            assert near == pytest.approx(far / 4, rel=1e-4)
+
+
+def test_ema_is_the_running_mean_of_every_steps_weights_and_statistics():
+    learner, seen, statistics = build(norm=True, ema=0.6), [], []
+    original = learner.average.after_step
+
+    def after_step(network):
+        seen.append(weights(network))
+        statistics.append(network[1].running_mean.clone())
+        original(network)
+
+    learner.average.after_step = after_step
+    epoch(learner)
+    assert len(seen) == 6
+    mean, statistic = seen[0], statistics[0]
+    for number, (value, other) in enumerate(zip(seen[1:], statistics[1:], strict=True), start=1):
+        decay = min(0.6, (1 + number) / (10 + number))
+        mean, statistic = decay * mean + (1 - decay) * value, decay * statistic + (1 - decay) * other
+    torch.testing.assert_close(weights(learner.predicting), mean)
+    torch.testing.assert_close(learner.predicting[1].running_mean, statistic)
+    assert (weights(learner.predicting) - weights(learner.network)).abs().max() > 1e-4
+    assert all((b - a).abs().max() > 0 for a, b in pairwise(seen))  # what was seen were no views of the same weights
+
+
+def test_swa_is_the_mean_of_epochs_with_statistics_of_its_own():
+    learner, ends = build(norm=True, swa=2), []
+    parts = EpochParts(np.arange(N), 4, 3)
+    for number in range(4):
+        epoch(learner, number=number)
+        if learner.average.after_epoch(learner.network, number + 1):
+            parts.epoch = number
+            measure_statistics(learner, batches(parts), "")
+        ends.append(weights(learner.network))
+        if number == 0:
+            assert learner.predicting is learner.network
+    torch.testing.assert_close(weights(learner.predicting), torch.stack(ends[1:]).mean(0))
+    first = learner.predicting[0]
+    with torch.no_grad():
+        means = [first(normalised(images)).mean((0, 2, 3)) for images, _ in batches(parts)]
+    torch.testing.assert_close(learner.predicting[1].running_mean, torch.stack(means).mean(0))
+
+
+def test_a_mean_of_weights_stays_what_it_is_while_the_network_learns_on():
+    learner = build(ema=0.6)
+    epoch(learner)
+    before, kept = weights(learner.predicting), copy.deepcopy(learner.predicting.state_dict())
+    for weight in learner.network.parameters():
+        weight.data.add_(1.0)
+    assert torch.equal(weights(learner.predicting), before)
+    assert all(torch.equal(value, kept[name]) for name, value in learner.predicting.state_dict().items())
+
+
+def spoilt(bad_calls, value):
+    """BCE that is `value` at some of its calls."""
+    calls = iter(range(1000))
+
+    def loss(output, target):
+        losses = LOSSES["BCE"](output, target)
+        return losses * value if next(calls) in bad_calls else losses
+
+    return loss
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_skipped_step_leaves_no_trace(value):
+    """Steps 1 and 4 of 6 are bad: the weights and BatchNorm's statistics are those of the other four."""
+    learner = build(norm=True, loss=spoilt({1, 4}, value), skip_bad=True, ema=0.6)
+    mean, skipped = epoch(learner)
+    good = build(norm=True, ema=0.6)
+    losses, seen = [], 0
+    for number, (images, targets) in enumerate(batches(EpochParts(np.arange(N), 4, 3))):
+        if number not in (1, 4):
+            good.learn(images, targets, len(images))
+            losses.append(good.step() * len(images))
+            seen += len(images)
+    assert skipped == 2
+    assert mean == pytest.approx(float(sum(losses)) / seen, rel=1e-6)
+    for name, value_there in good.network.state_dict().items():
+        assert torch.equal(learner.network.state_dict()[name], value_there), name
+    assert torch.equal(weights(learner.predicting), weights(good.predicting))
+
+
+def test_a_bad_loss_stops_the_run_unless_it_is_skipped_and_so_does_an_epoch_without_a_good_one():
+    with pytest.raises(UserError, match="the loss is nan; try a lower rate, --grad_clip 1, --on_nan skip"):
+        epoch(build(loss=spoilt({2}, float("nan"))))
+    with pytest.raises(UserError, match="no step had a finite loss"):
+        epoch(build(loss=spoilt(set(range(1000)), float("nan")), skip_bad=True))
+
+
+def test_a_state_goes_on_in_float16_with_its_scale_where_it_was():
+    """The scale grows every 4 steps here and falls after a step that overflows, so that it is part of the result."""
+    whole, half = (build(dtype=torch.float16, optimizer="adam_1e-3", norm=True, ema=0.6, warmup=9) for _ in range(2))
+    for number in range(4):
+        epoch(whole, number=number)
+    for number in range(2):
+        epoch(half, number=number)
+    state = copy.deepcopy(state_of(half))
+    resumed = build(dtype=torch.float16, optimizer="adam_1e-3", norm=True, ema=0.6, warmup=9)
+    restore(resumed, state)
+    for number in range(2, 4):
+        epoch(resumed, number=number)
+    assert resumed.scaler.get_scale() == whole.scaler.get_scale() != build(dtype=torch.float16).scaler.get_scale()
+    assert torch.equal(weights(resumed.network), weights(whole.network))
+    assert torch.equal(weights(resumed.predicting), weights(whole.predicting))

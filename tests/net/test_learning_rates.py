@@ -1,0 +1,75 @@
+"""Optimizers and schedules by name do what the name says."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from net.optimizers import optimizer_by_name
+from net.schedulers import scheduler_by_name
+from utils.core.errors import UsageError
+
+
+def rates(name, epochs=6, steps=4, optimizer="adam_1e-4", val_losses=None):
+    """The learning rate of every step."""
+    built = optimizer_by_name(optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    schedule, seen = scheduler_by_name(name)(built, epochs, steps), []
+    for epoch in range(epochs):
+        for _ in range(steps):
+            seen.append(built.param_groups[0]["lr"])
+            built.step()
+            schedule.after_step()
+        schedule.after_epoch(val_losses[epoch] if val_losses else 1.0)
+    return seen
+
+
+@pytest.mark.parametrize(("name", "kind", "rate"), [("adam_1e-4", "Adam", 1e-4), ("adamw_0.003", "AdamW", 3e-3)])
+def test_an_optimizer_has_the_rate_of_its_name(name, kind, rate):
+    built = optimizer_by_name(name)([torch.nn.Parameter(torch.zeros(1))])
+    assert type(built).__name__ == kind
+    assert built.param_groups[0]["lr"] == rate
+
+
+def test_sgd_has_momentum_point_nine():
+    built = optimizer_by_name("sgd_1e-2")([torch.nn.Parameter(torch.zeros(1))])
+    assert (built.param_groups[0]["lr"], built.param_groups[0]["momentum"]) == (0.01, 0.9)
+
+
+@pytest.mark.parametrize("name", ["adam", "adam_", "adam_fast", "adam_-1", "adam_nan", "adam_inf", "adem_1e-3"])
+def test_an_optimizer_that_is_none_is_refused(name):
+    with pytest.raises(UsageError, match=f"--optimizer {name}|adam"):
+        optimizer_by_name(name)
+
+
+def test_none_is_constant():
+    assert set(rates("none")) == {1e-4}
+
+
+def test_step_multiplies_by_tenths_every_so_many_epochs():
+    assert rates("step_2_05")[::4] == pytest.approx([1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5, 2.5e-5])
+    assert rates("step_3_01")[::4] == pytest.approx([1e-4] * 3 + [1e-5] * 3)
+
+
+def test_cosine_falls_from_the_rate_to_zero_and_never_rises():
+    seen = rates("cosine")
+    assert seen[0] == 1e-4
+    assert all(after < before for before, after in pairwise(seen))
+    assert seen[-1] < 1e-6
+
+
+def test_onecycle_rises_to_the_rate_and_falls_to_almost_nothing():
+    seen = rates("onecycle", epochs=10)
+    assert max(seen) == pytest.approx(1e-4, rel=0.02)
+    assert 0.2 < seen.index(max(seen)) / len(seen) < 0.4
+    assert seen[-1] < 1e-6
+
+
+def test_plateau_waits_for_the_validation_loss():
+    assert rates("plateau", epochs=9, val_losses=[1.0] * 9)[::4] == pytest.approx([1e-4] * 7 + [5e-5] * 2)
+    assert set(rates("plateau", epochs=9, val_losses=[1 / (k + 1) for k in range(9)])) == {1e-4}
+
+
+@pytest.mark.parametrize("name", ["step", "step_2", "step_0_01", "step_x_01", "cosin"])
+def test_a_schedule_that_is_none_is_refused(name):
+    with pytest.raises(UsageError, match="--scheduler"):
+        scheduler_by_name(name)

@@ -1,0 +1,120 @@
+"""predict.py and predict_tta.py: masks, means, thresholds and submissions."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers.scripts import run_here, succeed
+
+from utils.data.rle import decode
+from utils.masks.mask_file import binarize, open_masks
+from utils.runs.run_folder import snapshots_in
+
+
+@pytest.fixture
+def out(tmp_path):
+    return {"--masks_fn": tmp_path / "masks.npy", "--submission_dir": tmp_path / "submissions"}
+
+
+def words(options):
+    return [word for pair in options.items() for word in pair]
+
+
+def test_a_prediction_is_masks_with_ids_and_a_checked_submission(survey, trained, out):
+    done = run_here("predict.py", "--snapshot", trained, "--data_dir", survey, *words(out), "--fn", "mine")
+    assert done.returncode == 0, done.stderr
+    masks = open_masks(out["--masks_fn"])
+    assert (masks.array.shape, masks.array.dtype) == ((8, 101, 101), np.float16)
+    assert 0 <= masks.array.min() <= masks.array.max() <= 1
+    (submission,) = out["--submission_dir"].glob("mine_????-??-??_??:??.csv")
+    with open(submission, newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(survey / "sample_submission.csv", newline="") as file:
+        assert [row["id"] for row in rows] == [row["id"] for row in csv.DictReader(file)]
+    assert "threshold 0.5 (no threshold.json found)" in done.stdout
+    assert "valid: 8 rows" in done.stdout
+    by_id = dict(zip(masks.ids, masks.array, strict=True))
+    for row in rows:
+        assert np.array_equal(decode(row["rle_mask"], (101, 101)) > 0, binarize(by_id[row["id"]], 0.5))
+
+
+def test_several_snapshots_are_averaged(survey, trained, out, tmp_path):
+    single = []
+    files = [file.path for file in snapshots_in(trained)][:2]
+    assert len(files) == 2
+    for number, path in enumerate(files):
+        name = tmp_path / f"{number}.npy"
+        run_here("predict.py", "--snapshot", path, "--data_dir", survey, *words(out | {"--masks_fn": name}))
+        single.append(open_masks(name).array.astype(np.float32))
+    done = run_here("predict.py", "--snapshot", *files, "--data_dir", survey, *words(out))
+    assert done.returncode == 0, done.stderr
+    mean = open_masks(out["--masks_fn"]).array
+    assert np.abs(mean - np.mean(single, axis=0)).max() < 2e-3
+    assert np.abs(single[0] - single[1]).max() > 1e-2
+
+
+def test_tta_is_the_mean_over_views_whatever_the_batch(survey, trained, out, tmp_path):
+    base = ["--snapshot", trained, "--data_dir", survey, "--precision", "float32"]
+    for name, tta in (("null", "null"), ("flip", "hflip"), ("both", "null_hflip")):
+        options = out | {
+            "--masks_fn": tmp_path / f"{name}.npy",
+            "--tta": tta,
+            "--batch_size": 8 if tta == "null" else 3,
+        }
+        assert run_here("predict_tta.py", *base, *words(options)).returncode == 0
+    null, flip, both = (
+        open_masks(tmp_path / f"{name}.npy").array.astype(np.float32) for name in ("null", "flip", "both")
+    )
+    assert np.abs(both - (null + flip) / 2).max() < 1e-3
+    assert np.abs(null - flip).max() > 1e-3
+
+
+def test_the_stored_threshold_is_used_and_named(survey, trained, out, tmp_path):
+    run = tmp_path / "run_fold0"
+    shutil.copytree(trained, run)
+    done = run_here(
+        "predict_tta.py", "--snapshot", run, "--data_dir", survey, "--part", "val", "--masks_fn", run / "v.npy"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "validation fold: iout" in done.stdout
+    assert not list(tmp_path.glob("submissions/*"))
+    succeed("optimize_threshold.py", "--masks_fn", run / "v.npy")
+    th = json.loads((run / "threshold.json").read_text())["threshold"]
+    done = run_here("predict.py", "--snapshot", run, "--data_dir", survey, *words(out))
+    assert f"threshold {th:.6g} ({run}/threshold.json)" in done.stdout
+    done = run_here("predict.py", "--snapshot", run, "--data_dir", survey, *words(out), "--th", "0.25")
+    assert "threshold 0.25 (--th)" in done.stdout
+
+
+def test_images_packed_smaller_come_back_at_their_own_size(trained, tmp_path):
+    """A net sees 64x64, the competition wants 101x101: run-lengths are of the size that the images had."""
+    data = tmp_path / "data"
+    succeed("utils/make_demo.py", "--out_dir", data, "--n_train", 6, "--n_test", 4, "--seed", 3)
+    succeed("utils/stack_and_save.py", "--data_dir", data, "--out_dir", tmp_path / "small", "--size", "64x64")
+    out = {"--masks_fn": tmp_path / "masks.npy", "--submission_dir": tmp_path / "submissions"}
+    done = run_here(
+        "predict.py", "--snapshot", trained, "--data_dir", tmp_path / "small", *words(out), "--th", "0.0001"
+    )
+    assert done.returncode == 0, done.stderr
+    assert open_masks(out["--masks_fn"]).array.shape == (4, 64, 64)
+    (submission,) = out["--submission_dir"].glob("*.csv")
+    text = succeed("utils/submission.py", "score", submission, "--truth", data / "truth.csv", "--shape", "101x101")
+    assert "score (iout)" in text
+    with open(submission, newline="") as file:
+        areas = [int(decode(row["rle_mask"], (101, 101)).sum()) for row in csv.DictReader(file)]
+    assert max(areas) > 64 * 64  # at 64x64 no mask could be so large
+
+
+def test_a_wrong_arch_is_refused_and_the_right_one_is_not(survey, trained, out):
+    done = run_here("predict.py", "--snapshot", trained, "--data_dir", survey, *words(out), "--arch", "unet_resnet34")
+    assert done.returncode == 2
+    assert "is a unet_resnet18; leave --arch out" in done.stderr
+    assert not out["--masks_fn"].exists()
+    assert (
+        run_here(
+            "predict.py", "--snapshot", trained, "--data_dir", survey, *words(out), "--arch", "unet_resnet18"
+        ).returncode
+        == 0
+    )

@@ -1,0 +1,231 @@
+"""train.py: what a run leaves behind, and that a kill, a resume and a worker change nothing of it."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers.scripts import TINIEST, TINY, assert_refused, run_here, run_script, succeed
+
+from bench.kill_resume import differences
+from bench.warm import start
+from net import snapshot
+from net.snapshot import load_snapshot
+from utils.core.cli import parse
+from utils.core.training_settings import TrainSettings
+from utils.data.folds import fold_rows
+from utils.data.packed import open_stack
+from utils.masks.mask_file import binarize, open_masks
+from utils.runs.run_folder import RunFolder, find_snapshots, snapshots_in
+from utils.scoring.metrics import iou, iout
+
+
+def rows_of(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in csv.DictReader(file)]
+
+
+def assert_same_run(one, other):
+    assert differences(RunFolder(one), RunFolder(other)) == []
+
+
+def test_a_run_leaves_what_its_readme_says(trained, survey):
+    assert {path.name for path in trained.iterdir()} == {
+        *("config.json", "log.csv", "state.pt", "summary.json", "status.json", "snapshots", "tensorboard"),
+        *("MODEL_CARD.md", "failures.png"),
+    }
+    config = json.loads((trained / "config.json").read_text())
+    assert config["arch"] == "unet_resnet18"
+    assert "resume" not in config
+    rows = rows_of(trained)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    best = find_snapshots([str(trained)])[0]
+    assert json.loads((trained / "summary.json").read_text())["best_snapshot"] == f"snapshots/{best.name}"
+    assert list((trained / "tensorboard").glob("events*"))
+    assert not [path for path in trained.rglob(".*")]
+
+
+def test_the_logged_scores_are_those_of_the_stored_masks(trained, survey):
+    stack = open_stack(survey)
+    _, val_rows = fold_rows(survey, stack.ids, 0)
+    for file in snapshots_in(trained):
+        masks = open_masks(file.val_masks)
+        assert masks.ids == [stack.ids[row] for row in val_rows]
+        assert masks.array.dtype == np.float16
+        found, truths = binarize(masks.array, 0.5), stack.masks[val_rows]
+        row = rows_of(trained)[file.epoch - 1]
+        assert float(row["iout"]) == iout(found, truths)
+        assert float(row["iou"]) == pytest.approx(iou(found, truths), abs=1e-12)
+
+
+def test_a_snapshot_describes_itself(trained, survey):
+    about = load_snapshot(find_snapshots([str(trained)])[0]).about
+    assert (about["arch"], about["task"], about["fold"], about["channels_in"]) == ("unet_resnet18", "mask", 0, 1)
+    assert about["data_digest"] == open_stack(survey).digest
+    assert set(about["metrics"]) >= {"val_loss", "iou", "iout"}
+    assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_two_epochs_and_two_more_are_four_and_workers_change_nothing(survey, trained, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 4, "--loader_workers", 2)
+    assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
+    shutil.copytree(trained, halves)
+    # what an epoch that was lost in the middle may leave: a snapshot that the state does not know, a row too many
+    best = find_snapshots([str(halves)])[0]
+    shutil.copy(best, halves / "snapshots" / "epoch_3.loss_0.0001.iout_0.999")
+    (halves / "log.csv").write_text((halves / "log.csv").read_text() + "3,1,0,0,0,0,0,0,0\n")
+    done = run_here("train.py", "--experiment_dir", halves, "--resume", "--n_epochs", 4)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 3/4" in done.stdout
+    assert "epoch 2/4" not in done.stdout
+    assert_same_run(whole, halves)
+
+
+EVERYTHING = (
+    *("--scheduler", "onecycle", "--warmup", 3, "--accumulate", 2, "--batch_size", 4, "--grad_clip", 1),
+    *("--cycles", 2, "--keep", 2, "--epoch_size", 12, "--on_nan", "skip"),
+)
+
+
+@pytest.mark.parametrize("more", [("--ema", 0.9), ("--swa", 2, "--loader_workers", 2)])
+def test_a_resume_is_exact_with_all_that_a_step_can_be(survey, tmp_path, more):
+    """Stopped in the first cycle and in the second: scaler, warm-up, means of weights, passes cut by epochs go on."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    words = ("--data_dir", survey, *TINIEST, *EVERYTHING, *more, "--n_epochs", 6)
+    assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
+    for epochs in (2, 4):
+        resume = ("--resume",) if epochs > 2 else ()
+        with after_epoch(epochs, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+            done = run_here("train.py", *words, "--experiment_dir", cut, *resume)
+        assert done.returncode == 143
+    assert run_here("train.py", "--experiment_dir", cut, "--resume").returncode == 0
+    assert_same_run(whole, cut)
+
+
+@pytest.mark.parametrize("mean", [("--ema", 0.9), ("--swa", 1)])
+def test_a_mean_of_weights_is_what_is_validated_and_kept(survey, tmp_path, mean):
+    run, again = tmp_path / "run", tmp_path / "again.npy"
+    words = ("--data_dir", survey, *TINIEST, "--precision", "float32", "--n_epochs", 1, "--epoch_size", 40)
+    assert run_here("train.py", *words, *mean, "--experiment_dir", run).returncode == 0
+    (file,) = snapshots_in(run)
+    kept, state = load_snapshot(file.path).weights, snapshot.read(run / "state.pt")
+    for name, value in kept.items():
+        assert torch.equal(value, state["average"][f"module.{name}"]), name
+    name = "segmentation_head.0.weight" if mean[0] == "--ema" else "decoder.blocks.0.conv1.1.running_mean"
+    assert not torch.equal(kept[name], state["network"][name])
+    done = run_here(
+        *("predict.py", "--snapshot", run, "--data_dir", survey, "--part", "val", "--precision", "float32"),
+        *("--masks_fn", again),
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.abs(open_masks(again).array - open_masks(file.val_masks).array).max() < 2e-3
+
+
+@contextlib.contextmanager
+def after_epoch(number, act):
+    """Do something as soon as the state of this epoch is written."""
+    write = snapshot.write
+
+    def and_act(path, values):
+        write(path, values)
+        if path.name == "state.pt" and values["progress"]["epoch"] == number:
+            act()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "write", and_act)
+        yield
+
+
+def test_a_folder_that_is_removed_is_not_made_anew_in_silence(survey, tmp_path):
+    run, aside = tmp_path / "run", tmp_path / "aside"
+    words = ("--data_dir", survey, *TINIEST, "--experiment_dir", run, "--n_epochs", 3)
+    with after_epoch(2, lambda: run.rename(aside)):
+        done = run_here("train.py", *words)
+    assert_refused(done, 1, f"{run}: was removed or moved while the run went on; put it back and --resume")
+    assert not run.exists()
+    aside.rename(run)
+    done = run_here("train.py", *words, "--resume")
+    assert done.returncode == 0
+    assert "epoch 3/3" in done.stdout
+    assert "epoch 2/3" not in done.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_at_the_next_step_and_says_how_to_go_on(survey, tmp_path, number, code):
+    words = ["--data_dir", str(survey), *TINIEST, "--n_epochs", "500", "--experiment_dir", str(tmp_path / "run")]
+    process = start("train.py", words, tmp_path / "said.txt")
+    while not (tmp_path / "run" / "state.pt").is_file():
+        assert process.is_alive()
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    process.join(60)
+    said = (tmp_path / "said.txt").read_text()
+    assert process.exitcode == code
+    assert "--resume goes on from there" in said.strip().splitlines()[-1]
+    assert "Traceback" not in said
+
+
+def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):
+    words = ("--n_epochs", 4, "--cycles", 2, "--scheduler", "cosine", "--keep", 1, "--loss", "bce_lovasz")
+    assert (
+        run_here("train.py", "--data_dir", survey, *TINY, *words, "--experiment_dir", tmp_path / "run").returncode == 0
+    )
+    rows = rows_of(tmp_path / "run")
+    assert next(row["lr"] for row in rows) == [row["lr"] for row in rows][2] == "0.001"
+    assert float(rows[1]["lr"]) < 0.001
+    folders = [file.path.parent.name for file in snapshots_in(tmp_path / "run")]
+    assert sorted(folders) == ["cycle_1", "cycle_2"]
+    out = succeed(
+        *(
+            "predict_se.py",
+            "--snapshot_dir",
+            tmp_path / "run" / "snapshots",
+            "--data_dir",
+            survey,
+            "--tta",
+            "null_hflip",
+        ),
+        *("--masks_fn", tmp_path / "se.npy", "--submission_dir", tmp_path / "submissions"),
+    )
+    assert "valid: 8 rows" in out
+
+
+def test_config_repeats_a_run_and_flags_override(trained, tmp_path):
+    assert (
+        run_here("train.py", "--config", trained / "config.json", "--experiment_dir", tmp_path / "again").returncode
+        == 0
+    )
+    assert_same_run(trained, tmp_path / "again")
+
+
+def test_a_switch_of_a_config_may_be_named_again(tmp_path):
+    (tmp_path / "config.json").write_text('{"sync_batchnorm": true, "n_epochs": 7}')
+    settings = parse(TrainSettings, ["--config", str(tmp_path / "config.json"), "--sync_batchnorm", "--fold", "1"])
+    assert (settings.step.sync_batchnorm, settings.learn.n_epochs, settings.data.fold) == (True, 7, 1)
+
+
+def test_start_from_a_snapshot(survey, trained, tmp_path):
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 1, "--optimizer", "sgd_1e-9", "--snapshot", trained)
+    assert run_here("train.py", *words, "--experiment_dir", tmp_path / "run").returncode == 0
+    start = load_snapshot(find_snapshots([str(trained)])[0]).weights
+    after = load_snapshot(find_snapshots([str(tmp_path / "run")])[0]).weights
+    name = "encoder.layer1.0.conv1.weight"
+    assert torch.allclose(start[name], after[name], atol=1e-6)
+
+
+def test_the_command_of_the_pipeline_this_one_descends_from(survey, tmp_path):
+    """The old launch line, but for the network's size, runs as it stands."""
+    done = run_script(
+        *("train.py", "--arch", "unet_resnet18", "--batch_size=32", "--loss", "BCE", "--optimizer", "adam_1e-4"),
+        *("--experiment_dir", tmp_path / "wide_fold0_128", "--n_epochs", "1", "--train_augs", "train_128_v1"),
+        *("--val_augs", "val_128_resize", "--val_transforms", "resize_from_any", "--fold", "0"),
+        *("--encoder_weights", "none", "--data_dir", survey),
+    )
+    assert done.returncode == 0, done.stderr

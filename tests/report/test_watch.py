@@ -1,0 +1,232 @@
+"""The page as it is served: made anew while training goes on, nothing but the page, nobody but who may."""
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+from helpers.pages import Page, write_experiments
+from helpers.runs import log_rows, write_run
+from helpers.scripts import ROOT, assert_refused, free_port, run_here
+
+from utils.core.errors import Interrupted, UsageError
+from utils.core.tables import write_table
+from utils.report.serve import address_of, folders_state, is_this_machine, open_server, shown, watch
+
+TRAINING = """import sys, time
+from pathlib import Path
+from utils.runs.status import kept_status
+with kept_status(Path(sys.argv[1])):
+    time.sleep(99)"""
+
+
+def ask(address, method="GET", path=None, **headers):
+    """Status, headers and body of an answer."""
+    host, port, own = re.fullmatch(r"http://([^/]+):(\d+)(/.*)", address).groups()
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection.putrequest(method, own if path is None else path, skip_host="Host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    found = answer.status, dict(answer.getheaders()), answer.read()
+    connection.close()
+    return found
+
+
+def until(true, seconds=60):
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def serving():
+    """Starts a server in this process; (its address, the server)."""
+    servers = []
+
+    def started(host="127.0.0.1", page=b"<!-- served --> a page"):
+        server = open_server(host, 0)
+        servers.append(server)
+        server.page = shown(page)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return address_of(server, host), server
+
+    yield started
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_it_follows_a_training_says_what_went_wrong_and_ends_with_ctrl_c(tmp_path):
+    experiments = write_experiments(tmp_path)
+    script = [sys.executable, str(ROOT / "report.py"), "experiments", "--watch", "--port", "0"]
+    watching = subprocess.Popen(
+        script,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
+    )
+    try:
+        address, _, rest = watching.stdout.readline().partition(": ")
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+        assert "Ctrl-C ends it" in rest
+        _, headers, body = ask(address)
+        page = Page(body)
+        assert page.row("solo9")["epochs"] == "2"
+        assert 'data-version="' + headers["ETag"].strip('"') in page.text
+        assert "connect-src 'self'" in page.policy
+        assert 'href="./' not in page.text  # what lies in the folders is not served
+
+        write_table(experiments / "solo9" / "log.csv", log_rows([0.2] * 4))
+        until(lambda: Page(ask(address)[2]).row("solo9")["epochs"] == "4")
+        assert ask(address)[1]["ETag"] != headers["ETag"]
+
+        experiments.rename(tmp_path / "away")
+        until(lambda: b"This page is not made anew" in ask(address)[2])
+        body = ask(address)[2]
+        assert b"experiments: no such file or folder" in body
+        assert Page(body).row("solo9")["epochs"] == "4"  # the last good page
+        (tmp_path / "away").rename(experiments)
+        until(lambda: b"This page is not made anew" not in ask(address)[2])
+
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "experiments"]  # nothing was written
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=60)
+    finally:
+        watching.kill()
+    assert watching.returncode == 130
+    assert out == ""
+    problem, ended = err.splitlines()
+    assert problem.startswith("This page is not made anew: experiments: no such file or folder")
+    assert ended.startswith("report.py: interrupted")
+
+
+def test_only_the_page_is_served_and_only_read(serving):
+    address, _ = serving()
+    status, headers, body = ask(address)
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert body.endswith(b" a page")
+    assert int(headers["Content-Length"]) == len(body)
+    assert not {"Server", "Date"} & set(headers)
+    assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
+    head = ask(address, "HEAD")
+    assert (head[0], head[1], head[2]) == (200, headers, b"")
+    for path in ("/report.py", "/experiments/", "/../pyproject.toml", "/%2e%2e/", "/?x=1", "*", "/index.html"):
+        assert ask(address, path=path)[0] == 404, path
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "FOO"):
+        status, headers, body = ask(address, method)
+        assert (status, headers["Allow"], body) == (405, "GET, HEAD", b""), method
+        assert "Server" not in headers
+
+
+def test_a_foreign_name_for_this_machine_is_refused(serving):
+    address, server = serving()
+    port = server.server_address[1]
+    for host in ("127.0.0.1", f"localhost:{port}", "LOCALHOST", "localhost:1", "[::1]:80", "127.0.0.2:5"):
+        assert ask(address, Host=host)[0] == 200, host
+    for host in ("evil.example", f"127.0.0.1.evil.example:{port}", "192.168.1.2", "", "localhost.evil.example"):
+        assert ask(address, Host=host)[0] == 404, host
+    assert not is_this_machine("0.0.0.0")
+
+
+def test_the_network_sees_the_page_behind_a_token_alone(serving):
+    address, server = serving("0.0.0.0")
+    port, token = server.server_address[1], server.path
+    assert re.fullmatch(r"/[\w-]{32}/", token)
+    assert address.endswith(f":{port}{token}")
+    assert "0.0.0.0" not in address
+    here = f"http://127.0.0.1:{port}"
+    assert ask(here + token)[0] == 200
+    assert ask(here + token, Host="phone.example")[0] == 200
+    other = token[:-2] + ("A" if token[-2] != "A" else "B") + "/"
+    for path in ("/", token[:-1], f"{token}x", other, token.lower() if token.lower() != token else token.upper()):
+        status, headers, body = ask(here + path)
+        assert (status, body) == (404, b""), path
+        assert token.strip("/") not in str(headers)
+    assert serving("0.0.0.0")[1].path != token
+
+
+def test_a_line_about_the_page_is_text_and_makes_another_version():
+    page = b"<head></head><!-- served --><p><!-- served --></p>"
+    plain, told = shown(page), shown(page, "<b>&")
+    assert plain.version != told.version
+    assert b'role="status"' in plain.body
+    assert told.body.count(b"&lt;b&gt;&amp;</p>") == 1
+    assert told.body.endswith(b"<p><!-- served --></p>")
+    assert shown(page).body == plain.body
+
+
+def test_wrong_addresses_are_one_line(serving, tmp_path):
+    _, server = serving()
+    taken = server.server_address[1]
+    write_experiments(tmp_path)
+    for words, code, said in (
+        (("--port", taken), 1, f"--port {taken}: is taken on 127.0.0.1"),
+        (("--port", 70000), 2, "--port 70000: a port is from 0 to 65535"),
+        (("--host", "192.0.2.77"), 2, "--host 192.0.2.77: is no address of this machine"),
+    ):
+        done = run_here("report.py", "experiments", "--watch", *words, cwd=tmp_path)
+        assert_refused(done, code, said)
+    with pytest.raises(UsageError, match="is no address of this machine"):
+        open_server("x" * 300, free_port())
+
+
+def test_a_signal_ends_it_while_the_page_is_made(tmp_path):
+    run = write_run(tmp_path / "run")
+
+    class Stopped:
+        paths = (str(run),)
+        made = 0
+
+        def page(self):
+            self.made += 1
+            if self.made == 2:
+                raise Interrupted(signal.SIGTERM, "terminated")
+            if self.made > 2:
+                raise SystemExit("it went on")
+            (run / "threshold.json").write_text("{}")
+            return b"a page"
+
+    with pytest.raises(Interrupted):
+        watch(Stopped(), "127.0.0.1", 0, seconds=0.01)
+
+
+def test_what_makes_the_page_old(tmp_path):
+    experiments = write_experiments(tmp_path)
+    run = experiments / "unet_fold0"
+    states = [folders_state([str(experiments)])]
+
+    def differs():
+        states.append(folders_state([str(experiments)]))
+        return states[-1] != states[-2]
+
+    assert not differs()
+    (run / "state.pt").write_bytes(b"which no page shows")
+    (run / ".log.csv.part").write_bytes(b"half")
+    assert not differs()
+    (run / "threshold.json").write_text("{}")
+    assert differs()
+    (run / "snapshots" / "cycle_1").mkdir()
+    (run / "snapshots" / "cycle_1" / "epoch_9.loss_1.0.iout_0.9").write_bytes(b"x")
+    assert differs()
+    (experiments / "another").mkdir()
+    assert differs()
+    child = subprocess.Popen([sys.executable, "-c", TRAINING, str(run)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    until((run / "status.json").exists)
+    assert differs()
+    assert not differs()
+    child.kill()
+    child.wait()
+    assert differs()  # its process is gone, though no file says so

@@ -1,0 +1,208 @@
+"""Messages about how a run ended, received by a real mail server; addresses that cannot be reached; no secret told."""
+
+import email
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+from helpers.scripts import ROOT, free_port
+
+from utils.core.errors import Interrupted, ToldElsewhere, UsageError, UserError
+from utils.core.files import write_json
+from utils.runs import notifications as notify
+from utils.runs.notifications import check_notify, telling, urls_of
+
+PASSWORD = "pa55-word x"
+QUOTED = "pa55-word%20x"
+
+
+def summary_of(score, measure="iout"):
+    best = f"snapshots/epoch_23.loss_0.5000.{measure}_{score:.3f}"
+    return {"best_snapshot": best, "epoch": 23, measure: score, "seconds": 4320.0, "machine": "cuda, bfloat16"}
+
+
+@pytest.fixture(scope="module")
+def mailbox():
+    """A mail server that wants a password: its address for apprise, and the mails that it has got."""
+    mails = []
+
+    class Keep:
+        async def handle_RCPT(self, _server, _session, envelope, address, _options):
+            envelope.rcpt_tos.append(address)
+            return "550 unknown" if address.startswith("nobody") else "250 known"
+
+        async def handle_DATA(self, _server, _session, envelope):
+            mails.append(email.message_from_bytes(envelope.content))
+            return "250 kept"
+
+    def knows(_server, _session, _envelope, _mechanism, login):
+        return AuthResult(success=(login.login, login.password) == (b"me", PASSWORD.encode()))
+
+    port = free_port()
+    server = Controller(Keep(), "127.0.0.1", port, authenticator=knows, auth_require_tls=False)
+    server.start()
+    url = f"mailto://me:{QUOTED}@127.0.0.1:{port}?from=me@example.com&to=you@example.com"
+    yield SimpleNamespace(url=url, mails=mails)
+    server.stop()
+
+
+@pytest.fixture
+def run(tmp_path, mailbox):
+    """The folder of a run, beside others, and an empty mailbox."""
+    mailbox.mails.clear()
+    folder = tmp_path / "experiments" / "unet_fold0"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def the_mail(mailbox):
+    [mail] = mailbox.mails
+    return mail["Subject"], mail.get_payload(decode=True).decode().replace("\r\n", "\n")
+
+
+def assert_nothing_told(run, capsys):
+    """Neither on the terminal nor in a file is any piece of the password."""
+    said = capsys.readouterr()
+    for text in (said.out, said.err, *(path.read_text() for path in run.rglob("*") if path.is_file())):
+        assert "pa55" not in text
+    return said.err
+
+
+def test_a_finished_run_is_told_with_score_time_place_and_snapshot(run, mailbox, capsys):
+    others = {"a": summary_of(0.9), "b": summary_of(0.7), "c": summary_of(0.86), "d": ["no", "summary"]}
+    others["e"] = {**summary_of(0.99, "auc"), "iout": 0.99}  # ranked by something else
+    for name, summary in others.items():
+        write_json(run.parent / name / "summary.json", summary)
+    write_json(run / "summary.json", summary_of(0.8412))
+    check_notify([mailbox.url])
+    with telling([mailbox.url], run) as told:
+        told(summary_of(0.8412))
+    subject, text = the_mail(mailbox)
+    assert subject == "unet_fold0: finished, iout 0.8412"
+    assert "iout 0.8412 at epoch 23" in text
+    assert "1 h 12 min" in text
+    assert f"place 3 of 4 in {run.parent}, by iout; best of the others: a with 0.9000" in text
+    assert f"{run}/snapshots/epoch_23.loss_0.5000.iout_0.841" in text
+    assert assert_nothing_told(run, capsys) == ""
+
+
+def test_a_run_without_others_has_no_place(run, mailbox):
+    with telling([mailbox.url], run) as told:
+        told(summary_of(0.5, "objects"))
+    assert "the only finished run" in the_mail(mailbox)[1]
+
+
+def test_a_failure_is_told_in_its_one_line_and_goes_on_unchanged(run, mailbox):
+    error = UserError("a <b>.png & http://me:pa55@host/: no such file")
+    with pytest.raises(UserError) as raised, telling([mailbox.url], run):
+        raise error
+    assert raised.value is error
+    subject, text = the_mail(mailbox)
+    assert subject == "unet_fold0: failed"
+    assert "a <b>.png & http://***@host/: no such file" in text
+    assert str(run) in text
+
+
+def test_an_unexpected_error_is_told_as_it_will_be_printed(run, mailbox):
+    with pytest.raises(ZeroDivisionError), telling([mailbox.url], run):
+        raise ZeroDivisionError("division by zero")
+    assert "unexpected ZeroDivisionError: division by zero" in the_mail(mailbox)[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (Interrupted(15, "2 epochs are kept; --resume goes on"), "2 epochs are kept; --resume goes on"),
+        (KeyboardInterrupt(), "the same command with --resume goes on"),
+    ],
+)
+def test_an_interruption_is_told_with_the_way_to_go_on(run, mailbox, error, line):
+    (run / "state.pt").touch()
+    with pytest.raises(type(error)), telling([mailbox.url], run):
+        raise error
+    subject, text = the_mail(mailbox)
+    assert subject == "unet_fold0: interrupted"
+    assert line in text
+
+
+def test_what_another_process_tells_is_told_once(run, mailbox):
+    with pytest.raises(ToldElsewhere), telling([mailbox.url], run):
+        raise ToldElsewhere(1)
+    assert mailbox.mails == []
+
+
+def test_an_address_that_cannot_be_reached_is_one_line_and_the_others_get_their_message(run, mailbox, capsys, caplog):
+    port = free_port()
+    broken = f"mailto://me:{QUOTED}@127.0.0.1:{port}?from=me@example.com"
+    refused = mailbox.url.replace("to=you", "to=nobody")
+    with telling([broken, mailbox.url, refused], run) as told:
+        told(summary_of(0.6))
+    assert the_mail(mailbox)[0] == "unet_fold0: finished, iout 0.6000"
+    warnings = assert_nothing_told(run, capsys).splitlines()
+    assert len(warnings) == 2
+    assert not [record for record in caplog.records if record.name.startswith("apprise")]
+    assert all(line.startswith("notify: mailto://...: ") and str(port) not in line for line in warnings)
+
+
+def test_a_service_may_say_why_unless_it_repeats_the_address():
+    url = "tgram://123456789:abcdefg/12315544/"
+    assert notify._without_address("Bad Request,\nerror=404.", url) == "Bad Request, error=404."
+    for leak in ("no chat 12315544", "bot ABCDEFG is unknown"):
+        assert notify._without_address(leak, url).startswith("the message could not be sent")
+
+
+DEAF = """
+import sys
+from pathlib import Path
+from utils.runs import notifications as notify
+
+notify.SECONDS = 1
+notify.check_notify([sys.argv[2]])
+with notify.telling([sys.argv[2]], Path(sys.argv[1])):
+    raise ValueError
+"""
+
+
+def test_a_server_that_never_answers_is_waited_for_a_while_only(run):
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"mailto://me:{QUOTED}@127.0.0.1:{deaf.getsockname()[1]}?from=me@example.com&cto=600"
+        command = [sys.executable, "-c", DEAF, str(run), url]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert "notify: mailto://...: not sent within 1 s" in done.stderr
+    assert done.stderr.endswith("ValueError\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"mailtoo://me:{QUOTED}@host", "mailtoo://..."),
+        ("tgram://pa55", "tgram://..."),
+        ("pa55@example.com", "one has no scheme"),
+    ],
+)
+def test_an_address_that_is_not_understood_is_refused_by_its_scheme(url, shown, capsys, caplog):
+    with pytest.raises(UsageError) as refused:
+        check_notify(["json://localhost", url])
+    message = str(refused.value)
+    assert shown in message
+    assert "--notify" in message
+    assert "pa55" not in message
+    assert (capsys.readouterr().err, caplog.text) == ("", "")
+    assert "\n" not in message
+
+
+def test_addresses_come_from_the_flag_and_from_the_environment(monkeypatch):
+    monkeypatch.setenv("STRATA_NOTIFY", "json://a\n mailto://b  json://c ")
+    assert urls_of(("json://c", "tgram://d")) == ["json://c", "tgram://d", "json://a", "mailto://b"]
+    monkeypatch.delenv("STRATA_NOTIFY")
+    assert urls_of(()) == []
+
+
+def test_without_addresses_nothing_happens(run, capsys):
+    with telling([], run) as told:
+        told(summary_of(0.5))
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,102 @@
+"""What status.json says of a run, whatever ended it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from utils.core.errors import Interrupted, UsageError, UserError
+from utils.runs.status import begun, check_free, kept_status, read_status, write_status
+
+
+def test_a_run_that_goes_on_and_one_that_has_finished(tmp_path):
+    with kept_status(tmp_path):
+        status = read_status(tmp_path)
+        assert (status.state, status.ended, status.pid) == ("running", None, os.getpid())
+    status = read_status(tmp_path)
+    assert (status.state, status.reason) == ("finished", "")
+    assert status.ended >= status.began
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (UserError("loss is nan; try a lower rate"), "failed", "loss is nan; try a lower rate"),
+        (ValueError("seven\nlines"), "failed", "unexpected ValueError: seven"),
+        (Interrupted(signal.SIGTERM, "12 epochs are kept"), "interrupted", "12 epochs are kept"),
+        (KeyboardInterrupt(), "interrupted", "interrupted"),
+    ],
+)
+def test_an_error_ends_it_with_its_one_line_and_goes_on_its_way(tmp_path, error, state, reason):
+    with pytest.raises(type(error)), kept_status(tmp_path):
+        raise error
+    status = read_status(tmp_path)
+    assert status.state == state
+    assert status.reason.startswith(reason)
+    assert "\n" not in status.reason
+
+
+def test_a_folder_that_was_removed_is_not_made_anew(tmp_path):
+    folder = tmp_path / "run"
+
+    def train():
+        with kept_status(folder):
+            shutil.rmtree(folder)
+            raise UserError("was removed")
+
+    with pytest.raises(UserError, match="was removed"):
+        train()
+    assert not folder.exists()
+
+
+def test_a_killed_process_leaves_an_interrupted_run(tmp_path):
+    code = "import os, signal, sys; from pathlib import Path; from utils.runs.status import kept_status\n"
+    code += "with kept_status(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
+    status = read_status(tmp_path)
+    assert status.state == "interrupted"
+    assert "without a word" in status.reason
+
+
+def test_a_run_that_goes_on_in_another_process_is_not_resumed_beside_it(tmp_path):
+    code = "import sys, time; from pathlib import Path; from utils.runs.status import kept_status\n"
+    code += "with kept_status(Path(sys.argv[1])): print(flush=True), time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(UsageError, match=f"process {other.pid} trains in"):
+        check_free(tmp_path)
+    other.kill()
+    while Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        pass
+    assert read_status(tmp_path).state == "interrupted"  # dead, although nobody has waited for it yet
+    check_free(tmp_path)
+    other.communicate()
+
+
+def test_another_process_of_the_same_number_is_not_the_run(tmp_path):
+    write_status(tmp_path, replace(begun(), started=1))
+    assert read_status(tmp_path).state == "interrupted"
+
+
+def test_of_another_machine_the_file_is_believed(tmp_path):
+    write_status(tmp_path, replace(begun(), host="elsewhere", pid=2**22 + 1))
+    assert read_status(tmp_path).state == "running"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"state": "running"}', "{", '{"state": 3}'])
+def test_a_foreign_file_is_told(tmp_path, text):
+    (tmp_path / "status.json").write_text(text)
+    with pytest.raises(UserError, match=r"status\.json"):
+        read_status(tmp_path)
+
+
+def test_no_file_says_nothing(tmp_path):
+    assert read_status(tmp_path) is None

@@ -1,0 +1,127 @@
+"""optimize_threshold.py by its command line: against brute force, where results go, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.masks import blobs, every_threshold, files_in, score_at, write_masks, write_packed
+from helpers.scripts import assert_refused, run_here, run_script
+
+from utils.core.files import read_json, write_json
+from utils.data.rle import encode
+from utils.scoring.stored_results import stored_threshold
+from utils.scoring.threshold_search import best, steps_of
+
+SCRIPT = "optimize_threshold.py"
+
+
+def test_folds_of_two_runs(tmp_path):
+    probabilities, truth = blobs(24)
+    ids = [f"image{number}" for number in range(24)]
+    write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31))})
+    about = {"data_dir": "data", "part": "train"}
+    order = np.arange(24)[::-1]  # not the order of the packed folder
+    for fold in (0, 1):
+        run = tmp_path / "experiments" / f"fold{fold}"
+        rows = order[fold::2]
+        write_masks(run / "snapshots" / "val.npy", [ids[row] for row in rows], probabilities[rows], **about)
+        write_json(run / "config.json", {})
+    files = [f"experiments/fold{fold}/snapshots/val.npy" for fold in (0, 1)]
+    done = run_script(SCRIPT, "--masks_fn", *files, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "believe this" in done.stdout
+    stored = read_json(tmp_path / "experiments/fold0/threshold.json")
+    assert stored == read_json(tmp_path / "experiments/fold1/threshold.json")
+    halved = probabilities.astype(np.float16)
+    scores = {th: score_at(halved, truth, th) for th in every_threshold(halved)}
+    assert stored["score"] == max(scores.values()) == score_at(halved, truth, stored["threshold"])
+    assert stored["low"] <= stored["threshold"] < stored["high"]
+    assert stored["score_at_half"] == score_at(halved, truth, 0.5)
+    assert (stored["n_images"], stored["masks"], stored["min_area"]) == (24, files, 0)
+    cross = stored["cross_fitted"]
+    assert cross["n_parts"] == 2
+    assert cross["low"] <= cross["score"] <= cross["high"]
+    parts = [steps_of(halved[order[fold::2]], truth[order[fold::2]]) for fold in (0, 1)]
+    expected = [  # each fold at the other's threshold
+        score_at(halved[order[fold::2]], truth[order[fold::2]], best(parts[1 - fold][0]).threshold) for fold in (0, 1)
+    ]
+    assert cross["score"] == pytest.approx(np.mean(expected))
+    for fold in (0, 1):
+        assert (tmp_path / f"experiments/fold{fold}/threshold.png").read_bytes().startswith(b"\x89PNG")
+        assert stored_threshold(tmp_path / f"experiments/fold{fold}") == (stored["threshold"], 0)
+
+
+@pytest.mark.parametrize("kind", ["csv", "npy", "folder"])
+def test_one_file_and_named_truth(tmp_path, kind):
+    probabilities, truth = blobs(11)
+    ids = [f"image{number}" for number in range(11)]
+    write_masks(tmp_path / "v.npy", ids, probabilities)
+    if kind == "csv":
+        source = tmp_path / "train.csv"
+        rows = [f"{name},{encode(mask)}\n" for name, mask in zip(ids, truth, strict=True)]
+        source.write_text("id,rle_mask\n" + "".join(reversed(rows)))
+    elif kind == "npy":
+        source = tmp_path / "truth.npy"
+        np.save(source, truth[::-1])
+        write_json(tmp_path / "truth.json", {"ids": ids[::-1]})
+    else:
+        source = write_packed(tmp_path / "packed", {"train": (ids[::-1], truth[::-1], (31, 31))})
+    words = ("--masks_fn", "v.npy", "--truth_fn", source, "--out", "best.json", "--min_area", 20)
+    done = run_here(SCRIPT, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "5 interleaved parts of the one file" in done.stdout
+    stored = json.loads((tmp_path / "best.json").read_text())
+    halved = probabilities.astype(np.float16)
+    assert stored["score"] == score_at(halved, truth, stored["threshold"], stored["min_area"])
+    thresholds = every_threshold(halved)
+    assert stored["score"] == max(score_at(halved, truth, th, area) for th in thresholds for area in (0, 20))
+    assert stored["cross_fitted"]["n_parts"] == 5
+    assert (tmp_path / "best.png").is_file()
+    assert not (tmp_path / "threshold.json").exists()
+
+
+def test_beside_the_file_without_a_run_and_a_single_image(tmp_path):
+    probabilities, truth = blobs(2)
+    write_masks(tmp_path / "sub" / "v.npy", ["a"], probabilities[1:])
+    (tmp_path / "t.csv").write_text(f"id,rle_mask\na,{encode(truth[1])}\n")
+    done = run_here(SCRIPT, "--masks_fn", "sub/v.npy", "--truth_fn", "t.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "sub" / "threshold.json")["cross_fitted"] is None
+
+
+def test_refusals(tmp_path):
+    probabilities, truth = blobs(4)
+    ids = list("abcd")
+    write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31)), "test": (["e"], None, (31, 31))})
+    write_packed(tmp_path / "small", {"train": (ids, truth[:, :9, :9], (9, 9))})
+    about = {"data_dir": "data", "part": "train"}
+    write_masks(tmp_path / "v0.npy", ids[:2], probabilities[:2], **about)
+    write_masks(tmp_path / "v1.npy", ids[1:], probabilities[1:], **about)
+    write_masks(tmp_path / "test.npy", ["e"], probabilities[:1], data_dir="data", part="test")
+    write_masks(tmp_path / "gone.npy", ids, probabilities, data_dir="nowhere", part="train")
+    write_masks(tmp_path / "other.npy", ["x", "a"], probabilities[:2], **about)
+    write_masks(tmp_path / "logits.npy", ids, 9 * probabilities, **about)
+    (tmp_path / "lists.csv").write_text('id,rle_mask\na,"[1, 3]"\nb,\n')
+    (tmp_path / "columns.csv").write_text("id,mask\na,1 3\n")
+    before = files_in(tmp_path)
+    for words, code, said in (
+        (("v0.npy", "v1.npy"), 1, ("image b", "v0.npy", "v1.npy")),
+        (("v0.npy", "v0.npy"), 1, ("image a",)),
+        (("none.npy",), 1, ("none.npy", "no such file")),
+        (("test.npy",), 2, ("test images", "--truth_fn")),
+        (("gone.npy",), 1, ("nowhere", "--truth_fn")),
+        (("other.npy",), 1, ("no true mask for 1 of the 2", "x")),
+        (("logits.npy",), 1, ("logits.npy", "[0, 1]")),
+        (("v0.npy", "--truth_fn", "small"), 1, ("the true ones in small", "(31, 31)", "(9, 9)")),
+        (("v0.npy", "--truth_fn", "lists.csv"), 1, ("lists.csv", "printed list")),
+        (("v0.npy", "--truth_fn", "columns.csv"), 1, ("rle_mask",)),
+        (("v0.npy", "--truth_fn", "v1.npy"), 1, ("0 and 1",)),
+        (("v0.npy", "--truth_fn", "none.csv"), 1, ("none.csv",)),
+        (("v0.npy", "--min_area", "-1"), 2, ("--min_area -1",)),
+        ((), 2, ("--masks_fn",)),
+    ):
+        assert_refused(run_here(SCRIPT, "--masks_fn", *words, cwd=tmp_path), code, *said)
+    assert_refused(run_script(SCRIPT, "--masks_fn", "none.npy", cwd=tmp_path), 1, "none.npy")
+    misspelt = run_script(SCRIPT, "--masks_fm", "v0.npy", cwd=tmp_path)
+    assert (misspelt.returncode, "Traceback" in misspelt.stderr) == (2, False)
+    assert files_in(tmp_path) == before

@@ -1,0 +1,1 @@
+"""Submissions: formats' rows, checks, Kaggle."""

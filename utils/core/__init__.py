@@ -1,0 +1,1 @@
+"""Errors, files, settings and the way scripts start and end; nothing about images."""

@@ -1,0 +1,130 @@
+"""Flags -> settings -> main -> exit code: the one way every script starts and ends."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from utils.core.errors import Interrupted, ToldElsewhere, UsageError, UserError
+from utils.core.files import read_json
+from utils.core.names import pick
+from utils.core.settings import flat_names, from_flat
+
+S = TypeVar("S")
+
+
+def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | None = None, prog: str = "") -> NoReturn:
+    """Parse the command line into `settings_type`, call `main` with it, and exit.
+
+    The fields of the dataclass are the flags and their docstrings the help; nested dataclasses are groups whose flags
+    have no prefix. Two fields are known here: `config`, a JSON file of defaults, and `debug`, which shows tracebacks.
+
+    Exit codes: 0 done, 1 data or machine, 2 wrong use, 128 + n ended by signal n.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # threads wait awake only briefly: a second run needs the cores
+    prog = prog or os.path.basename(sys.argv[0])
+    try:
+        main(parse(settings_type, argv, prog))
+        sys.stdout.flush()
+    except ToldElsewhere as error:
+        sys.exit(error.exit_code)
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in argv:
+            raise
+        code, message = explain(error)
+        print(f"{prog}: {message}", file=sys.stderr)
+        sys.exit(code)
+    sys.exit(0)
+
+
+def run_commands(commands: Mapping[str, tuple[Callable[[Any], object], type]]) -> NoReturn:
+    """`script.py COMMAND ...`: the first word chooses the (main, settings) pair that `run` gets."""
+    prog, words = os.path.basename(sys.argv[0]), sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: {prog} {{{','.join(commands)}}} ...\n\n{sys.modules['__main__'].__doc__}")
+        sys.exit(0 if words else 2)
+    try:
+        main, settings_type = pick(commands, words[0], "command")
+    except UsageError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    run(main, settings_type, words[1:], f"{prog} {words[0]}")
+
+
+def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
+    """The settings that a command line asks for; `--config FILE` gives defaults that flags override."""
+    import tyro
+
+    default = None
+    if "config" in flat_names(settings_type) and (path := _defaults_file(argv)):
+        values = read_json(path)
+        if isinstance(values, dict):  # a switch that is on by default could not be named again
+            values = {name: value for name, value in values.items() if name not in _named(argv)}
+        default = from_flat(settings_type, values, origin=path)
+    return tyro.cli(
+        settings_type,
+        prog=prog,
+        description=_described(sys.modules["__main__"].__doc__),
+        args=argv,
+        default=default,
+        use_underscores=True,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
+    raise Interrupted(number, "terminated; nothing half-written was left")
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit code and the one line for an error that ended a script."""
+    if isinstance(error, UserError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; nothing half-written was left"
+    if isinstance(error, BrokenPipeError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader left: keep Python from complaining again at exit
+        return 1, "the reader of the output closed it"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return 1, f"{where}{error.strerror}; make room, mend the permissions or name another place"
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        return 1, "out of memory; try a smaller --batch_size or another --device"
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return 1, f"unexpected {kind}: {first_line}; the same command with --debug shows where"
+
+
+def _described(docstring: str | None) -> str:
+    """A docstring for --help, where single line breaks are lost: each launch command becomes a paragraph."""
+    return re.sub(r"\n\s*(?=(?:python|torchrun|bash) )", "\n\n", docstring or "")
+
+
+def _defaults_file(argv: list[str]) -> str | None:
+    """Where flags that are not given come from: --config, else the config.json of the run that is to be resumed."""
+    if named := _value_of(argv, "--config"):
+        return named
+    folder = _value_of(argv, "--experiment_dir")
+    own = os.path.join(folder or "", "config.json")
+    return own if "--resume" in argv and folder and os.path.isfile(own) else None
+
+
+def _named(argv: list[str]) -> set[str]:
+    """The flags in `argv`, as fields are called."""
+    return {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+
+
+def _value_of(argv: list[str], flag: str) -> str | None:
+    """The value that `flag` has in `argv` ("--flag value" or "--flag=value"), before anything is parsed."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == flag:
+            return following or None
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None

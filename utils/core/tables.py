@@ -1,0 +1,59 @@
+"""csv files as columns of text; without pandas, whose import alone takes longer than most of these scripts."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from utils.core.errors import UserError
+from utils.core.files import write_text
+from utils.core.names import nearest
+
+LONGEST_CELL = 2**31 - 1
+"""Characters; the run-lengths of a ragged mask pass the csv module's own limit of 131,072."""
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a csv file with a header, one at a time: (line, cells as text), the header first.
+
+    Raises:
+        UserError: no such file, no header, or a row of another length; when it is reached.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader, header = csv.reader(file), None
+            for row in reader:
+                header = row if header is None else header
+                if row and len(row) != len(header):
+                    raise UserError(f"{path}: line {reader.line_num} has {len(row)} cells, the header {len(header)}")
+                if row or header is row:
+                    yield reader.line_num, row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: expected a csv file, found something else ({error})") from None
+    if header is None:
+        raise UserError(f"{path}: expected a csv file with a header, found an empty file")
+
+
+def read_table(path: str | Path, *needed: str) -> dict[str, list[str]]:
+    """The columns of a csv file with a header, all cells as text; an empty cell is "".
+
+    Raises:
+        UserError: no such file, no header, a column of `needed` is absent, or a row of another length.
+    """
+    (_, header), *rows = read_rows(path)
+    for name in needed:
+        if name not in header:
+            raise UserError(f"{path}: no column {name}; {nearest(name, header)}")
+    return {name: [row[place] for _, row in rows] for place, name in enumerate(header)}
+
+
+def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Write columns of equal length as a csv file, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_text(path, text.getvalue())

@@ -1,0 +1,1 @@
+"""From image folders to packed arrays and folds."""

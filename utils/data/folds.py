@@ -1,0 +1,53 @@
+"""Read the folds of a packed folder: which images are trained on and which are held out."""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.core.errors import UsageError, UserError
+from utils.core.names import nearest
+from utils.core.tables import read_table
+from utils.data.image_ids import as_packed, id_column
+
+
+def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the stack to train on and rows held out, by the column `fold` of train_with_folds.csv.
+
+    Returns:
+        (train, val): int64 arrays, each ascending; together every id of the csv once.
+
+    Raises:
+        UserError: no csv, ids that are not in the stack or the other way round.
+        UsageError: the fold does not exist.
+    """
+    path = _folds_table(data_dir)
+    table = read_table(path, "fold")
+    fold_of = dict(zip(as_packed(table[id_column(table, path)], ids), table["fold"], strict=True))
+    missing = [name for name in ids if name not in fold_of]
+    unknown = fold_of.keys() - set(ids)
+    if missing or unknown:
+        example = missing[0] if missing else sorted(unknown)[0]
+        raise UserError(
+            f"{path}: {len(missing)} packed images have no fold and {len(unknown)} of its ids are not packed "
+            f"(such as {example}); make the folds from the train.csv that was packed"
+        )
+    if str(fold) not in set(fold_of.values()):
+        folds = sorted(set(fold_of.values()), key=lambda name: (len(name), name))
+        raise UsageError(f"--fold {fold}: no such fold in {path}; {nearest(str(fold), folds)}")
+    held_out = np.array([fold_of[name] == str(fold) for name in ids])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def fold_numbers(data_dir: str | Path) -> list[int]:
+    """The folds of train_with_folds.csv, ascending; raises UserError as `fold_rows` does."""
+    try:
+        return sorted({int(fold) for fold in read_table(_folds_table(data_dir), "fold")["fold"]})
+    except ValueError as error:
+        raise UserError(f"{_folds_table(data_dir)}: column fold: expected whole numbers ({error})") from None
+
+
+def _folds_table(data_dir: str | Path) -> Path:
+    path = Path(data_dir) / "train_with_folds.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run: python utils/make_folds.py --path {path.with_name('train.csv')}")
+    return path

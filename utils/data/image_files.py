@@ -1,0 +1,135 @@
+"""One picture file -> numpy: images as uint8, masks as 0 and 1, and errors that name the file."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.core.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def probe(path: str, with_pixels: bool) -> tuple[tuple[int, int], bool]:
+    """The size of an image, and whether it is grey.
+
+    Args:
+        path: the image file.
+        with_pixels: decode colour images too, to find the grey ones among them; otherwise only the header is read.
+
+    Returns:
+        ((height, width), grey): grey is True for one channel, and for three that are equal (if `with_pixels`).
+
+    Raises:
+        UserError: not a whole picture.
+    """
+    with _opened(path) as picture:
+        size = picture.size[1], picture.size[0]
+        if not with_pixels:
+            return size, len(picture.getbands()) < 3 and picture.mode not in ("P", "PA")
+        pixels = _pixels(picture, path)
+    return size, pixels.ndim == 2 or all(np.array_equal(pixels[..., 0], pixels[..., k]) for k in (1, 2))
+
+
+def read_image(path: str, channels: int) -> np.ndarray:
+    """An image, without its alpha channel; 16-bit grey keeps its upper 8 bits.
+
+    Args:
+        path: the image file.
+        channels: 1 takes the first channel, 3 repeats a single one.
+
+    Returns:
+        (H, W, channels) uint8, [0, 255].
+
+    Raises:
+        UserError: not a whole picture.
+    """
+    with _opened(path) as picture:
+        pixels = _pixels(picture, path)
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], channels, axis=2)
+    return pixels[..., :channels]
+
+
+def read_mask(path: str) -> tuple[np.ndarray, list[str]]:
+    """A mask: what is brighter than half of the file's range (8 or 16 bit; a colour is as bright as its best channel).
+
+    A file that holds 0 and 1 only is taken as it is: half of the range would lose all of it.
+
+    Returns:
+        (mask, flaws): (H, W) uint8, 0 or 1; and which of "masks_not_binary" (more than two values) and "masks_too_dark"
+        (something in it, but nothing above half of the range) apply.
+
+    Raises:
+        UserError: not a whole picture.
+    """
+    with _opened(path) as picture:
+        pixels = _pixels(picture, path)
+    if pixels.ndim == 3:
+        pixels = pixels.max(axis=2)
+    low, high, half = pixels.min(), pixels.max(), np.iinfo(pixels.dtype).max // 2
+    flaws = []
+    if not ((pixels == low) | (pixels == high)).all():
+        flaws.append("masks_not_binary")
+    if 1 < high <= half:
+        flaws.append("masks_too_dark")
+    return (pixels if high == 1 else pixels > half).astype(np.uint8), flaws
+
+
+def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W, C) uint8 -> (*shape, C): the mean over areas where it shrinks, bilinear otherwise."""
+    import cv2
+
+    shrinks = shape[0] <= image.shape[0] and shape[1] <= image.shape[1]
+    resized = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(*shape, image.shape[2])  # OpenCV drops a single channel
+
+
+def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint8 or uint16 -> `shape`: the nearest pixel, so that no value is made up."""
+    import cv2
+
+    # plain INTER_NEAREST takes the upper left pixel instead of the middle one, half a pixel off from the image
+    return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator["Image"]:
+    """The file, opened; whatever a decoder raises becomes one line that names it."""
+    from PIL import Image
+
+    if os.path.getsize(path) == 0:
+        raise UserError(f"{path}: expected a picture, found an empty file of 0 bytes; fetch it again")
+    try:
+        with Image.open(path) as picture:
+            if picture.format in ("GIF", "TIFF") and picture.is_animated:
+                raise UserError(f"{path}: expected one picture, found several frames or pages; keep one of them")
+            yield picture
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... for broken files
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk or the permissions, not the picture
+        reason = "no known picture format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise UserError(f"{path}: expected a whole picture, found a broken one ({reason}); fetch it again") from None
+
+
+def _pixels(picture: "Image", path: str) -> np.ndarray:
+    """(H, W) or (H, W, 3), uint8 or (grey only) uint16."""
+    mode = picture.mode
+    if mode in ("P", "PA"):
+        return np.asarray(picture.convert("RGBA"))[..., :3]  # straight to RGB warns where the palette has alpha
+    if mode.startswith("I;16"):
+        return np.asarray(picture).astype(np.uint16)
+    if mode in ("I", "F"):
+        raise UserError(f"{path}: expected 8 or 16 bits a channel, found 32 bits (mode {mode}); convert it")
+    if mode in ("L", "RGB"):
+        return np.asarray(picture)
+    if mode in ("LA", "RGBA"):
+        return np.asarray(picture)[..., 0 if mode == "LA" else slice(3)]
+    return np.asarray(picture.convert("L" if mode == "1" else "RGB"))

@@ -1,0 +1,239 @@
+"""The folder layouts that images and masks come in: which one a folder has, and what belongs to what.
+
+A layout is one function (folder -> Source, or None where the folder looks otherwise) and one entry in LAYOUTS.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.core.errors import UserError
+from utils.data.formats import RLE_COLUMNS
+from utils.data.image_ids import stem_of
+from utils.data.packed_tables import label_table_in
+from utils.data.source_files import (
+    header_of,
+    image_folders_in,
+    images_in,
+    in_csv_order,
+    is_own_table,
+    need,
+    pictures_in,
+    rows_of,
+)
+
+
+class Item(NamedTuple):
+    """One image, and where its truth is. Paths are text: a Path takes several times the memory."""
+
+    id: str
+    image: str
+    mask: str | None = None
+    """A mask file."""
+    objects: str | None = None
+    """A folder of mask files, one object each."""
+    run_lengths: tuple[str, ...] | None = None
+    """The cells of its rows in a csv: the truth itself where there are no files, else what files are compared with."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found in a folder, in the order in which it is to be packed."""
+
+    train: list[Item]
+    test: list[Item] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
+    """csv files that the packed folder needs too: train.csv, depths.csv, sample_submission.csv."""
+    run_length_table: Path | None = None
+    """The csv that holds the run-lengths of `train`."""
+    label_table: Path | None = None
+    """The csv that says of each image of `train` what it shows; then there are no masks."""
+    has_objects: bool = False
+    """Whether the truth tells objects apart."""
+    layout: str = ""
+    folder: str = ""
+
+    @property
+    def parts(self) -> dict[str, list[Item]]:
+        """{"train": items, "test": items}, without a part that has no images."""
+        return {part: items for part, items in (("train", self.train), ("test", self.test)) if items}
+
+
+def find_source(data_dir: str | Path) -> Source:
+    """Find out which layout a folder has, and list it.
+
+    Raises:
+        UserError: no such folder, no known layout, or a layout with something missing, double or unlisted.
+    """
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise UserError(f"--data_dir {folder}: no such folder")
+    there = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
+    if not there:
+        raise UserError(f"--data_dir {folder}: expected images and masks, found an empty folder")
+    for name, (_, finder) in LAYOUTS.items():
+        source = finder(folder)
+        if source and not source.train:
+            raise UserError(f"--data_dir {folder}: expected images with masks (layout {name}), found test images only")
+        if source:
+            return replace(source, layout=name, folder=str(folder))
+    looked_for = "; ".join(f"{name}: {looks}" for name, (looks, _) in LAYOUTS.items())
+    found = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+    raise UserError(f"--data_dir {folder}: expected one of the known layouts ({looked_for}), found {found}")
+
+
+def _salt(folder: Path) -> Source | None:
+    images, masks, table = folder / "train/images", folder / "train/masks", folder / "train.csv"
+    if not (images.is_dir() and masks.is_dir()):
+        return None
+    rows = rows_of(table)
+    train = _pair(in_csv_order(images_in(images), rows, images, table), images, pictures_in(masks), masks, rows)
+    test = _test(folder / "test/images", folder / "sample_submission.csv")
+    return Source(train, test, _tables(folder), table)
+
+
+def _flat(folder: Path) -> Source | None:
+    images, masks = folder / "images", folder / "masks"
+    train_table, test_table = folder / "train.csv", folder / "sample_submission.csv"
+    train_rows, test_rows = rows_of(train_table), rows_of(test_table)
+    if not (images.is_dir() and masks.is_dir()) or (train_rows is None and test_rows is None):
+        return None
+    pictures, test_rows = images_in(images), test_rows or {}
+    if train_rows is None:
+        train_rows = {stem: [] for stem in pictures if stem not in test_rows}
+    if both := [name for name in train_rows if name in test_rows]:
+        raise UserError(f"{test_table}: {both[0]} is in train.csv too ({len(both)} such); an image is of one part only")
+    need(train_rows, pictures, train_table, f"has no image in {images}")
+    need(test_rows, pictures, test_table, f"has no image in {images}")
+    need(pictures, {*train_rows, *test_rows}, images, f"is in neither {train_table.name} nor {test_table.name}")
+    train = _pair({name: pictures[name] for name in train_rows}, images, pictures_in(masks), masks, train_rows)
+    return Source(train, [Item(name, pictures[name]) for name in test_rows], _tables(folder), train_table)
+
+
+def _pairs(folder: Path) -> Source | None:
+    images, masks = folder / "images", folder / "masks"
+    if not (images.is_dir() and masks.is_dir()):
+        return None
+    return Source(_pair(images_in(images), images, pictures_in(masks), masks))
+
+
+def _carvana(folder: Path) -> Source | None:
+    images, masks = folder / "train", folder / "train_masks"
+    if not (images.is_dir() and masks.is_dir()):
+        return None
+    of_image = {stem.removesuffix("_mask"): path for stem, path in pictures_in(masks).items()}
+    test = _test(folder / "test", folder / "sample_submission.csv")
+    # its train_masks.csv counts row by row, not column by column: nothing to compare with
+    train = _pair(images_in(images), images, of_image, masks)
+    return Source(train, test, _tables(folder))
+
+
+def _dsb2018(folder: Path) -> Source | None:
+    train, table = folder / "stage1_train", folder / "stage1_train_labels.csv"
+    test, order = folder / "stage1_test", folder / "stage1_sample_submission.csv"
+    if not train.is_dir():
+        return None
+    images, rows = image_folders_in(train), rows_of(table, many=True)
+    in_csv_order(images, rows, train, table)
+    need(images, {name for name in images if (train / name / "masks").is_dir()}, train, "has no folder masks")
+    items = [
+        Item(name, image, objects=str(train / name / "masks"), run_lengths=tuple(rows[name]) if rows else None)
+        for name, image in images.items()
+    ]
+    listed = in_csv_order(image_folders_in(test), rows_of(order), test, order) if test.is_dir() else {}
+    return Source(items, [Item(*pair) for pair in listed.items()], _tables(folder), table, has_objects=True)
+
+
+def _airbus(folder: Path) -> Source | None:
+    places = [folder / name for name in ("train_v2", "train/images", "train", "images")]
+    images = next((place for place in places if place.is_dir()), None)
+    table = _run_length_table(folder)
+    if images is None or table is None:
+        return None
+    rows = rows_of(table, many=True) or {}
+    pictures = in_csv_order(images_in(images), rows, images, table)
+    train = [Item(name, path, run_lengths=tuple(rows[name])) for name, path in pictures.items()]
+    test, order = _test_and_order(folder, "test_v2", "test/images", "test")
+    if any(name != stem_of(name) for name in rows):  # ids are names of files here
+        test = [item._replace(id=os.path.basename(item.image)) for item in test]
+    return Source(train, test, order, table, has_objects=True)
+
+
+def _labels(folder: Path) -> Source | None:
+    places = [folder / name for name in ("train/images", "train-jpg", "train", "images")]
+    images = next((place for place in places if place.is_dir()), None)
+    if images is None or any((folder / name).is_dir() for name in ("train/masks", "train_masks", "masks")):
+        return None
+    table = label_table_in(folder)
+    if table is None:
+        return None
+    pictures = in_csv_order(images_in(images), rows_of(table), images, table)
+    test, order = _test_and_order(folder, "test/images", "test-jpg", "test")
+    return Source([Item(*pair) for pair in pictures.items()], test, order, label_table=table)
+
+
+LAYOUTS: dict[str, tuple[str, Callable[[Path], Source | None]]] = {
+    "salt": ("train/images and train/masks", _salt),
+    "flat": ("images, masks and train.csv or sample_submission.csv", _flat),
+    "pairs": ("images and masks", _pairs),
+    "carvana": ("train and train_masks/*_mask.gif", _carvana),
+    "dsb2018": ("stage1_train/<id>/images and masks", _dsb2018),
+    "airbus": ("train_v2, train or images, and a csv of run-lengths", _airbus),
+    "labels": ("train, train-jpg or images, a csv with a column of labels, and no masks", _labels),
+}
+"""Name -> (what a folder of this layout holds, the function that lists it); the first that fits is taken."""
+NOT_FOR_TRAINING = ("train_with_folds.csv", "truth.csv")
+"""csv files with run-lengths that are made from others, or are of the test images (utils/make_demo.py)."""
+
+
+def _run_length_table(folder: Path) -> Path | None:
+    """The csv with run-lengths (or else the one for training, whose columns are then complained of)."""
+    tables = [
+        path
+        for path in sorted(folder.glob("*.csv"))
+        if path.name not in NOT_FOR_TRAINING and "submission" not in path.name and not is_own_table(path)
+    ]
+    with_run_lengths = [path for path in tables if not set(RLE_COLUMNS).isdisjoint(header_of(path))]
+    if not with_run_lengths and label_table_in(folder):
+        return None
+    tables = with_run_lengths or [path for path in tables if path.name.startswith("train")]
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables)
+        raise UserError(f"{folder}: expected one csv of run-lengths, found {names}; move the others away")
+    return tables[0] if tables else None
+
+
+def _pair(
+    images: dict[str, str],
+    images_dir: Path,
+    masks: dict[str, str],
+    masks_dir: Path,
+    rows: dict[str, list[str]] | None = None,
+) -> list[Item]:
+    """Each image with its mask and, from `rows`, its run-lengths."""
+    need(images, masks, images_dir, f"has no mask in {masks_dir}")
+    need(masks, images, masks_dir, f"has no image in {images_dir}")
+    cells = rows or {}
+    return [Item(name, path, masks[name], None, tuple(cells.get(name, ())) or None) for name, path in images.items()]
+
+
+def _test(images: Path, order: Path) -> list[Item]:
+    """The images without truth, in the order of the sample submission."""
+    if not images.is_dir():
+        return []
+    rows = rows_of(order, as_written=True)  # a submission has to have these very ids
+    return [Item(name, path) for name, path in in_csv_order(images_in(images), rows, images, order).items()]
+
+
+def _test_and_order(folder: Path, *places: str) -> tuple[list[Item], list[Path]]:
+    """The images without truth from the first of some folders, and the sample submission, if there is one."""
+    order = max(folder.glob("sample_submission*.csv"), default=folder / "sample_submission.csv")  # _v2 before none
+    images = next((folder / place for place in places if (folder / place).is_dir()), folder / places[0])
+    return _test(images, order), [order] if order.is_file() else []
+
+
+def _tables(folder: Path) -> list[Path]:
+    names = ("train.csv", "depths.csv", "sample_submission.csv", "stage1_sample_submission.csv")
+    return [folder / name for name in names if (folder / name).is_file() and not is_own_table(folder / name)]

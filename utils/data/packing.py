@@ -1,0 +1,253 @@
+"""Pack a listed source: arrays, csv files and manifest of a packed folder (utils/data/packed.py describes them)."""
+
+import hashlib
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from utils.core.arrays import ArrayWriter, array_writer
+from utils.core.errors import UserError
+from utils.core.files import write_json
+from utils.core.progress import progress_bar
+from utils.data.image_files import probe
+from utils.data.layouts import Item, Source
+from utils.data.packed import FORMAT, MANIFEST, manifest_if_any, open_stack
+from utils.data.packed_tables import check_label_table, check_tables, copy_tables, write_label_table, write_own_table
+from utils.data.packing_report import Survey, kinds_of, shown_sizes
+from utils.data.samples import Sample, load_sample
+from utils.data.source_files import OWN_COLUMNS, is_own_table, pictures_in
+
+
+def fingerprint(source: Source, size: tuple[int, int] | None) -> str:
+    """A digest of what would be packed and how: names, sizes and times of the files, layout and size."""
+    digest = hashlib.sha256(f"{FORMAT} {source.layout} {size}\n".encode())
+    for path in _files(source):
+        status = os.stat(path)
+        name = path.removeprefix(source.folder).lstrip("/")
+        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def is_packed(out_dir: Path, mark: str) -> bool:
+    """Whether `out_dir` holds, whole, what a source with the fingerprint `mark` is packed into."""
+    manifest = manifest_if_any(out_dir)
+    if manifest.get("fingerprint") != mark:
+        return False
+    if not all((out_dir / name).is_file() for name in ("train.csv", *manifest["tables"])):
+        return False
+    try:
+        for part in manifest["parts"]:
+            open_stack(out_dir, part)
+    except UserError:
+        return False
+    return True
+
+
+def _files(source: Source) -> Iterator[str]:
+    """Every file that packing reads."""
+    for items in source.parts.values():
+        for item in items:
+            yield item.image
+            if item.mask:
+                yield item.mask
+            if item.objects:
+                yield from pictures_in(item.objects).values()
+    for table in dict.fromkeys([*source.tables, source.run_length_table, source.label_table]):
+        if table and table.is_file() and not is_own_table(table):
+            yield str(table)
+
+
+A, B = TypeVar("A"), TypeVar("B")
+AT_ONCE = 16
+"""Images that are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the arrays of a source will look like; known before the first is written."""
+
+    shape: tuple[int, int]
+    """(height, width) of every packed image."""
+    channels: int
+    """1 if all images are grey, else 3."""
+    sizes: dict[str, np.ndarray]
+    """Part -> int32 (N, 2), height and width of each source image."""
+    arrays: dict[str, dict[str, tuple[tuple[int, ...], str]]]
+    """Part -> array -> (shape, dtype)."""
+
+
+def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
+    """Look over all images: their sizes, and whether all are grey.
+
+    Pixels are decoded until the first coloured image shows itself; from there on headers are enough.
+
+    Args:
+        source: what to pack.
+        size: (height, width) to resize to; None keeps the one size that all images have.
+
+    Raises:
+        UserError: an image is broken, or sizes are mixed and `size` is None.
+    """
+    sizes, all_grey = {}, True
+
+    def look(item: Item) -> tuple[tuple[int, int], bool]:
+        return probe(item.image, with_pixels=all_grey)
+
+    for part, items in source.parts.items():
+        sizes[part] = np.empty((len(items), 2), dtype=np.int32)
+        for row, (image_size, grey) in enumerate(_in_order(look, items, f"look at {part}")):
+            sizes[part][row] = image_size
+            all_grey = all_grey and grey
+    shape, channels = size or _common_size(sizes, source.folder), 1 if all_grey else 3
+    arrays = {}
+    for part, items in source.parts.items():
+        arrays[part] = {"images": ((len(items), *shape, channels), "uint8")}
+        if part == "train" and source.label_table is None:
+            arrays[part]["masks"] = ((len(items), *shape), "uint8")
+            if source.has_objects:
+                arrays[part]["labels"] = ((len(items), *shape), "uint16")
+    return Plan(shape, channels, sizes, arrays)
+
+
+def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]:
+    """Write arrays, csv files and, last, the manifest.
+
+    All of it is written beside what is there and renamed at the end. The old manifest goes before the first array is
+    replaced, so that arrays of two runs never pass for one.
+
+    Args:
+        source: what to pack.
+        plan: what `make_plan` says of it.
+        out_dir: the folder for it.
+        mark: the source's fingerprint, for the manifest.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        UserError: the source is broken or does not fit together; what was in `out_dir` is as it was.
+        OSError: no room or no permission; likewise.
+    """
+    old = manifest_if_any(out_dir)
+    written = old.get("tables", {})
+    check_tables(source.tables, out_dir, written)
+    if source.label_table:
+        check_label_table(source.label_table, out_dir, written)
+    manifest = {"format": FORMAT, "layout": source.layout, "fingerprint": mark, "tables": {}, "parts": {}, "report": {}}
+    surveys: dict[str, Survey] = {}
+    out_dir.mkdir(parents=True, exist_ok=True)
+    check_room(out_dir, [spec for arrays in plan.arrays.values() for spec in arrays.values()])
+    with ExitStack() as files:  # all arrays appear when all are there
+        for part in source.parts:
+            surveys[part] = Survey(kinds_of(source, part), surveys)
+            manifest["parts"][part] = _write_part(part, source, plan, out_dir, files, surveys[part])
+            manifest["report"][part] = surveys[part].report()
+        manifest["tables"] = copy_tables(source.tables, out_dir)
+        if source.label_table:
+            manifest["tables"] |= write_label_table(source.label_table, out_dir)
+        else:
+            write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
+        _forget(old, manifest, out_dir)
+    write_json(out_dir / MANIFEST, manifest)
+    return manifest
+
+
+def _write_part(
+    part: str, source: Source, plan: Plan, out_dir: Path, files: ExitStack, survey: Survey
+) -> dict[str, Any]:
+    """Write the arrays of a part, row by row, and return its entry in the manifest."""
+
+    def load(item: Item) -> Sample:
+        return load_sample(item, source, plan.shape, plan.channels)
+
+    items, specs = source.parts[part], plan.arrays[part]
+    paths = {name: out_dir / f"{part}_{name}.npy" for name in specs}
+    writers = {name: files.enter_context(array_writer(paths[name], *specs[name])) for name in specs}
+    for item, sample in zip(items, _in_order(load, items, f"pack {part}"), strict=True):
+        for name, writer in writers.items():
+            writer.append(sample.arrays[name][None])
+        survey.add(item.id, sample)
+    arrays = {name: entry_of(paths[name], *specs[name], writers[name]) for name in specs}
+    resized = (plan.sizes[part] != plan.shape).any()
+    return {
+        "ids": [item.id for item in items],
+        "arrays": arrays,
+        "sizes": plan.sizes[part].tolist() if resized else None,
+    }
+
+
+def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequence[object]]:
+    """train.csv: id, height and width of the source image, share of the packed image that is mask, objects, background.
+
+    New columns go to the end: a table is known as packing's own by how it starts (`is_own_table`).
+    """
+    height, width = plan.sizes["train"].T.tolist()
+    columns = dict(zip(OWN_COLUMNS, ([item.id for item in source.train], height, width, survey.coverage), strict=True))
+    objects = {"objects": survey.objects} if source.has_objects else {}
+    return {**columns, **objects, "background": survey.backgrounds}
+
+
+def _forget(old: dict[str, Any], new: dict[str, Any], out_dir: Path) -> None:
+    """Remove the manifest of an earlier packing, and those of its arrays that no array of `new` is about to replace."""
+    (out_dir / MANIFEST).unlink(missing_ok=True)
+    for name in _array_files(old) - _array_files(new):
+        (out_dir / name).unlink(missing_ok=True)
+
+
+def _array_files(manifest: dict[str, Any]) -> set[str]:
+    return {
+        Path(entry["file"]).name for part in manifest.get("parts", {}).values() for entry in part["arrays"].values()
+    }
+
+
+def _common_size(sizes: dict[str, np.ndarray], folder: str) -> tuple[int, int]:
+    counts = Counter(f"{height}x{width}" for array in sizes.values() for height, width in array.tolist())
+    usual = counts.most_common(1)[0][0]
+    if len(counts) > 1:
+        raise UserError(
+            f"{folder}: expected images of one size, found {len(counts)} (height x width): "
+            f"{shown_sizes(dict(counts.most_common()))}; resize them with --size, such as --size {usual}"
+        )
+    height, width = next(iter(sizes.values()))[0].tolist()
+    return height, width
+
+
+def entry_of(path: Path, shape: Sequence[int], dtype: str, writer: ArrayWriter) -> dict[str, Any]:
+    """What the manifest says of an array that was written."""
+    return {"file": path.name, "shape": list(shape), "dtype": dtype, "sha256": writer.sha256}
+
+
+def check_room(out_dir: Path, specs: Iterable[tuple[tuple[int, ...], str]]) -> None:
+    """See that the disk has room for arrays of these shapes and dtypes.
+
+    Raises:
+        UserError: it has not.
+    """
+    needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in specs)
+    free = shutil.disk_usage(out_dir).free
+    if needed > free:
+        raise UserError(
+            f"{out_dir}: the arrays take {needed / 1e6:,.1f} MB, there is room for {free / 1e6:,.1f} MB; "
+            "make room, name another --out_dir or a smaller --size"
+        )
+
+
+def _in_order(function: Callable[[A], B], items: Sequence[A], title: str) -> Iterator[B]:
+    """`function` of every item, in order, on all cores; only a few results wait to be taken."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def results() -> Iterator[B]:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
+            for start in range(0, len(items), AT_ONCE):
+                yield from pool.map(function, items[start : start + AT_ONCE])
+
+    for _, result in zip(progress_bar(items, title, "image"), results(), strict=True):
+        yield result

@@ -1,0 +1,106 @@
+"""What was seen while packing: counts and examples, for the manifest and for the screen."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from utils.data.layouts import Source
+from utils.data.samples import Sample
+
+N_EXAMPLES = 3
+COMMON = ("objects", "empty_masks")
+"""Findings that are no oddity: counted, without examples."""
+
+MEANING = {
+    "overlapping_pixels": "claimed by a second object; the first has them",
+    "objects_without_pixels": "left out: their masks are empty",
+    "objects_hidden": "left out: other objects have all of their pixels",
+    "objects_lost_by_resizing": "left out: too small to have a pixel at this size",
+}
+"""What became of a finding, told where there are some."""
+
+
+class Survey:
+    """Counts findings over the images of one part, in their order.
+
+    Args:
+        kinds: findings to report even where there are none.
+        others: the surveys of other parts (by name), whose images are looked for in this one.
+    """
+
+    def __init__(self, kinds: Iterable[str], others: Mapping[str, "Survey"]) -> None:
+        self._others = dict(others)
+        self._sizes: Counter[tuple[int, int]] = Counter()
+        self._counts: dict[str, int] = dict.fromkeys(kinds, 0)
+        self._examples: dict[str, list[str]] = {}
+        self.digests: set[bytes] = set()
+        """Of the images seen so far."""
+        self.coverage: list[float] = []
+        """Share of each packed image that is mask, [0, 1]."""
+        self.objects: list[int] = []
+        """Objects in each packed image."""
+        self.backgrounds: list[str] = []
+        """What each image's objects lie on: dark, bright or coloured."""
+
+    def add(self, name: str, sample: Sample) -> None:
+        """Take in the sample with the id `name`."""
+        self._sizes[sample.source_size] += 1
+        self.backgrounds.append(sample.background)
+        if "masks" in sample.arrays:
+            self.coverage.append(round(float(sample.arrays["masks"].mean()), 6))
+            self.objects.append(sample.seen["objects"])
+        seen = dict(sample.seen) | {"exact_duplicates": int(sample.digest in self.digests)}
+        seen |= {f"images_also_in_{part}": int(sample.digest in other.digests) for part, other in self._others.items()}
+        self.digests.add(sample.digest)
+        for kind, number in seen.items():
+            self._counts[kind] = self._counts.get(kind, 0) + number
+            examples = self._examples.setdefault(kind, [])
+            if number and kind not in COMMON and len(examples) < N_EXAMPLES:
+                examples.append(name)
+
+    def report(self) -> dict[str, Any]:
+        """Plain values: {"images": n, "sizes": {"HxW": n}, "counts": {kind: n}, "examples": {kind: ids}}."""
+        return {
+            "images": self._sizes.total(),
+            "sizes": {f"{height}x{width}": number for (height, width), number in self._sizes.most_common()},
+            "counts": self._counts,
+            "examples": {kind: names for kind, names in self._examples.items() if names},
+        }
+
+
+def kinds_of(source: Source, part: str) -> list[str]:
+    """What is looked for in a part, in the order of the report."""
+    kinds = ["constant_images", "exact_duplicates"]
+    if part != "train":
+        return kinds
+    if source.label_table is None:
+        kinds.append("empty_masks")
+    has_files = any(item.mask or item.objects for item in source.train)
+    if has_files:
+        kinds.append("masks_not_binary")
+    if has_files and any(item.run_lengths is not None for item in source.train):
+        kinds.append("masks_unlike_csv")
+    return kinds + (["objects", "overlapping_pixels", "objects_without_pixels"] if source.has_objects else [])
+
+
+def report_lines(part: str, report: dict[str, Any]) -> Iterator[str]:
+    """The lines for the screen that a part's report comes to."""
+    yield line(f"{part} images", report["images"])
+    yield line("  height x width", shown_sizes(report["sizes"]))
+    for kind, number in report["counts"].items():
+        examples = report["examples"].get(kind, [])
+        shown = [name if len(name) <= 20 else f"{name[:20]}..." for name in examples]
+        such_as = f"  such as {', '.join(shown)}" if shown else ""
+        meaning = f"  ({MEANING[kind]})" if number and kind in MEANING else ""
+        yield line(f"  {kind.replace('_', ' ')}", f"{number:<7}{such_as}{meaning}".rstrip())
+
+
+def shown_sizes(sizes: dict[str, int]) -> str:
+    """ "256x256 (334), 256x320 (112), ..." from size -> how many, in that order."""
+    shown = [f"{size} ({number})" for size, number in sizes.items()]
+    return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
+
+
+def line(name: str, value: object) -> str:
+    """One aligned line of the report."""
+    return f"{name:<26}  {value}"

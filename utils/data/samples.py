@@ -1,0 +1,155 @@
+"""One listed image -> one row of the packed arrays, and what was noticed on the way."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.core.errors import UserError
+from utils.data.image_files import read_image, read_mask, resize_image, resize_mask
+from utils.data.layouts import Item, Source
+from utils.data.rle import decode_union
+from utils.data.source_files import pictures_in
+
+MAX_OBJECTS = 65_535
+"""What uint16 can number."""
+COLOURED = 5
+"""Mean difference of the largest and the smallest channel, of 255, from which on an image counts as coloured."""
+BRIGHT = 128
+"""Median grey value, of 255, from which on the background of a grey image counts as bright."""
+
+
+class Sample(NamedTuple):
+    """A row of the packed arrays."""
+
+    arrays: dict[str, np.ndarray]
+    """images (H, W, C) uint8; masks (H, W) uint8, 0 or 1; labels (H, W) uint16, 0 or 1.. without a gap."""
+    source_size: tuple[int, int]
+    digest: bytes
+    """The same for images of the same pixels."""
+    seen: Counter[str]
+    """Findings: a kind -> how many of it in this image."""
+    background: str
+    """What `background_of` says of the source image."""
+
+
+def load_sample(item: Item, source: Source, shape: tuple[int, int], channels: int) -> Sample:
+    """Read an image and its truth, at the size and with the channels they are packed in.
+
+    Raises:
+        UserError: a file is broken, a mask is not of its image's size, or run-lengths are malformed.
+    """
+    image = read_image(item.image, channels)
+    size = image.shape[:2]
+    seen: Counter[str] = Counter(constant_images=int(image.min() == image.max()))
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.shape).encode()).digest()
+    background = background_of(image)
+    arrays = {"images": image}
+    if item.objects or (item.run_lengths is not None and not item.mask):
+        try:
+            arrays["labels"] = number_objects(_objects(item, size, source, seen), size, seen)
+        except ValueError as error:
+            raise UserError(f"{item.objects or source.run_length_table}: {item.id}: {error}; split the image") from None
+        arrays["masks"] = (arrays["labels"] != 0).astype(np.uint8)
+    elif item.mask:
+        arrays["masks"] = _mask_of(item.mask, size, item.image, seen)
+    if item.run_lengths is not None and (item.mask or item.objects):
+        listed = _decoded(item, size, source, item.run_lengths)
+        seen["masks_unlike_csv"] = int(not np.array_equal(listed, arrays["masks"]))
+    if "masks" in arrays:
+        seen["empty_masks"] = int(not arrays["masks"].any())
+    if size != shape:
+        arrays = _resized(arrays, shape, seen)
+    if "labels" in arrays:
+        seen["objects"] = int(arrays["labels"].max())
+    return Sample(arrays, size, digest, seen, background)
+
+
+def background_of(image: np.ndarray) -> str:
+    """Which kind of picture an image is, by the ground that its objects lie on.
+
+    coloured: the channels of a pixel differ by 5 of 255 or more in the mean (stained tissue, photographs);
+    bright: otherwise, and the median grey value is 128 or more (bright field); dark: else (fluorescence).
+    In the nuclei set all grey images have equal channels and medians up to 44 or from 226 on, and the palest stained
+    image has a difference of 12.
+
+    Args:
+        image: (H, W, C) uint8, [0, 255], C = 1 or 3.
+
+    Returns:
+        "dark", "bright" or "coloured".
+    """
+    if (image.max(axis=2) - image.min(axis=2)).mean() >= COLOURED:
+        return "coloured"
+    return "bright" if np.median(image) >= BRIGHT else "dark"
+
+
+def number_objects(objects: Iterable[np.ndarray], size: tuple[int, int], seen: Counter[str]) -> np.ndarray:
+    """Number objects from 1 in one map; a pixel belongs to the first object that claims it.
+
+    Args:
+        objects: masks (H, W) uint8, 0 or 1.
+        size: (H, W).
+        seen: counts what is added to it: overlapping_pixels, and objects that get no number because they have no pixel
+            (objects_without_pixels) or none left by those before (objects_hidden).
+
+    Returns:
+        (H, W) uint16, 0 = background, numbers without a gap.
+
+    Raises:
+        ValueError: more objects than uint16 can number.
+    """
+    labels, number = np.zeros(size, dtype=np.uint16), 0
+    for mask in objects:
+        free = (mask != 0) & (labels == 0)
+        n_pixels, n_free = int(np.count_nonzero(mask)), int(np.count_nonzero(free))
+        seen["overlapping_pixels"] += n_pixels - n_free
+        if n_free == 0:
+            seen["objects_hidden" if n_pixels else "objects_without_pixels"] += 1
+            continue
+        number += 1
+        if number > MAX_OBJECTS:
+            raise ValueError(f"expected at most {MAX_OBJECTS} objects in an image, found more")
+        labels[free] = number
+    return labels
+
+
+def _objects(item: Item, size: tuple[int, int], source: Source, seen: Counter[str]) -> Iterator[np.ndarray]:
+    if item.objects:
+        for path in pictures_in(item.objects).values():
+            yield _mask_of(path, size, item.image, seen)
+    else:
+        for cell in item.run_lengths or ():
+            if cell.strip():  # an empty cell says that there is no object
+                yield _decoded(item, size, source, [cell])
+
+
+def _mask_of(path: str, size: tuple[int, int], image: str, seen: Counter[str]) -> np.ndarray:
+    mask, flaws = read_mask(path)
+    if mask.shape != size:
+        sizes = f"{size[0]}x{size[1]} as {image}, found {mask.shape[0]}x{mask.shape[1]}"
+        raise UserError(f"{path}: expected a mask of {sizes} (height x width); replace one of the two")
+    seen.update(flaws)
+    return mask
+
+
+def _decoded(item: Item, size: tuple[int, int], source: Source, cells: Iterable[str]) -> np.ndarray:
+    try:
+        return decode_union(list(cells), size)
+    except ValueError as error:
+        raise UserError(f"{source.run_length_table}: the mask of {item.id}: {error}; mend this row") from None
+
+
+def _resized(arrays: dict[str, np.ndarray], shape: tuple[int, int], seen: Counter[str]) -> dict[str, np.ndarray]:
+    resized = {"images": resize_image(arrays["images"], shape)}
+    if "labels" in arrays:
+        small = resize_mask(arrays["labels"], shape)
+        left = np.union1d(small, [0])  # background and the objects that still have a pixel
+        seen["objects_lost_by_resizing"] = int(arrays["labels"].max()) - (len(left) - 1)
+        resized["labels"] = np.searchsorted(left, small).astype(np.uint16)
+        resized["masks"] = (resized["labels"] != 0).astype(np.uint8)
+    elif "masks" in arrays:
+        resized["masks"] = resize_mask(arrays["masks"], shape)
+    return resized

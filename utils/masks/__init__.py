@@ -1,0 +1,1 @@
+"""Predicted masks: files, averaging, instances, post-processing, the gate, ground truth."""

@@ -1,0 +1,91 @@
+"""The weighted mean of mask files that hold the same images."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.core.errors import UsageError, UserError
+from utils.masks.mask_file import Masks, open_masks
+
+PIXELS_AT_ONCE = 2**22  # bounds memory at a few dozen MB, whatever the number and size of the images
+
+
+def open_agreeing(paths: Sequence[str]) -> list[Masks]:
+    """Open mask files of the same images and the same size.
+
+    Raises:
+        UsageError: no file, or one file twice.
+        UserError: ids or shapes differ, or a file is no mask file.
+    """
+    if not paths:
+        raise UsageError("no mask file named; expected the ones to average")
+    resolved = [Path(path).resolve() for path in paths]
+    for place, path in enumerate(resolved):
+        if path in resolved[:place]:
+            raise UsageError(f"{paths[place]}: named twice; --weights gives one file more weight")
+    first, *others = files = [open_masks(path) for path in paths]
+    if not first.ids:
+        raise UserError(f"{first.path}: holds no masks")
+    if len(set(first.ids)) < len(first.ids):
+        raise UserError(f"{first.path}: the same id stands for several masks, so files cannot be matched by id")
+    for other in others:
+        if other.planes.shape[1:] != first.planes.shape[1:]:
+            raise UserError(
+                f"{other.path}: masks of {other.planes.shape[1:]}, those of {first.path} are {first.planes.shape[1:]}"
+            )
+        if other.ids != first.ids and sorted(other.ids) != sorted(first.ids):
+            odd = sorted(set(other.ids) ^ set(first.ids))
+            raise UserError(
+                f"{other.path}: not the images of {first.path}; {len(odd)} are in one only (such as {odd[0]})"
+            )
+    return files
+
+
+def check_weights(weights: Sequence[float], n_files: int) -> np.ndarray:
+    """(n_files,) float64 shares that sum to 1; equal ones if no weights are given.
+
+    Raises:
+        UsageError: another number of weights than of files, or one that is not positive and finite.
+    """
+    weights = weights or [1.0] * n_files
+    if len(weights) != n_files:
+        raise UsageError(f"--weights: {len(weights)} weights for {n_files} mask files")
+    for weight in weights:
+        if not (weight > 0 and math.isfinite(weight)):
+            raise UsageError(f"--weights {weight:g}: a weight is positive and finite; leave out a file that has none")
+    return np.array(weights, dtype=np.float64) / math.fsum(weights)
+
+
+def weighted_mean(files: Sequence[Masks], shares: np.ndarray) -> Iterator[np.ndarray]:
+    """The mean masks, in the order of the first file's ids.
+
+    Args:
+        files: as `open_agreeing` gives them.
+        shares: (len(files),) float64, sum 1.
+
+    Yields:
+        (k, H, W), or (k, 2, H, W) with borders, float32, [0, 1] but for rounding; batches whose k sum to N.
+
+    Raises:
+        UserError: a value is no probability.
+    """
+    n_images, *shape = files[0].planes.shape
+    step = max(1, PIXELS_AT_ONCE // math.prod(shape))
+    orders = [_order(masks, files[0].ids) for masks in files]
+    for start in range(0, n_images, step):
+        mean = np.zeros((min(step, n_images - start), *shape), dtype=np.float32)
+        for masks, share, order in zip(files, shares, orders, strict=True):
+            batch = masks.planes[order[start : start + step]].astype(np.float32)
+            if not (batch.min() >= 0 and batch.max() <= 1):  # also when there is a NaN
+                found = f"{batch.min():g} to {batch.max():g}"
+                raise UserError(f"{masks.path}: expected probabilities in [0, 1], found {found}; predict again")
+            mean += np.float32(share) * batch
+        yield mean
+
+
+def _order(masks: Masks, ids: Sequence[str]) -> np.ndarray:
+    """The rows of a mask file in the order of `ids`."""
+    row_of = {name: row for row, name in enumerate(masks.ids)}
+    return np.array([row_of[name] for name in ids])

@@ -1,0 +1,143 @@
+"""True masks and objects by image id: from a packed folder, a csv of run-lengths, a .npy with ids beside it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from utils.core.arrays import open_array
+from utils.core.errors import UsageError, UserError
+from utils.core.files import read_json
+from utils.core.tables import read_table
+from utils.data.formats import read_format, run_length_columns
+from utils.data.packed import open_stack
+from utils.data.rle import decode_objects, decode_union
+from utils.masks.mask_file import Masks
+
+
+def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
+    """Id -> its run-lengths, one for each row of that id (a row is a mask, or one object of it)."""
+    table = read_table(path)
+    id_column, rle_column = run_length_columns(list(table), path)
+    cells: dict[str, list[str]] = {}
+    for name, cell in zip(table[id_column], table[rle_column], strict=True):
+        cells.setdefault(name, []).append(cell)
+    return cells
+
+
+def truths_of(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]:
+    """The true mask of each image of a mask file, in its order, one at a time.
+
+    Args:
+        masks: an opened mask file, (N, H, W).
+        truth_fn: a packed folder, a csv (id, rle_mask), or a .npy (M, H, W) of 0 and 1 with a .json of its ids;
+            None: the packed folder that the mask file names.
+
+    Yields:
+        (H, W), integers or bool; what is not 0 is mask.
+
+    Raises:
+        UserError: no truth there, of another size, or not for all images; before the first mask is asked for.
+    """
+    source = truth_fn or _recorded_folder(masks)
+    shape = masks.array.shape[1:]
+    if Path(source).suffix == ".csv":
+        cells, by_row = read_run_lengths(source), read_format(source).by_row
+        rows = {name: name for name in cells}
+
+        def mask_of(name: str) -> np.ndarray:
+            try:
+                return decode_union(cells[name], shape, by_row)
+            except ValueError as error:
+                raise UserError(f"{source}: the mask of {name}: {error}") from None
+
+        return _by_id(masks, rows, mask_of, source)
+    if Path(source).suffix == ".npy":
+        array, ids = _open_pair(Path(source))
+    else:
+        stack = open_stack(source, "train")
+        array, ids = stack.masks, stack.ids
+    if array is None:
+        raise UserError(f"{source}: its images are packed without masks, so there is no truth to compare with")
+    if array.shape[1:] != shape:
+        raise UserError(f"{masks.path}: masks of {shape}, but the true ones in {source} are {array.shape[1:]}")
+    return _by_id(masks, {name: row for row, name in enumerate(ids)}, array.__getitem__, source)
+
+
+def labels_of(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | None = None) -> Iterator[np.ndarray]:
+    """The true objects of each image of a mask file, in its order, one at a time.
+
+    Args:
+        masks: an opened mask file, (N, H, W).
+        truth_fn: a packed folder with labels, or a csv with a row an object (ImageId, EncodedPixels; an empty cell on
+            the only row of an image says that it has none); None: the packed folder that the mask file names.
+        rows: of which images of the mask file; None: of all.
+
+    Yields:
+        (H, W), integers: 0 = background, a number for each object.
+
+    Raises:
+        UserError: no truth there, one that does not tell objects apart, of another size, or not for all images, before
+            the first map is asked for; objects of a csv that overlap, have no pixels or are too many, when it is.
+    """
+    source = truth_fn or _recorded_folder(masks)
+    shape = masks.array.shape[1:]
+    if Path(source).suffix == ".csv":
+        cells, by_row = read_run_lengths(source), read_format(source).by_row
+        found = {name: name for name in cells}
+
+        def objects_of(name: str) -> np.ndarray:
+            try:
+                return decode_objects(cells[name], shape, by_row)
+            except ValueError as error:
+                raise UserError(f"{source}: {name}: {error}") from None
+
+        return _by_id(masks, found, objects_of, source, rows)
+    if Path(source).suffix == ".npy":
+        raise UserError(f"--truth_fn {source}: masks do not tell objects apart; name a packed folder or a csv")
+    stack = open_stack(source, "train")
+    if stack.labels is None:
+        raise UserError(
+            f"{source}: packed without labels, so its truth does not tell objects apart; pack a source with a mask or "
+            "a row for each object, or name a csv of that kind with --truth_fn"
+        )
+    if stack.shape != shape:
+        raise UserError(f"{masks.path}: masks of {shape}, but the true objects in {source} are {stack.shape}")
+    found = {name: row for row, name in enumerate(stack.ids)}
+    return _by_id(masks, found, stack.labels.__getitem__, source, rows)
+
+
+def _by_id(
+    masks: Masks, found: dict[str, object], truth_of: Callable, source: str | Path, rows: Iterable[int] | None = None
+) -> Iterator[np.ndarray]:
+    missing = [name for name in masks.ids if name not in found]
+    if missing:
+        raise UserError(
+            f"{source}: no true mask for {len(missing)} of the {len(masks.ids)} images of {masks.path} "
+            f"(such as {missing[0]}); --truth_fn names another source"
+        )
+    wanted = range(len(masks.ids)) if rows is None else rows
+    return (truth_of(found[masks.ids[row]]) for row in wanted)
+
+
+def _recorded_folder(masks: Masks) -> str:
+    folder, part = masks.about.get("data_dir"), masks.about.get("part", "train")
+    if not isinstance(folder, str) or part != "train":
+        found = "does not say of which data" if not isinstance(folder, str) else f"is of the {part} images"
+        raise UsageError(f"{masks.path} {found}, so its true masks are not known; name them with --truth_fn")
+    if not Path(folder).is_dir():
+        raise UserError(f"{masks.path} was made from {folder}, which is not here; name the true masks with --truth_fn")
+    return folder
+
+
+def _open_pair(path: Path) -> tuple[np.ndarray, list[str]]:
+    array, beside = open_array(path), path.with_suffix(".json")
+    about = read_json(beside)
+    ids = about.get("ids") if isinstance(about, dict) else about
+    if array.ndim != 3 or array.dtype.kind not in "bui":
+        raise UserError(
+            f"{path}: expected true masks of 0 and 1 (images, height, width), found {array.dtype} {array.shape}"
+        )
+    if not isinstance(ids, list) or len(ids) != len(array):
+        raise UserError(f"{beside}: expected a list of {len(array)} ids for the masks of {path.name}")
+    return array, ids

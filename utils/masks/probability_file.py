@@ -1,0 +1,90 @@
+"""Files of label probabilities: NAME.npy, float32 (images, labels) in [0, 1], and NAME.json with ids and labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.core.arrays import array_writer, open_array
+from utils.core.errors import UserError
+from utils.core.files import read_json, write_json
+from utils.masks.mask_file import check_name
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """An opened file of label probabilities."""
+
+    path: Path
+    array: np.ndarray
+    """(N, K) float32, [0, 1], in memory: it is small."""
+    ids: list[str]
+    """N images, each once."""
+    labels: list[str]
+    """K names."""
+    about: dict[str, Any]
+    """What made it: `data_dir`, `part` (train or test), `snapshots`, ..."""
+
+
+def write_probabilities(
+    path: str | Path, ids: Sequence[str], array: np.ndarray, labels: Sequence[str], about: dict[str, Any]
+) -> None:
+    """Write probabilities and their description.
+
+    The description is removed first and comes back last: an array without one is half of a pair, and is refused.
+
+    Args:
+        path: ends in .npy.
+        ids: N images.
+        array: (N, K) floats, [0, 1]; stored as float32.
+        labels: K names.
+        about: plain values that say what made them.
+
+    Raises:
+        UserError: another ending.
+        ValueError: the array has another shape.
+    """
+    path = Path(path)
+    check_name(path)
+    if array.shape != (len(ids), len(labels)):
+        raise ValueError(f"expected probabilities of shape {(len(ids), len(labels))}, found {array.shape}")
+    with array_writer(path, array.shape, np.float32) as writer:
+        writer.append(array)
+        path.with_suffix(".json").unlink(missing_ok=True)
+    write_json(path.with_suffix(".json"), {"ids": list(ids), "labels": list(labels), **about})
+
+
+def open_probabilities(path: str | Path) -> Probabilities:
+    """Read a file of label probabilities.
+
+    Raises:
+        UserError: no such file, truncated, without its .json, not (images, labels) float32, ids or labels of another
+            number, an id twice, or a value outside [0, 1].
+    """
+    path = Path(path)
+    array = open_array(path)
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        raise UserError(f"{path}: its {beside.name} with the ids is missing; keep the two together or predict again")
+    if array.dtype != np.float32 or array.ndim != 2:
+        what = (
+            "; this is a mask file, what train_classifier.py and its snapshots write is not" if array.ndim > 2 else ""
+        )
+        raise UserError(
+            f"{path}: expected float32 probabilities (images, labels), found {array.dtype} {array.shape}{what}"
+        )
+    about = read_json(beside)
+    about = about if isinstance(about, dict) else {}
+    ids, labels = about.pop("ids", None), about.pop("labels", None)
+    for found, needed, what in ((ids, array.shape[0], "ids"), (labels, array.shape[1], "labels")):
+        if not isinstance(found, list) or len(found) != needed:
+            number = len(found) if isinstance(found, list) else "no"
+            raise UserError(f"{beside}: expected {needed} {what} for the array of {path.name}, found {number}")
+    if len(set(ids)) < len(ids):
+        again = next(name for name in ids if ids.count(name) > 1)
+        raise UserError(f"{beside}: image {again} is listed twice; predict again")
+    if array.size and not (array.min() >= 0 and array.max() <= 1):  # also when there is a NaN
+        raise UserError(f"{path}: expected probabilities in [0, 1], found {array.min():g} to {array.max():g}")
+    return Probabilities(path, np.array(array), ids, labels, about)

@@ -1,0 +1,1 @@
+"""Run folders: status, trackers, notifications, sharing."""

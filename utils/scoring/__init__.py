@@ -1,0 +1,1 @@
+"""Metrics, exact searches, cross-fitting and what they store."""

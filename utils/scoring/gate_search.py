@@ -1,0 +1,290 @@
+"""Find the exact best pair of mask threshold and gate threshold, and whether the gate helps.
+
+The score of a pair is a sum over images: the tenths at the mask threshold of those that the gate lets through, and the
+tenths of an empty mask of the others. It changes only at steps of the masks' scores and at probabilities of the gate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.core.errors import UsageError
+from utils.masks.gate import OPEN, gate_probability, silenced
+from utils.masks.mask_file import Masks
+from utils.masks.probability_file import Probabilities
+from utils.scoring.bootstrap import mean_interval
+from utils.scoring.cross_fit import PARTS_OF_ONE_FILE, CrossFitted, cross_fitted_line
+from utils.scoring.threshold_search import (
+    Best,
+    ByArea,
+    Steps,
+    best,
+    best_joint,
+    check_distinct,
+    interleaved,
+    join,
+    middle_of,
+    steps_of_file,
+)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Where the gate's threshold is best."""
+
+    threshold: float
+    """the middle of [low, high)."""
+    low: float
+    """every threshold >= low ..."""
+    high: float
+    """... and < high (<= high where high is 1) has this score, with every mask threshold of its interval."""
+
+
+def gated(steps: Steps, probabilities: np.ndarray, gate_th: float) -> Steps:
+    """The steps when the masks of images that the gate silences are empty at every threshold.
+
+    Args:
+        steps: of N images.
+        probabilities: (N,) float64, that there is anything.
+        gate_th: images with a greater probability are let through.
+    """
+    shut = silenced(probabilities, gate_th)
+    empty, kept = np.flatnonzero(shut), ~shut[steps.image]
+    return Steps(
+        np.append(steps.image[kept], empty),
+        np.append(steps.value[kept], np.zeros(len(empty))),
+        np.append(steps.change[kept], _when_empty(steps)[empty]),
+        steps.n_images,
+    )
+
+
+def best_gated(by_area: ByArea, probabilities: np.ndarray) -> tuple[Best, Gate | None]:
+    """The best of all pairs of mask threshold and gate threshold, and least area.
+
+    Of equally good ones: no gate; then the smallest area; then the widest gap between two neighbouring probabilities,
+    the widest interval of mask thresholds there, and the gate thresholds around for which all of it stays best.
+
+    Args:
+        by_area: steps of N images, for each least area.
+        probabilities: (N,) float64, that there is anything.
+    """
+    found = [_best_of_one_area(by_area[area], probabilities, area) for area in sorted(by_area)]
+    return max(found, key=lambda pair: (pair[0].score, pair[1] is None))
+
+
+def _best_of_one_area(steps: Steps, probabilities: np.ndarray, min_area: int) -> tuple[Best, Gate | None]:
+    lows, _, highest = _sweep(steps, probabilities, 0.0, np.inf)
+    top = highest.max()
+    if highest[0] == top:
+        return best(steps, min_area), None
+    highs = np.append(lows[1:], 1.0)
+    first = last = int(np.argmax(np.where(highest == top, highs - lows, -1)))
+    found = best(gated(steps, probabilities, lows[first]), min_area)
+    _, lowest, _ = _sweep(steps, probabilities, found.low, found.high)
+    while lowest[first - 1] == top:  # ends at 0, where no gate is, and the score is lower
+        first -= 1
+    while last + 1 < len(lows) and lowest[last + 1] == top:
+        last += 1
+    low, high = float(lows[first]), float(highs[last])
+    return found, Gate(middle_of(low, high), low, high)
+
+
+def _sweep(
+    steps: Steps, probabilities: np.ndarray, low: float, high: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The least and the highest total over mask thresholds in [low, high), for each gate that makes a difference.
+
+    The gate goes down from where it silences all images. What lies between two of their probabilities is one gate; an
+    image that is let through adds its own steps to the total over all mask thresholds, some ten slices.
+
+    Returns:
+        (lows, lowest, highest): gate thresholds (M + 1,) float64, OPEN and then the M distinct probabilities,
+        ascending, each standing for all up to the next; int64 tenths (M + 1,) of all images.
+    """
+    held = (steps.value <= low) | (steps.value < high)
+    image, change = steps.image[held], steps.change[held]
+    grid, place = np.unique(np.append(low, np.maximum(steps.value[held], low)), return_inverse=True)
+    place = place[1:]
+    order = np.lexsort((place, image))
+    image, place, level = image[order], place[order], np.cumsum(change[order])
+    starts = np.searchsorted(image, np.arange(steps.n_images + 1))
+    level -= np.append(0, level)[starts[image]]  # the sum of this image's changes only
+    starts, place, level = starts.tolist(), place.tolist(), level.tolist()
+
+    values, which = np.unique(probabilities, return_inverse=True)
+    groups = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+    empty = _when_empty(steps)
+    total, offset = np.zeros(len(grid), dtype=np.int32), int(empty.sum())
+    lowest, highest = [offset], [offset]
+    for group in reversed(groups):
+        offset -= int(empty[group].sum())
+        for number in group.tolist():
+            mine = slice(starts[number], starts[number + 1])
+            ends = [*place[mine], len(grid)]
+            for start, end, tenths in zip(ends[:-1], ends[1:], level[mine], strict=True):
+                total[start:end] += tenths
+        lowest.append(offset + int(total.min()))
+        highest.append(offset + int(total.max()))
+    return np.append(OPEN, values), np.array(lowest[::-1]), np.array(highest[::-1])
+
+
+def _when_empty(steps: Steps) -> np.ndarray:
+    """(N,) int64, 0 or 10: the tenths of each image if its mask is empty, as every mask is at threshold 1."""
+    return steps.tenths_at(1.0)
+
+
+@dataclass(frozen=True)
+class GateCrossFitted:
+    """Scores when no image has a say in its own thresholds, 0..1; intervals are 95 % bootstraps over images."""
+
+    score: float
+    """with the gate (where the other parts are best without one: without it)."""
+    low: float
+    high: float
+    score_without: float
+    difference: float
+    """score - score_without."""
+    difference_low: float
+    """interval of the difference, paired: an image is drawn with both of its scores."""
+    difference_high: float
+    n_parts: int
+    """files, or parts of the one file."""
+
+
+@dataclass(frozen=True)
+class GatedFit:
+    """What optimize_threshold.py --gate_probs finds."""
+
+    best: Best
+    """of the mask, with the gate."""
+    gate: Gate | None
+    """None: no gate is as good as the best one."""
+    without: Best
+    """of the mask, without a gate."""
+    cross_fitted: GateCrossFitted | None
+    """None if there is one image only."""
+    n_silenced: int
+    n_images: int
+    n_files: int
+
+    @property
+    def helps(self) -> bool:
+        """Whether the whole interval of the cross-fitted difference is above 0."""
+        return self.cross_fitted is not None and self.cross_fitted.difference_low > 0
+
+    def as_json(self, files: Sequence[Masks], gate_files: Sequence[Probabilities]) -> dict[str, Any]:
+        """What gate.json holds; gate_threshold, low and high are null where no gate is best."""
+        gate = asdict(self.gate) if self.gate else dict.fromkeys(("threshold", "low", "high"))
+        return {
+            "gate_threshold": gate["threshold"],
+            "low": gate["low"],
+            "high": gate["high"],
+            "threshold": self.best.threshold,
+            "threshold_low": self.best.low,
+            "threshold_high": self.best.high,
+            "min_area": self.best.min_area,
+            "score": self.best.score,
+            "score_without": self.without.score,
+            "cross_fitted": self.cross_fitted and asdict(self.cross_fitted),
+            "helps": self.helps,
+            "masks": [str(masks.path) for masks in files],
+            "gate_probs": [str(file.path) for file in gate_files],
+            "n_silenced": self.n_silenced,
+            "n_images": self.n_images,
+        }
+
+    def as_text(self) -> str:
+        """The same as a short table, and a sentence."""
+        best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
+        silent = f"silences {self.n_silenced} of {self.n_images} images"
+        gate = "none            (lets every image through)"
+        if self.gate:
+            gate = (
+                f"{self.gate.threshold:.6g}   (equally good from {self.gate.low:.6g} to {self.gate.high:.6g}; {silent})"
+            )
+        lines = [
+            f"images           {self.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
+            f"best gate        {gate}",
+            f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
+            f"score there      {best.score:.5f}   (fitted on these images; without the gate {self.without.score:.5f})",
+        ]
+        cross = self.cross_fitted
+        of_gated = cross and CrossFitted(cross.score, cross.low, cross.high, cross.n_parts)
+        lines.append(cross_fitted_line(of_gated, self.n_files))
+        if cross:
+            interval = f"95 % interval {cross.difference_low:+.5f} to {cross.difference_high:+.5f}"
+            lines.append(f"without gate     {cross.score_without:.5f}   (cross-fitted too)")
+            lines.append(f"difference       {cross.difference:+.5f}   ({interval})")
+        return "\n".join([*lines, self.sentence()])
+
+    def sentence(self) -> str:
+        """Whether the gate helps."""
+        if self.helps:
+            return "the gate helps"
+        if self.cross_fitted is None or self.cross_fitted.difference_high > 0:
+            return "the gate makes no difference that can be told"
+        return "the gate does not help"
+
+
+def fit_gated(
+    files: Sequence[Masks], gate: Sequence[Probabilities], truth_fn: str | None, min_areas: Sequence[int]
+) -> GatedFit:
+    """Fit mask threshold, gate threshold and least area together, on the images of all files.
+
+    Args:
+        files: at least one; with several, each is a part of the cross-fit.
+        gate: probabilities that there is anything, of nets that did not learn from these images.
+        truth_fn: as for `truths_of`.
+        min_areas: least areas to try; 0 is always among them.
+
+    Raises:
+        UserError: no truth, something that is no probability, an image in two mask files or not in the gate's.
+        UsageError: an area below 0.
+    """
+    if min(min_areas, default=0) < 0:
+        raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
+    check_distinct(files)
+    probabilities = [gate_probability(gate, masks.ids) for masks in files]
+    areas = sorted({0, *min_areas})
+    parts = [steps_of_file(masks, truth_fn, areas) for masks in files]
+    pooled, all_probabilities = join(parts), np.concatenate(probabilities)
+    found, gate_found = best_gated(pooled, all_probabilities)
+    n_images = len(all_probabilities)
+    if len(files) == 1:
+        n_parts = min(PARTS_OF_ONE_FILE, n_images)
+        parts = interleaved(pooled, n_parts)
+        probabilities = [all_probabilities[part::n_parts] for part in range(n_parts)]
+    return GatedFit(
+        best=found,
+        gate=gate_found,
+        without=best_joint(pooled),
+        cross_fitted=_cross_fit(parts, probabilities) if len(parts) > 1 else None,
+        n_silenced=int(silenced(all_probabilities, gate_found.threshold).sum()) if gate_found else 0,
+        n_images=n_images,
+        n_files=len(files),
+    )
+
+
+def _cross_fit(parts: Sequence[ByArea], probabilities: Sequence[np.ndarray]) -> GateCrossFitted:
+    tenths, without = [], []
+    for held_out, part in enumerate(parts):
+        places = [place for place in range(len(parts)) if place != held_out]
+        others = join([parts[place] for place in places])
+        plain = best_joint(others)
+        without.append(part[plain.min_area].tenths_at(plain.threshold))
+        found, gate = best_gated(others, np.concatenate([probabilities[place] for place in places]))
+        th = gate.threshold if gate else OPEN
+        tenths.append(gated(part[found.min_area], probabilities[held_out], th).tenths_at(found.threshold))
+    scores, scores_without = np.concatenate(tenths), np.concatenate(without)
+    differences = scores - scores_without
+    n_tenths = 10 * len(scores)
+    return GateCrossFitted(
+        int(scores.sum()) / n_tenths,
+        *mean_interval(scores / 10),
+        int(scores_without.sum()) / n_tenths,
+        int(differences.sum()) / n_tenths,
+        *mean_interval(differences / 10),
+        len(parts),
+    )

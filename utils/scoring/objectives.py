@@ -1,0 +1,102 @@
+"""What optimize_threshold.py can look for: its flags, and a function of them for each --objective."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.core.errors import UsageError
+from utils.data.image_classes import NOT_EMPTY, Labels, read_labels
+from utils.masks.mask_file import Masks, open_masks
+from utils.masks.probability_file import Probabilities, open_probabilities
+from utils.scoring.class_search import fit_labels
+from utils.scoring.gate_search import fit_gated
+from utils.scoring.instance_search import fit_objects
+from utils.scoring.stored_results import GATE_FILE, LABELS_FILE, OBJECTS_FILE
+from utils.scoring.threshold_search import fit_files, plot_threshold, result_paths
+
+
+@dataclass(frozen=True)
+class OptimizeSettings:
+    """All flags of optimize_threshold.py."""
+
+    masks_fn: tuple[str, ...]
+    """mask files of validation images, one a fold; no image may be in two of them."""
+    objective: str = "pixels"
+    """pixels: the threshold of masks; objects: th, seed_th, min_area and fill_holes of objects, jointly; labels: a
+    threshold for each label of probability files."""
+    gate_probs: tuple[str, ...] = ()
+    """probabilities that there is anything, out of fold (train_classifier.py): fits mask and gate threshold jointly."""
+    metric: str = "dsb2018"
+    """score of objects: dsb2018, airbus (F2)."""
+    truth_fn: str | None = None
+    """the truth: a packed folder, a csv of run-lengths or a .npy of masks; default: the folder the masks are from."""
+    min_area: tuple[int, ...] = ()
+    """least areas of a mask (or object) to try, smaller ones vanish; 0 always is; default: 0 (objects: 0 to 256)."""
+    out: str | None = None
+    """file for the result; default: threshold.json, gate.json, objects.json or labels.json in the run folders of the
+    mask files, else beside the first."""
+    debug: bool = False
+    """show the traceback of an error."""
+
+
+class Result(NamedTuple):
+    """What was found."""
+
+    text: str
+    """a short table for the user."""
+    contents: dict[str, Any]
+    """what the result files hold."""
+    paths: list[Path]
+    """where these go."""
+
+
+def fit_pixels(settings: OptimizeSettings) -> Result:
+    """Threshold and least area of masks; draws the score over all thresholds beside each result file."""
+    files = _opened(settings.masks_fn)
+    if settings.gate_probs:
+        gate = [open_probabilities(name) for name in settings.gate_probs]
+        gated = fit_gated(files, gate, settings.truth_fn, settings.min_area)
+        return Result(gated.as_text(), gated.as_json(files, gate), result_paths(files, settings.out, GATE_FILE))
+    fit, paths = fit_files(files, settings.truth_fn, settings.min_area), result_paths(files, settings.out)
+    plot_threshold([path.with_suffix(".png") for path in paths], fit.steps, fit.best)
+    return Result(fit.as_text(), fit.as_json(files), paths)
+
+
+def fit_rules(settings: OptimizeSettings) -> Result:
+    """The rules that make objects of probabilities."""
+    files = _opened(settings.masks_fn)
+    fit = fit_objects(files, settings.truth_fn, settings.min_area, settings.metric)
+    return Result(fit.as_text(), fit.as_json(files), result_paths(files, settings.out, OBJECTS_FILE))
+
+
+def fit_tags(settings: OptimizeSettings) -> Result:
+    """A threshold for each label, of the probabilities that a classifier gave to its validation images."""
+    if not settings.masks_fn:
+        raise UsageError("--masks_fn: name at least one file of probabilities")
+    files = [open_probabilities(name) for name in settings.masks_fn]
+    fit = fit_labels(files, [_labels_of(file, settings.truth_fn) for file in files])
+    return Result(fit.as_text(), fit.as_json(files), result_paths(files, settings.out, LABELS_FILE))
+
+
+def _labels_of(file: Probabilities, truth_fn: str | None) -> Labels:
+    """The true labels of the images of a file: of the csv `truth_fn`, else of the folder that the file names."""
+    column, folder = file.about.get("target"), file.about.get("data_dir")
+    if file.labels == [NOT_EMPTY]:
+        raise UsageError(f"{file.path}: probabilities of a gate; give them to --gate_probs, beside mask files")
+    if not column or not (truth_fn or folder):
+        raise UsageError(f"{file.path}: does not say of which column its labels are; predict again")
+    return read_labels(truth_fn or Path(folder) / "train_with_folds.csv", column, file.ids)
+
+
+OBJECTIVES: dict[str, Callable[[OptimizeSettings], Result]] = {
+    "pixels": fit_pixels,
+    "objects": fit_rules,
+    "labels": fit_tags,
+}
+
+
+def _opened(names: tuple[str, ...]) -> list[Masks]:
+    if not names:
+        raise UsageError("--masks_fn: name at least one mask file")
+    return [open_masks(name) for name in names]

@@ -1,0 +1,344 @@
+"""Find the exact best threshold for the salt competition's metric, with a cross-fitted score.
+
+With mask = probability > th, an image's mask changes only where th passes one of its own values, and its score (a whole
+number of tenths) at few of those. So the score of N images is a step function of th, known exactly from some 10 N
+steps; one sort an image finds them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.core.errors import UsageError, UserError
+from utils.core.files import whole_file
+from utils.masks.ground_truth import truths_of
+from utils.masks.mask_file import Masks
+from utils.scoring.bootstrap import bootstrap_interval
+from utils.scoring.cross_fit import PARTS_OF_ONE_FILE, CrossFitted, cross_fitted_line
+from utils.scoring.metrics import scores_from_counts
+from utils.scoring.stored_results import THRESHOLD_FILE, run_folder_of
+
+ByArea = Mapping[int, "Steps"]  # least area of a predicted mask -> the steps when smaller ones count as empty
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The score of each of N images as a step function of the threshold, th in [0, 1]."""
+
+    image: np.ndarray
+    """(E,) int64: whose score changes."""
+    value: np.ndarray
+    """(E,) float64 in [0, 1]: the change holds for th >= value."""
+    change: np.ndarray
+    """(E,) int64: tenths gained or lost; every image starts from 0 below th = 0."""
+    n_images: int
+
+    def tenths_at(self, th: float) -> np.ndarray:
+        """(N,) int64, 0..10: the tenths of each image at threshold `th`."""
+        held = self.value <= th
+        # sums of small integers, exact in the float64 that bincount adds in
+        return np.bincount(self.image[held], self.change[held], minlength=self.n_images).astype(np.int64)
+
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean score over all thresholds.
+
+        Returns:
+            (values, tenths): float64 ascending from 0, int64; for th in [values[i], values[i + 1]) (the last: up to
+            and with 1) the tenths of all images sum to tenths[i]; neighbours differ.
+        """
+        order = np.argsort(self.value, kind="stable")
+        values, totals = np.append(0.0, self.value[order]), np.append(0, np.cumsum(self.change[order]))
+        last = np.append(values[1:] != values[:-1], True)  # of several steps at one value only their sum is ever seen
+        values, totals = values[last], totals[last]
+        differs = np.append(True, totals[1:] != totals[:-1])
+        return values[differs], totals[differs]
+
+
+@dataclass(frozen=True)
+class Best:
+    """Where the score is highest."""
+
+    threshold: float
+    """the middle of [low, high)."""
+    low: float
+    """every threshold >= low ..."""
+    high: float
+    """... and < high (<= high where high is 1) has this score."""
+    score: float
+    """0..1."""
+    min_area: int = 0
+    """predicted masks of fewer pixels count as empty."""
+
+
+def steps_of(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], min_areas: Sequence[int] = (0,)) -> ByArea:
+    """The steps of N images, read one at a time, so that a memory-mapped file never has to fit into memory.
+
+    Args:
+        masks: N times (H, W), float16, float32 or float64 in [0, 1].
+        truths: N times (H, W), what is not 0 is mask.
+        min_areas: for each A of these, steps in which a predicted mask of fewer than A pixels counts as empty.
+
+    Raises:
+        ValueError: a probability outside [0, 1] or not a number, or a pair of different shape; with the image's row.
+    """
+    found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {area: [] for area in min_areas}
+    for row, (mask, truth) in enumerate(zip(masks, truths, strict=True)):
+        if mask.shape != truth.shape:
+            raise ValueError(f"row {row}: the mask is {mask.shape}, its truth {truth.shape}")
+        if not (mask.min() >= 0 and mask.max() <= 1):  # also when there is a NaN
+            raise ValueError(f"row {row}: expected probabilities in [0, 1], found {mask.min():g} to {mask.max():g}")
+        values, inside, ours, theirs = _counts_by_value(mask.ravel(), truth.ravel() != 0)
+        for area, pairs in found.items():
+            kept = ours >= area
+            tenths = scores_from_counts(np.where(kept, inside, 0), np.where(kept, ours, 0), theirs)
+            change = np.diff(tenths, prepend=0)
+            steps = np.flatnonzero(change)
+            pairs.append((values[steps], change[steps]))
+    return {area: _as_steps(pairs) for area, pairs in found.items()}
+
+
+def _counts_by_value(pixels: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Thresholds (V,) at which the mask changes, and for each: pixels in both masks (V,), in ours (V,), in theirs."""
+    pixels = np.abs(pixels)  # -0 is 0 to a comparison, but not to the bits below
+    half = pixels.dtype == np.float16  # sorts like its bits, and a stable sort of 16-bit integers is by radix: fast
+    order = np.argsort(pixels.view(np.uint16), kind="stable") if half else np.argsort(pixels)
+    pixels = pixels[order]
+    last = np.flatnonzero(np.append(pixels[1:] != pixels[:-1], True))  # the last pixel of each distinct value
+    below = np.cumsum(truth[order])[last]
+    theirs = int(below[-1])
+    values = np.append(0.0, pixels[last].astype(np.float64))  # below the least value every pixel is mask
+    inside, ours = np.append(theirs, theirs - below), np.append(len(pixels), len(pixels) - 1 - last)
+    return values, inside, ours, theirs
+
+
+def _as_steps(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Steps:
+    if not pairs:
+        raise ValueError("no images")
+    image = np.repeat(np.arange(len(pairs)), [len(values) for values, _ in pairs])
+    return Steps(
+        image, np.concatenate([v for v, _ in pairs]), np.concatenate([c for _, c in pairs]), n_images=len(pairs)
+    )
+
+
+def join(parts: Sequence[ByArea]) -> ByArea:
+    """The images of all parts, in order."""
+    offsets = np.cumsum([0, *(next(iter(part.values())).n_images for part in parts)])
+    joined = {}
+    for area in parts[0]:
+        steps = [part[area] for part in parts]
+        joined[area] = Steps(
+            np.concatenate([part.image + offset for part, offset in zip(steps, offsets[:-1], strict=True)]),
+            np.concatenate([part.value for part in steps]),
+            np.concatenate([part.change for part in steps]),
+            int(offsets[-1]),
+        )
+    return joined
+
+
+def interleaved(by_area: ByArea, n_parts: int) -> list[ByArea]:
+    """n parts of every n-th image: image i goes into part i % n."""
+
+    def part_of(steps: Steps, part: int) -> Steps:
+        mine = steps.image % n_parts == part
+        n_images = len(range(part, steps.n_images, n_parts))
+        return Steps(steps.image[mine] // n_parts, steps.value[mine], steps.change[mine], n_images)
+
+    return [{area: part_of(steps, part) for area, steps in by_area.items()} for part in range(n_parts)]
+
+
+def best(steps: Steps, min_area: int = 0) -> Best:
+    """The widest interval of thresholds with the highest score (the lowest of equally wide ones), and its middle."""
+    low, high, highest = widest(*steps.curve())
+    return Best(middle_of(low, high), low, high, highest / (10 * steps.n_images), min_area)
+
+
+def widest(values: np.ndarray, totals: np.ndarray) -> tuple[float, float, int]:
+    """(low, high, total): where a step function as `Steps.curve` returns it is highest, the widest such interval."""
+    highest = totals.max()
+    ends = np.append(values[1:], 1.0)
+    at = int(np.argmax(np.where(totals == highest, ends - values, -1)))
+    return float(values[at]), float(ends[at]), int(highest)
+
+
+def middle_of(low: float, high: float) -> float:
+    """The middle of [low, high), or low: between neighbouring floats there is none."""
+    middle = (low + high) / 2
+    return middle if middle < high else low
+
+
+def best_joint(by_area: ByArea) -> Best:
+    """The best pair of threshold and least area; of equal ones the smallest area."""
+    return max((best(by_area[area], area) for area in sorted(by_area)), key=lambda found: found.score)
+
+
+def cross_fitted(parts: Sequence[ByArea]) -> np.ndarray:
+    """(N,) int64, 0..10: the tenths of each part's images at the threshold and area that are best for the OTHER parts.
+
+    The score at a threshold fitted on the same images is too good by what the fit found in their noise; this one is
+    not. At least two parts.
+    """
+    tenths = []
+    for held_out, part in enumerate(parts):
+        others = [other for place, other in enumerate(parts) if place != held_out]
+        fitted = best_joint(join(others))
+        tenths.append(part[fitted.min_area].tenths_at(fitted.threshold))
+    return np.concatenate(tenths)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What optimize_threshold.py finds."""
+
+    best: Best
+    """on all images."""
+    score_at_half: float
+    """at threshold .5, without a least area."""
+    cross_fitted: CrossFitted | None
+    """None if there is one image only."""
+    steps: Steps
+    """the score over all thresholds, at the best least area."""
+    n_files: int
+
+    def as_json(self, files: Sequence[Masks]) -> dict[str, Any]:
+        """What threshold.json holds."""
+        return {
+            **asdict(self.best),
+            "score_at_half": self.score_at_half,
+            "cross_fitted": self.cross_fitted and asdict(self.cross_fitted),
+            "masks": [str(masks.path) for masks in files],
+            "n_images": self.steps.n_images,
+        }
+
+    def as_text(self) -> str:
+        """The same as a short table."""
+        best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
+        lines = [
+            f"images           {self.steps.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
+            f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
+            f"score there      {best.score:.5f}   (fitted on these images)",
+            f"score at .5      {self.score_at_half:.5f}",
+        ]
+        return "\n".join([*lines, cross_fitted_line(self.cross_fitted, self.n_files)])
+
+
+def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[int]) -> Fit:
+    """Fit threshold and least area on the images of all files.
+
+    Args:
+        files: at least one; with several, each is a part of the cross-fit.
+        truth_fn: as for `truths_of`.
+        min_areas: least areas to try; 0 is always among them.
+
+    Raises:
+        UserError: no truth, something that is no probability, an image in two files.
+        UsageError: an area below 0.
+    """
+    if min(min_areas, default=0) < 0:
+        raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
+    check_distinct(files)
+    areas = sorted({0, *min_areas})
+    by_file = [steps_of_file(masks, truth_fn, areas) for masks in files]
+    pooled = join(by_file)
+    best, n_images = best_joint(pooled), pooled[0].n_images
+    _, cross = cross_fit(by_file)
+    return Fit(
+        best=best,
+        score_at_half=int(pooled[0].tenths_at(0.5).sum()) / (10 * n_images),
+        cross_fitted=cross,
+        steps=pooled[best.min_area],
+        n_files=len(files),
+    )
+
+
+def result_paths(files: Sequence[Masks], out: str | None, name: str = THRESHOLD_FILE) -> list[Path]:
+    """Where the result is stored: `out`, else as `name` in every run that a file lies in, else beside the first."""
+    if out:
+        return [Path(out) / name if Path(out).is_dir() else Path(out)]
+    runs = {run for masks in files if (run := run_folder_of(masks.path))}
+    return [folder / name for folder in sorted(runs) or [files[0].path.parent]]
+
+
+def cross_fit(by_file: Sequence[ByArea]) -> tuple[np.ndarray | None, CrossFitted | None]:
+    """Each image's score at the threshold and area that are best for the other files (of one file: its other parts).
+
+    Args:
+        by_file: the steps of the images of at least one file, all for the same least areas.
+
+    Returns:
+        (N,) int64, 0..10: the tenths of the images of all files, in order; and their mean. None with one image.
+    """
+    n_images = next(iter(by_file[0].values())).n_images
+    n_parts = len(by_file) if len(by_file) > 1 else min(PARTS_OF_ONE_FILE, n_images)
+    if n_parts < 2:
+        return None, None
+    if len(by_file) > 1:
+        tenths = cross_fitted(by_file)
+    else:
+        tenths = np.empty(n_images, dtype=np.int64)
+        order = np.concatenate([np.arange(part, n_images, n_parts) for part in range(n_parts)])
+        tenths[order] = cross_fitted(interleaved(by_file[0], n_parts))
+    return tenths, CrossFitted(int(tenths.sum()) / (10 * len(tenths)), *bootstrap_interval(tenths), n_parts)
+
+
+def steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> ByArea:
+    """The steps of the images of one mask file, for each least area; raises UserError as `fit_files` does."""
+    if not masks.ids:
+        raise UserError(f"{masks.path}: holds no masks")
+    truths = truths_of(masks, truth_fn)
+    try:
+        return steps_of(masks.array, truths, areas)
+    except ValueError as error:
+        raise UserError(f"{masks.path}: {error}") from None
+
+
+def check_distinct(files: Sequence[Masks]) -> None:
+    """An image in two files would be scored at a threshold that was fitted on itself."""
+    seen: dict[str, Path] = {}
+    for masks in files:
+        for name in masks.ids:
+            if name in seen:
+                raise UserError(
+                    f"--masks_fn: image {name} is in {seen[name]} and again in {masks.path}; "
+                    "give validation masks of different folds, each image once"
+                )
+            seen[name] = masks.path
+
+
+def plot_threshold(paths: Sequence[str | Path], steps: Steps, best: Best) -> None:
+    """Draw score against threshold as the step function it is, with the optimal interval, into png files.
+
+    Args:
+        paths: where the picture goes; the same one to each.
+        steps: of all images, with masks under best.min_area as empty.
+        best: the interval to mark.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure and asks for a display
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    values, tenths = steps.curve()
+    scores = tenths / (10 * steps.n_images)
+    axes.step(np.append(values, 1), np.append(scores, scores[-1]), where="post", color="#1f4e79", linewidth=1.2)
+    axes.axvspan(
+        best.low,
+        best.high,
+        color="#e8a33d",
+        alpha=0.5,
+        linewidth=1,
+        label=f"optimal: {best.low:.6g} to {best.high:.6g}",
+    )
+    axes.axvline(0.5, color="grey", linewidth=0.8, linestyle=":", label="0.5")
+    axes.set(xlabel="threshold", ylabel="score (iout)", xlim=(0, 1))
+    area = f", masks under {best.min_area} pixels empty" if best.min_area else ""
+    axes.set_title(f"best {best.score:.4f} at threshold {best.threshold:.6g}{area}")
+    axes.legend(loc="lower center", facecolor="white", framealpha=1, edgecolor="none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2)
+    for path in paths:
+        with whole_file(path) as part:
+            figure.savefig(part, format="png", dpi=150)

@@ -1,0 +1,93 @@
+"""What counts up the results of validation images, batch by batch: exact however they are batched and shared out."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from utils.data.image_classes import Labels
+from utils.data.packed import Stack
+from utils.masks.instances import ObjectRules, label_objects
+from utils.masks.mask_file import binarize
+from utils.scoring.class_metrics import label_scores
+from utils.scoring.instance_metrics import dsb2018_scores, match_counts
+from utils.scoring.metrics import counts, scores_from_counts
+
+
+class Scores(Protocol):
+    """Takes batches of validation images, in order, and gives means."""
+
+    def add(self, losses: list[float], answers: np.ndarray, stack: Stack, rows: np.ndarray) -> None:
+        """A batch: its losses (B), probabilities as stored, and the rows (B,) of the stack that they are of."""
+
+    def means(self) -> dict[str, float]:
+        """Each measure by its name, val_loss among them."""
+
+
+@dataclass
+class PixelScores:
+    """val_loss; iou and iout (the competition's metric) of masks > .5 at the images' own size, 0..1."""
+
+    losses: list[float] = field(default_factory=list)
+    tenths: int = 0
+    ious: list[float] = field(default_factory=list)
+
+    def add(self, losses: list[float], answers: np.ndarray, stack: Stack, rows: np.ndarray) -> None:
+        """`answers`: (B, h, w), or (B, 2, h, w) with borders, float16."""
+        masks = answers if answers.ndim == 3 else answers[:, 0]
+        inside, ours, theirs = counts(binarize(masks, 0.5), stack.masks[rows])
+        union = ours + theirs - inside
+        self.losses += losses
+        self.tenths += int(scores_from_counts(inside, ours, theirs).sum())
+        self.ious += np.where(union == 0, 1.0, inside / np.maximum(union, 1)).tolist()
+
+    def means(self) -> dict[str, float]:
+        """val_loss, iou, iout."""
+        number = len(self.ious)
+        return {
+            "val_loss": math.fsum(self.losses) / number,
+            "iou": math.fsum(self.ious) / number,
+            "iout": self.tenths / (10 * number),
+        }
+
+
+@dataclass
+class ObjectScores:
+    """The same, and objects: DSB2018's score of the objects that thresholds of .5 give, 0..1."""
+
+    pixels: PixelScores = field(default_factory=PixelScores)
+    matches: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, losses: list[float], answers: np.ndarray, stack: Stack, rows: np.ndarray) -> None:
+        """`answers`: (B, 2, h, w) float16, masks and borders."""
+        self.pixels.add(losses, answers, stack, rows)
+        for (mask, border), row in zip(answers, rows, strict=True):
+            self.matches.append(match_counts(label_objects(mask, border, ObjectRules()), stack.labels[row]))
+
+    def means(self) -> dict[str, float]:
+        """val_loss, iou, iout, objects."""
+        return {**self.pixels.means(), "objects": float(dsb2018_scores(np.stack(self.matches)).mean())}
+
+
+@dataclass
+class LabelScores:
+    """val_loss, and what utils/scoring/class_metrics.py has for labels of this kind."""
+
+    labels: Labels
+    at_precision: float
+    losses: list[float] = field(default_factory=list)
+    answers: list[np.ndarray] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def add(self, losses: list[float], answers: np.ndarray, stack: Stack, rows: np.ndarray) -> None:
+        """`answers`: (B, K) float32."""
+        self.losses += losses
+        self.answers.append(answers)
+        self.rows += rows.tolist()
+
+    def means(self) -> dict[str, float]:
+        """val_loss, and the measures of the labels."""
+        truths, answers = self.labels.matrix[self.rows], np.concatenate(self.answers).astype(np.float64)
+        found = label_scores(answers, truths, self.labels.exclusive, self.at_precision)
+        return {"val_loss": math.fsum(self.losses) / len(self.losses), **found}

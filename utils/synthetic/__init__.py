@@ -1,0 +1,1 @@
+"""Synthetic data sets: the salt survey, the sea with ships."""
