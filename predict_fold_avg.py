@@ -20,7 +20,7 @@ from utils.data.packed import read_manifest
 from utils.masks.averaging import check_weights, open_agreeing, weighted_mean
 from utils.masks.mask_file import mask_writer, open_masks
 from utils.masks.probability_file import open_probabilities
-from utils.scoring.stored_results import run_folder_of, silenced_ids
+from utils.scoring.stored_results import gated_out_ids, run_folder_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def main(settings: Settings) -> None:
     folders = [first.path.parent, run_folder_of(first.path)]
     check_flags(settings.submission, settings.rules, folders)
     gate = [open_probabilities(name) for name in settings.gate_probs]
-    quiet = silenced_ids(settings.gate_th, folders, first.ids, gate)
+    quiet = gated_out_ids(settings.gate_th, folders, first.ids, gate)
     about = {
         "data_dir": settings.data_dir or first.about.get("data_dir"),
         "part": first.about.get("part", "test"),

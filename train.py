@@ -22,11 +22,11 @@ from utils.core.training_settings import TrainSettings
 def train(settings: TrainSettings | Mapping[str, Any] | str) -> dict[str, Any]:
     """Train as settings, or a dictionary or a JSON file of flags, say; the run's summary as in its summary.json."""
     settings = settings_of(TrainSettings, settings)
-    from net.distributed import team
+    from net.distributed import join_processes
     from net.folds import train_run
     from net.tasks import mask_task
 
-    with team() as processes:
+    with join_processes() as processes:
         return train_run(settings, mask_task, processes)
 
 

@@ -52,12 +52,12 @@ def train_border(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]
     if not about.border_weight > 0:
         raise UsageError(f"--border_weight {about.border_weight}: expected a weight greater than 0")
 
-    from net.distributed import team
+    from net.distributed import join_processes
     from net.folds import train_run
     from net.tasks import border_task
 
     make_task = partial(border_task, border=about.border, width=about.border_width, weight=about.border_weight)
-    with team() as processes:
+    with join_processes() as processes:
         return train_run(settings, make_task, processes)
 
 

@@ -66,15 +66,15 @@ def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, 
     if not 0 < settings.labels.at_precision <= 1:
         raise UsageError(f"--at_precision {settings.labels.at_precision}: expected a share, above 0 and up to 1")
 
-    from net.distributed import team
+    from net.distributed import join_processes
     from net.folds import train_all_folds, train_run
-    from net.tasks import label_task
+    from net.tasks import class_task
 
     about = settings.labels
     make_task = partial(
-        label_task, data_dir=settings.data.data_dir, column=about.target, at_precision=about.at_precision
+        class_task, data_dir=settings.data.data_dir, column=about.target, at_precision=about.at_precision
     )
-    with team() as processes:
+    with join_processes() as processes:
         if about.folds == "all":
             return train_all_folds(settings, make_task, processes)
         return train_run(settings, make_task, processes)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from net.augmentations import TRAIN_AUGS, fit_anew
 from net.dataset import normalised
-from net.distributed import Team
+from net.distributed import Processes
 from net.engine import fit, predict
 from net.geometry import VAL_AUGS
 from net.machine import Machine, machine, workers_for
@@ -30,7 +30,7 @@ from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar
 from utils.core.training_settings import DataSettings, MachineSettings, NetSettings, RunSettings, TrainSettings
 from utils.data.folds import fold_rows
-from utils.data.packed import Stack, open_stack
+from utils.data.packed import PackedImages, open_packed
 from utils.masks.mask_file import mask_writer
 
 BATCH, SIZE, RATE, SEED = 32, 128, 1e-4, 4545
@@ -43,18 +43,18 @@ class Setup:
 
     folder: Path
     """The packed folder; fold 0 is held out."""
-    train: Stack
+    train: PackedImages
     rows: np.ndarray
     """Rows of `train` to learn from: an epoch of whole batches."""
-    test: Stack
+    test: PackedImages
     machine: Machine
     """As the project chooses it; peers at their best compute in the same precision."""
 
     @classmethod
     def open(cls, folder: Path) -> "Setup":
-        train = open_stack(folder)
+        train = open_packed(folder)
         rows, _ = fold_rows(folder, train.ids, fold=0)
-        return cls(folder, train, rows, open_stack(folder, "test"), machine(MachineSettings()))
+        return cls(folder, train, rows, open_packed(folder, "test"), machine(MachineSettings()))
 
 
 class Stopwatch:
@@ -121,7 +121,7 @@ class Strata(Contender):
         rows, views = np.arange(len(test.ids)), views_by_name("null")
         with self.watch, mask_writer(path, test.ids, test.shape, {}) as writer:
             predictor = Predictor(self.run.network.eval(), self.run.task.kind, VAL_AUGS[VAL_AUG], self.run.machine)
-            for masks in predict([predictor], test.images, rows, views, self.run.machine.pays_to_predict, Team()):
+            for masks in predict([predictor], test.images, rows, views, self.run.machine.pays_to_predict, Processes()):
                 writer.append(masks)
 
 
@@ -184,8 +184,8 @@ class TrainingImages(Dataset[tuple[Tensor, Tensor]]):
         return len(self.setup.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        row, stack = self.setup.rows[index], self.setup.train
-        changed = self.change(image=stack.images[row], mask=stack.masks[row][..., None])
+        row, packed = self.setup.rows[index], self.setup.train
+        changed = self.change(image=packed.images[row], mask=packed.masks[row][..., None])
         return _normalised(fit_anew(changed["image"], SIZE)), _planes(fit_anew(changed["mask"], SIZE))
 
 

@@ -21,13 +21,13 @@ from typing import Literal
 
 import numpy as np
 
-from bench.mask_rcnn_objects import fit_thresholds, write_labels, write_objects
+from bench.mask_rcnn_objects import fit_thresholds, write_instance_maps, write_objects
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
 from utils.core.training_settings import MachineSettings
 from utils.data.folds import fold_rows
-from utils.data.packed import open_stack, read_manifest
+from utils.data.packed import open_packed, read_manifest
 
 SUBMISSION = "test_submission.csv"
 
@@ -64,13 +64,13 @@ def main(settings: Settings) -> None:
     """Train, fit the thresholds on the fold, write label maps of both parts, submission and summary."""
     out = Path(settings.out)
     _check(settings, out)
-    stack = open_stack(settings.data_dir)
-    train_rows, val_rows = fold_rows(settings.data_dir, stack.ids, settings.fold)
+    packed = open_packed(settings.data_dir)
+    train_rows, val_rows = fold_rows(settings.data_dir, packed.ids, settings.fold)
     if not len(train_rows):
         raise UserError(
             f"{settings.data_dir}: all images are of fold {settings.fold}, none to learn from; make more folds"
         )
-    if stack.labels is None:
+    if packed.instances is None:
         raise UserError(f"{settings.data_dir}: packed without label maps; Mask R-CNN learns from single objects")
 
     import torch
@@ -81,26 +81,26 @@ def main(settings: Settings) -> None:
     place = machine(MachineSettings(device=settings.device, precision=settings.precision, autotune=True))
     place.tune()
     torch.manual_seed(settings.seed)
-    model = parts.build(settings.model, stack.shape, place)
+    model = parts.build(settings.model, packed.shape, place)
     n_weights = sum(weights.numel() for weights in model.parameters())
     print(f"Mask R-CNN {settings.model}, {n_weights / 1e6:.1f} million weights, on {place}")
     print(f"{len(train_rows)} images to learn from, {len(val_rows)} to validate on", flush=True)
-    done = parts.train(model, stack.images, stack.labels, train_rows, settings, place.device)
+    done = parts.train(model, packed.images, packed.instances, train_rows, settings, place.device)
     print(parts.as_line(done, settings.minutes), flush=True)
 
     start = time.perf_counter()
-    detections = list(parts.detect(model, stack.images, val_rows, settings.batch_size, place.device))
-    best = fit_thresholds(detections, [stack.labels[row] for row in val_rows])
+    detections = list(parts.detect(model, packed.images, val_rows, settings.batch_size, place.device))
+    best = fit_thresholds(detections, [packed.instances[row] for row in val_rows])
     print(
         f"fold {settings.fold}: DSB2018 score {best.score:.5f}, fitted: score > {best.score_th}, mask > {best.mask_th}"
     )
     about = {"data_dir": settings.data_dir, "part": "train", "fold": settings.fold}
-    write_labels(out / "val_labels.npy", stack, val_rows, detections, best, about)
+    write_instance_maps(out / "val_labels.npy", packed, val_rows, detections, best, about)
     if "test" in read_manifest(settings.data_dir)["parts"]:
-        test = open_stack(settings.data_dir, "test")
+        test = open_packed(settings.data_dir, "test")
         rows = np.arange(len(test.ids))
         found = list(parts.detect(model, test.images, rows, settings.batch_size, place.device))
-        write_labels(out / "test_labels.npy", test, rows, found, best, {**about, "part": "test"})
+        write_instance_maps(out / "test_labels.npy", test, rows, found, best, {**about, "part": "test"})
         write_objects(out / SUBMISSION, test, found, best)
     summary = {
         "model": settings.model,

@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.core.arrays import array_writer
 from utils.core.files import whole_file, write_json
-from utils.data.packed import Stack
+from utils.data.packed import PackedImages
 from utils.data.rle import encode
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 
@@ -109,22 +109,22 @@ def label_maps(
         yield np.searchsorted(np.union1d(labels, [0]), labels).astype(np.uint16)
 
 
-def write_labels(
-    path: Path, stack: Stack, rows: np.ndarray, found: Sequence[Found], best: Thresholds, about: dict[str, Any]
+def write_instance_maps(
+    path: Path, packed: PackedImages, rows: np.ndarray, found: Sequence[Found], best: Thresholds, about: dict[str, Any]
 ) -> None:
     """The label maps of `rows` at the size they are packed in, and a .json with their ids and `about`."""
-    with array_writer(path, (len(rows), *stack.shape), np.uint16) as writer:
-        for labels in label_maps(found, best, [stack.shape] * len(rows), stack.shape):
+    with array_writer(path, (len(rows), *packed.shape), np.uint16) as writer:
+        for labels in label_maps(found, best, [packed.shape] * len(rows), packed.shape):
             writer.append(labels[None])
-    write_json(path.with_suffix(".json"), {"ids": [stack.ids[row] for row in rows], **about})
+    write_json(path.with_suffix(".json"), {"ids": [packed.ids[row] for row in rows], **about})
 
 
-def write_objects(path: Path, stack: Stack, found: Sequence[Found], best: Thresholds) -> None:
+def write_objects(path: Path, packed: PackedImages, found: Sequence[Found], best: Thresholds) -> None:
     """The submission: a row an object, an empty cell where there is none."""
-    shapes = stack.sizes or [stack.shape] * len(stack.ids)
+    shapes = packed.sizes or [packed.shape] * len(packed.ids)
     with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("ImageId", "EncodedPixels"))
-        for name, labels in zip(stack.ids, label_maps(found, best, shapes, stack.shape), strict=True):
+        for name, labels in zip(packed.ids, label_maps(found, best, shapes, packed.shape), strict=True):
             cells = [encode(labels == number) for number in range(1, int(labels.max()) + 1)]
             writer.writerows((name, cell) for cell in cells or [""])

@@ -15,7 +15,7 @@ from utils.competition.after_prediction import mask_tenths, validation_job
 from utils.core.cli import run
 from utils.core.errors import UserError
 from utils.core.prediction_settings import RuleSettings
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 from utils.masks.mask_file import open_masks
 from utils.scoring.bootstrap import mean_interval
 from utils.scoring.stored_results import choose_threshold, run_folder_of
@@ -64,11 +64,11 @@ def _tenths(settings: Settings, rules: RuleSettings) -> tuple[np.ndarray, float]
     found, seconds = [], 0.0
     for name in settings.masks_fn:
         masks = open_masks(name)
-        stack = open_stack(masks.about["data_dir"], "train")
-        row_of = {one: row for row, one in enumerate(stack.ids)}
+        packed = open_packed(masks.about["data_dir"], "train")
+        row_of = {one: row for row, one in enumerate(packed.ids)}
         th, _, _ = choose_threshold(settings.th, 0, [run_folder_of(masks.path)])
-        truths, started = stack.masks[[row_of[one] for one in masks.ids]], time.perf_counter()
-        found.append(mask_tenths(validation_job(masks, rules, stack), truths, th, rules.min_area or 0))
+        truths, started = packed.masks[[row_of[one] for one in masks.ids]], time.perf_counter()
+        found.append(mask_tenths(validation_job(masks, rules, packed), truths, th, rules.min_area or 0))
         seconds += time.perf_counter() - started
     return np.concatenate(found), seconds
 

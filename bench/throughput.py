@@ -86,9 +86,9 @@ def main(settings: Settings) -> None:
     names = [name for name in NAMES if not settings.only or name in settings.only]
     if any(name not in OWN for name in names):
         check_peers()
-    with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as work, ExitStack() as packed:
         prepare(Path(work) / "data", settings)
-        contenders = {name: stack.enter_context(Remote(name, Path(work) / "data")) for name in names}
+        contenders = {name: packed.enter_context(Remote(name, Path(work) / "data")) for name in names}
         about = machine_of(contenders[names[0]].machine)
         print(f"{about['machine']}, torch {about['torch']}, {about['processor']}", flush=True)
         rates = measure(contenders, settings)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn, update_bn
 
-from net.distributed import Team
+from net.distributed import Processes
 
 
 class Average:
@@ -43,10 +43,10 @@ class Average:
         return begun
 
     @torch.no_grad()
-    def measure_statistics(self, images: Iterable[Tensor], team: Team) -> None:
+    def measure_statistics(self, images: Iterable[Tensor], processes: Processes) -> None:
         """BatchNorm's mean and variance for the averaged weights: the equal mean over batches (B, C, S, S) float32."""
         update_bn(images, self.model.module)
-        share_buffers(self.model.module, team)
+        share_buffers(self.model.module, processes)
 
     @torch.no_grad()
     def _exponential(self, means: list[Tensor], values: list[Tensor], _number: Tensor) -> None:
@@ -57,9 +57,9 @@ class Average:
             torch._foreach_copy_(means, values)
 
 
-def share_buffers(network: nn.Module, team: Team) -> None:
+def share_buffers(network: nn.Module, processes: Processes) -> None:
     """Give every process the mean of all processes' statistics, so that they go on with the same network."""
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    team.add_up(buffers)
+    processes.sum_over(buffers)
     for buffer in buffers:
-        buffer /= team.size
+        buffer /= processes.size

@@ -36,7 +36,7 @@ class Progress:
 
 
 @dataclass
-class Record:
+class Checkpoints:
     """The written side of one run.
 
     The state is what a resume believes: a kill before it is written loses the epoch, a kill after it leaves litter at

@@ -1,4 +1,4 @@
-"""Rows of the stack -> tensors: the parts of an epoch in training, plain batches in validation and prediction."""
+"""Packed rows -> tensors: the parts of an epoch in training, plain batches in validation and prediction."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 from net.augmentations import Vary
 from net.geometry import Fit
 from net.tasks import Task
-from utils.data.packed import Stack
+from utils.data.packed import PackedImages
 
 Key = tuple[int, int]
-"""(pass over the images, row of the stack): with the seed, all that a training sample depends on."""
+"""(pass over the images, row of the packed images): with the seed, all that a training sample depends on."""
 
 
 class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
@@ -23,28 +23,28 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
     A sample depends on (seed, pass, row) alone, so that neither workers nor a resume change it.
 
     Args:
-        stack: what rows are of.
+        packed: what rows are of.
         task: the target.
         make_vary: makes what varies a sample; called where it is used, in each worker.
         seed: of all samples.
     """
 
-    def __init__(self, stack: Stack, task: Task, make_vary: Callable[[], Vary], seed: int) -> None:
-        self.stack, self.task, self.make_vary, self.seed = stack, task, make_vary, seed
+    def __init__(self, packed: PackedImages, task: Task, make_vary: Callable[[], Vary], seed: int) -> None:
+        self.packed, self.task, self.make_vary, self.seed = packed, task, make_vary, seed
         self._vary: Vary | None = None
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, Tensor]]:
-        """The samples of a batch, read from the stack at once."""
+        """The samples of a batch, read from the packed images at once."""
         if self._vary is None:
             self._vary = self.make_vary()
-        images = self.stack.images[[row for _, row in keys]]
+        images = self.packed.images[[row for _, row in keys]]
         return [self._sample(image, turn, row) for image, (turn, row) in zip(images, keys, strict=True)]
 
     def _sample(self, image: np.ndarray, turn: int, row: int) -> tuple[Tensor, Tensor]:
-        truth, seed = self.task.truth(self.stack, row), [self.seed, turn, row]
+        truth, seed = self.task.truth(self.packed, row), [self.seed, turn, row]
         if not self.task.kind.of_pixels:
             return _planes(self._vary(image, None, seed)[0]), torch.from_numpy(self.task.target(truth))
         varied, truth = self._vary(image, truth[..., None], seed)
@@ -52,7 +52,7 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _planes(image: np.ndarray) -> Tensor:
-    planes = np.require(image.transpose(2, 0, 1), requirements=["C", "W"])  # a row of the stack is read-only
+    planes = np.require(image.transpose(2, 0, 1), requirements=["C", "W"])  # a packed row is read-only
     return torch.from_numpy(planes)
 
 
@@ -76,7 +76,7 @@ class EpochParts:
     for any number of processes, and those of `accumulate` k are those of a batch size k times as large.
 
     Args:
-        rows: rows of the stack to learn from.
+        rows: packed rows to learn from.
         batch_size: images that all processes together see at once.
         seed: with the pass, decides the order.
         accumulate: parts in a group.
@@ -152,9 +152,9 @@ def fitted(images: np.ndarray, fit: Fit) -> Tensor:
     return torch.stack([_planes(fit.apply(image)) for image in images])
 
 
-def fitted_targets(task: Task, stack: Stack, rows: np.ndarray, fit: Fit) -> Tensor:
+def fitted_targets(task: Task, packed: PackedImages, rows: np.ndarray, fit: Fit) -> Tensor:
     """What is right for validation images, at the net's size: (B, K, *frame) uint8, or (B, K) for labels."""
-    truths = (task.truth(stack, int(row)) for row in rows)
+    truths = (task.truth(packed, int(row)) for row in rows)
     if not task.kind.of_pixels:
         return torch.from_numpy(np.stack([task.target(truth) for truth in truths]))
     return torch.stack([_planes(task.target(fit.apply(truth[..., None], nearest=True)[..., 0])) for truth in truths])

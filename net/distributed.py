@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Team:
+class Processes:
     """This process among those that work together; with one process every method is the plain thing."""
 
     rank: int = 0
@@ -27,23 +27,23 @@ class Team:
     """Number of processes."""
     local_rank: int = 0
     """Number of this process on its machine, which is the number of its GPU."""
-    words: Any = None
+    control: Any = None
     """The group for small things and CPU tensors (gloo), beside that for gradients."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes and speaks."""
         return self.rank == 0
 
-    def first(self, work: Callable[[], T]) -> T:
+    def on_main(self, work: Callable[[], T]) -> T:
         """Do `work` in the leading process alone; every process gets its result."""
-        result = [work() if self.leads else None]
+        result = [work() if self.is_main else None]
         if self.size > 1:
             with together():
-                dist.broadcast_object_list(result, src=0, group=self.words)
+                dist.broadcast_object_list(result, src=0, group=self.control)
         return result[0]
 
-    def in_turn(self, items: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+    def map_in_order(self, items: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
         """`work` of all items, shared out over the processes: (item, result) in order, in the leading process alone.
 
         One item a process at a time, so that memory does not grow with the number of items.
@@ -54,13 +54,13 @@ class Team:
             if self.size == 1:
                 yield items[mine], result
                 continue
-            results = [None] * self.size if self.leads else None
+            results = [None] * self.size if self.is_main else None
             with together():
-                dist.gather_object(result, results, dst=0, group=self.words)
-            if self.leads:
+                dist.gather_object(result, results, dst=0, group=self.control)
+            if self.is_main:
                 yield from zip(items[start:], results)  # noqa: B905 - the last turn has fewer items than processes
 
-    def add_up(self, tensors: Iterable[Tensor]) -> None:
+    def sum_over(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by their sums over all processes; all go in one message for each dtype."""
         if self.size == 1:
             return
@@ -75,7 +75,7 @@ class Team:
             for tensor, piece in zip(alike, pieces, strict=True):
                 tensor.copy_(piece.view(tensor.shape))
 
-    def follow(self, network: torch.nn.Module) -> None:
+    def copy_from_main(self, network: torch.nn.Module) -> None:
         """Take over the leading process' weights and statistics."""
         if self.size > 1:
             with together(), torch.no_grad():
@@ -84,13 +84,13 @@ class Team:
                     dist.broadcast(whole, src=0)
                     tensor.copy_(whole)
 
-    def agree(self, values: dict[str, object]) -> None:
+    def check_equal(self, values: dict[str, object]) -> None:
         """Make sure that every process has the same values.
 
         Raises:
             UserError: one of them is another than in the leading process.
         """
-        leading = self.first(lambda: values)
+        leading = self.on_main(lambda: values)
         for name, value in values.items():
             if value != leading[name]:
                 raise UserError(
@@ -98,13 +98,13 @@ class Team:
                     f"found {value}; give all machines the same flags, data and kind of processor"
                 )
 
-    def obey(self, stop: StopRequest, message: str) -> None:
+    def obey_stop(self, stop: StopRequest, message: str) -> None:
         """Stop in all processes if one of them was asked to; raises Interrupted, as `StopRequest.obey` does."""
         if self.size > 1:
             asked = torch.tensor(stop.signal_number)  # one that comes from here on counts at the next step, for all
             try:
                 with together():
-                    dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.words)
+                    dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.control)
             except UserError:
                 stop.obey(message)  # asked to stop like the one that has left: no word of a dead process
                 raise
@@ -127,14 +127,14 @@ def together() -> Iterator[None]:
 
 
 @contextmanager
-def team() -> Iterator[Team]:
+def join_processes() -> Iterator[Processes]:
     """Join the processes that torchrun has started (it says so in the environment), and leave them at the end.
 
     An error that ends the processes is told once: by the first that runs into it.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Team()
+        yield Processes()
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     _share_cores()
@@ -142,7 +142,7 @@ def team() -> Iterator[Team]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
-        yield Team(rank, size, local_rank, dist.new_group(backend="gloo"))
+        yield Processes(rank, size, local_rank, dist.new_group(backend="gloo"))
     except Exception as error:
         if not _is_first_to_tell(store):
             raise ToldElsewhere(getattr(error, "exit_code", 1)) from error

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from net.dataset import EpochParts, fitted, fitted_targets, normalised
-from net.distributed import Team
+from net.distributed import Processes
 from net.kinds import RowWriter
 from net.learner import Learner
 from net.losses import Loss
@@ -18,7 +18,7 @@ from net.tta import View
 from utils.core.errors import UserError
 from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar, progress_bar
-from utils.data.packed import Stack
+from utils.data.packed import PackedImages
 
 STEPS_BETWEEN_LOOKS = 10  # reading the loss waits for the device
 
@@ -38,7 +38,7 @@ def fit(
     learner.network.train()
     total, seen, steps, skipped = torch.zeros((), device=learner.machine.device), 0, 0, 0
     for part, (images, targets) in zip(parts.parts(), loader, strict=True):
-        learner.team.obey(stop, how_to_go_on)
+        learner.processes.obey_stop(stop, how_to_go_on)
         learner.learn(images, targets, part.group)
         if not part.last:
             continue
@@ -67,42 +67,42 @@ def measure_statistics(learner: Learner, loader: DataLoader, title: str, hidden:
     """Measure BatchNorm's statistics anew for averaged weights, on the images of the epoch; `hidden`: without a bar."""
     device, bar = learner.machine.device, progress_bar(loader, title, hidden=hidden)
     with learner.machine.autocast():
-        learner.average.measure_statistics((normalised(images.to(device)) for images, _ in bar), learner.team)
+        learner.average.measure_statistics((normalised(images.to(device)) for images, _ in bar), learner.processes)
 
 
 @torch.inference_mode()
 def evaluate(
     predictor: Predictor,
     task: Task,
-    stack: Stack,
+    packed: PackedImages,
     rows: np.ndarray,
     loss: Loss,
     batch_size: int,
     writer: RowWriter | None,
-    team: Team,
+    processes: Processes,
     hidden: bool = False,
 ) -> dict[str, float]:
-    """Validation loss and scores over rows of a stack; every answer goes to `writer`, as `stored` has it.
+    """Validation loss and scores over rows of the packed images; every answer goes to `writer`, as `stored` has it.
 
     With `hidden` no bar is shown.
 
     The processes share the batches, and the leading one, which alone needs a writer, adds up: the same numbers for
     any number of processes.
     """
-    fit_in = predictor.val(stack.shape)
+    fit_in = predictor.val(packed.shape)
     predictor.network.eval()
 
     def judge(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
-        output = predictor.output(fitted(stack.images[batch], fit_in))
-        wanted = fitted_targets(task, stack, batch, fit_in).to(predictor.machine.device).float()
-        return loss(output, wanted).tolist(), stored(predictor.answers(output, stack.shape), task.kind)
+        output = predictor.output(fitted(packed.images[batch], fit_in))
+        wanted = fitted_targets(task, packed, batch, fit_in).to(predictor.machine.device).float()
+        return loss(output, wanted).tolist(), stored(predictor.answers(output, packed.shape), task.kind)
 
     scores, batches = task.scores(), list(batches_of(rows, batch_size))
-    judged = team.in_turn(batches, judge)
+    judged = processes.map_in_order(batches, judge)
     for batch, (losses, answers) in progress_bar(judged, "validation", total=len(batches), hidden=hidden):
-        scores.add(losses, answers, stack, batch)
+        scores.add(losses, answers, packed, batch)
         writer.append(answers)
-    return team.first(scores.means)
+    return processes.on_main(scores.means)
 
 
 @torch.inference_mode()
@@ -112,7 +112,7 @@ def predict(
     rows: np.ndarray,
     views: Sequence[View],
     batch_size: int,
-    team: Team,
+    processes: Processes,
 ) -> Iterator[np.ndarray]:
     """The mean of probabilities over networks and views, in the order of `rows`, batch by batch, as `stored` has it.
 
@@ -126,5 +126,6 @@ def predict(
 
     images_a_batch = max(1, batch_size // len(views))  # the network sees all views of a batch at once
     batches = list(batches_of(rows, images_a_batch))
-    turns = progress_bar(team.in_turn(batches, mean), "predicting", total=len(batches), hidden=not team.leads)
+    done = processes.map_in_order(batches, mean)
+    turns = progress_bar(done, "predicting", total=len(batches), hidden=not processes.is_main)
     yield from (answers for _, answers in turns)

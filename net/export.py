@@ -28,7 +28,7 @@ from net.snapshot import load_snapshot
 from net.tta import VIEWS
 from utils.core.errors import UserError
 from utils.core.files import whole_file
-from utils.scoring.stored_results import run_folder_of, stored_label_thresholds, stored_rules, stored_threshold
+from utils.scoring.stored_results import run_folder_of, stored_class_thresholds, stored_rules, stored_threshold
 
 LEAST = STEP + 1
 """Pixels a side of images of any size: the deepest map has more than one, and a reflection turns round but once."""
@@ -227,7 +227,7 @@ def _rules(kind: Kind, folder: Path | None) -> dict[str, Any] | None:
     if folder is None:
         return None
     if not kind.of_pixels:
-        return stored_label_thresholds(folder)
+        return stored_class_thresholds(folder)
     if kind.name == "border" and (rules := stored_rules(folder)):
         return asdict(rules)
     stored = stored_threshold(folder)

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from net.averaging import Average, share_buffers
 from net.dataset import normalised
-from net.distributed import Team
+from net.distributed import Processes
 from net.losses import Loss
 from net.machine import Machine
 from net.outputs import to_float32
@@ -27,7 +27,7 @@ class Learner:
     """Does nothing but in float16."""
     loss: Loss
     machine: Machine
-    team: Team = field(default_factory=Team)
+    processes: Processes = field(default_factory=Processes)
     average: Average | None = None
     """A mean of weights that predicts instead of the network."""
     grad_clip: float | None = None
@@ -62,7 +62,7 @@ class Learner:
         """
         loss, self._loss = self._loss, None
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
-        self.team.add_up([loss, *gradients])
+        self.processes.sum_over([loss, *gradients])
         self.scaler.unscale_(self.optimizer)
         skipped = self.skip_bad and not self._is_finite(loss, gradients)
         if skipped:  # what the images did to BatchNorm is taken back too
@@ -89,10 +89,10 @@ class Learner:
 
     def share(self) -> None:
         """Make BatchNorm's statistics the same in all processes."""
-        if self.team.size > 1:
-            share_buffers(self.network, self.team)
+        if self.processes.size > 1:
+            share_buffers(self.network, self.processes)
             if self.average and self.average.network:
-                share_buffers(self.average.network, self.team)
+                share_buffers(self.average.network, self.processes)
 
 
 def state_of(learner: Learner) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def focal_cross_entropy(logits: Tensor, target: Tensor, gamma: float = 2.0) -> T
     return (1 - torch.exp(-loss)) ** gamma * loss
 
 
-LABEL_LOSSES: dict[str, Loss] = {"BCE": bce, "focal": focal}
+CLASS_LOSSES: dict[str, Loss] = {"BCE": bce, "focal": focal}
 """Of logits (B, K), each label for itself."""
 EXCLUSIVE_LOSSES: dict[str, Loss] = {"BCE": cross_entropy, "focal": focal_cross_entropy}
 """Of logits (B, K), one of which is right, under the same names."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from net.distributed import Team, team
+from net.distributed import Processes, join_processes
 from net.engine import predict
 from net.kinds import Kind, answer_writer
 from net.machine import Machine, machine
@@ -21,7 +21,7 @@ from utils.competition.submission_writing import check_flags
 from utils.core.errors import UsageError, UserError
 from utils.core.prediction_settings import PredictionSettings
 from utils.data.image_classes import NOT_EMPTY
-from utils.data.packed import Stack, ids_digest, open_stack
+from utils.data.packed import PackedImages, ids_digest, open_packed
 from utils.masks.probability_file import Probabilities, open_probabilities, write_probabilities
 from utils.runs.run_folder import find_snapshots
 from utils.scoring.stored_results import check_gate_th, run_folder_of
@@ -29,7 +29,7 @@ from utils.scoring.stored_results import check_gate_th, run_folder_of
 GATE = Kind("labels", (NOT_EMPTY,))
 
 
-def load_gate(settings: PredictionSettings, stack: Stack, rows: np.ndarray, here: Machine) -> list[Predictor]:
+def load_gate(settings: PredictionSettings, packed: PackedImages, rows: np.ndarray, here: Machine) -> list[Predictor]:
     """The nets of --gate, checked before anything is predicted.
 
     A classifier of train_classifier.py without --target is a gate, and so is the image class of a deeply supervised
@@ -41,10 +41,10 @@ def load_gate(settings: PredictionSettings, stack: Stack, rows: np.ndarray, here
     """
     predictors = []
     for path in find_snapshots(settings.gate.gate, "--gate"):  # one by one: a mask net and a classifier may go together
-        (predictor,), (about,) = load_predictors([path], here, stack)
+        (predictor,), (about,) = load_predictors([path], here, packed)
         predictors.append(_as_gate(predictor, path))
         if settings.predict.part == "val":
-            held_out = held_out_rows(settings.predict.data_dir, stack, [about], f"--gate {path}")
+            held_out = held_out_rows(settings.predict.data_dir, packed, [about], f"--gate {path}")
             if not np.array_equal(held_out, rows):
                 raise UserError(
                     f"--gate {path}: holds out fold {about['fold']}, so it has learned from images of the fold that is "
@@ -56,10 +56,10 @@ def load_gate(settings: PredictionSettings, stack: Stack, rows: np.ndarray, here
 def gate_probabilities(
     predictors: Sequence[Predictor],
     settings: PredictionSettings,
-    stack: Stack,
+    packed: PackedImages,
     rows: np.ndarray,
     here: Machine,
-    processes: Team,
+    processes: Processes,
 ) -> Probabilities | None:
     """The mean probability that there is anything in each image, also written to <masks_fn>_gate.npy.
 
@@ -68,16 +68,16 @@ def gate_probabilities(
     Args:
         predictors: what `load_gate` returned.
         settings: the flags.
-        stack: the images.
+        packed: the images.
         rows: which of them are asked about.
         here: what it runs on.
         processes: that share the images.
     """
     batch_size = settings.predict.batch_size or here.pays_to_predict
-    found = list(predict(predictors, stack.images, rows, views_by_name("null"), batch_size, processes))
-    if not processes.leads:
+    found = list(predict(predictors, packed.images, rows, views_by_name("null"), batch_size, processes))
+    if not processes.is_main:
         return None
-    ids, paths = [stack.ids[row] for row in rows], find_snapshots(settings.gate.gate, "--gate")
+    ids, paths = [packed.ids[row] for row in rows], find_snapshots(settings.gate.gate, "--gate")
     masks_fn = Path(settings.submission.masks_fn)
     about = {"data_dir": settings.predict.data_dir, "snapshots": [str(path) for path in paths]}
     about |= {"part": "train" if settings.predict.part == "val" else "test", "ids_digest": ids_digest(ids)}
@@ -108,20 +108,20 @@ def predict_and_submit(snapshots: Sequence[Path], tta: str, settings: Prediction
     folders = [run_folder_of(path) for path in snapshots]
     check_flags(settings.submission, settings.rules, folders)
     check_gate_th(settings.gate.gate_th, bool(settings.gate.gate))
-    with team() as processes, (here := machine(settings.machine, processes.local_rank)).tuned():
-        stack = open_stack(settings.predict.data_dir, "train" if settings.predict.part == "val" else "test")
-        job = _job_of(snapshots, tta, settings, stack, here)
+    with join_processes() as processes, (here := machine(settings.machine, processes.local_rank)).tuned():
+        packed = open_packed(settings.predict.data_dir, "train" if settings.predict.part == "val" else "test")
+        job = _job_of(snapshots, tta, settings, packed, here)
         if not job.kind.of_pixels:
             check_label_flags(settings)
-        judges = load_gate(settings, stack, job.rows, here) if settings.gate.gate else []
-        _predict(job, settings, stack, processes)
-        gate = gate_probabilities(judges, settings, stack, job.rows, here, processes) if judges else None
-    if not processes.leads:
+        judges = load_gate(settings, packed, job.rows, here) if settings.gate.gate else []
+        _predict(job, settings, packed, processes)
+        gate = gate_probabilities(judges, settings, packed, job.rows, here, processes) if judges else None
+    if not processes.is_main:
         return
     if job.kind.of_pixels:
-        finish_masks(settings, folders, stack, job.rows, gate)
+        finish_masks(settings, folders, packed, job.rows, gate)
     else:
-        finish_labels(settings, folders, stack, job.rows)
+        finish_labels(settings, folders, packed, job.rows)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Job:
 
     predictors: list[Predictor]
     rows: np.ndarray
-    """Of the stack."""
+    """Rows of the packed images."""
     views: list[View]
     batch_size: int
     about: dict[str, Any]
@@ -141,7 +141,9 @@ class _Job:
         return self.predictors[0].kind
 
 
-def _job_of(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, stack: Stack, here: Machine) -> _Job:
+def _job_of(
+    snapshots: Sequence[Path], tta: str, settings: PredictionSettings, packed: PackedImages, here: Machine
+) -> _Job:
     """Load the snapshots and find the rows that they are to answer for.
 
     Raises:
@@ -151,11 +153,11 @@ def _job_of(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, s
     flags, views = settings.predict, views_by_name(tta)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise UsageError(f"--batch_size {flags.batch_size}: expected 1 or more")
-    tiles, batch_size = tiles_for(flags.tile, flags.overlap, stack.shape), flags.batch_size or here.pays_to_predict
-    predictors, abouts = load_predictors(snapshots, here, stack, flags.arch)
-    rows = np.arange(len(stack.ids))
+    tiles, batch_size = tiles_for(flags.tile, flags.overlap, packed.shape), flags.batch_size or here.pays_to_predict
+    predictors, abouts = load_predictors(snapshots, here, packed, flags.arch)
+    rows = np.arange(len(packed.ids))
     if flags.part == "val":
-        rows = held_out_rows(flags.data_dir, stack, abouts, "--part val")
+        rows = held_out_rows(flags.data_dir, packed, abouts, "--part val")
     about = {
         "data_dir": flags.data_dir,
         "part": "train" if flags.part == "val" else "test",
@@ -169,11 +171,11 @@ def _job_of(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, s
     return _Job(predictors, rows, views, batch_size, about)
 
 
-def _predict(job: _Job, settings: PredictionSettings, stack: Stack, processes: Team) -> None:
+def _predict(job: _Job, settings: PredictionSettings, packed: PackedImages, processes: Processes) -> None:
     """Write the mean answers to --masks_fn, batch by batch."""
-    ids = [stack.ids[row] for row in job.rows]
-    processes.agree({"packed images": stack.digest, "ids to predict": ids_digest(ids)})
-    place = answer_writer(settings.submission.masks_fn, ids, stack.shape, job.kind, job.about)
-    with place if processes.leads else nullcontext() as writer:
-        for answers in predict(job.predictors, stack.images, job.rows, job.views, job.batch_size, processes):
+    ids = [packed.ids[row] for row in job.rows]
+    processes.check_equal({"packed images": packed.digest, "ids to predict": ids_digest(ids)})
+    place = answer_writer(settings.submission.masks_fn, ids, packed.shape, job.kind, job.about)
+    with place if processes.is_main else nullcontext() as writer:
+        for answers in predict(job.predictors, packed.images, job.rows, job.views, job.batch_size, processes):
             writer.append(answers)

@@ -18,7 +18,7 @@ from net.snapshot import Snapshot, fill, load_snapshot
 from net.tiles import Tiles
 from net.tta import View
 from utils.core.errors import UsageError, UserError
-from utils.data.packed import Stack
+from utils.data.packed import PackedImages
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def batches_of(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def load_predictors(
-    paths: Sequence[Path], machine: Machine, stack: Stack, arch: str | None = None
+    paths: Sequence[Path], machine: Machine, packed: PackedImages, arch: str | None = None
 ) -> tuple[list[Predictor], list[dict[str, Any]]]:
     """Predictors for snapshot files, and what each says about itself.
 
@@ -98,9 +98,9 @@ def load_predictors(
         about = snapshot.about
         if arch is not None and arch != about["arch"]:
             raise UsageError(f"--arch {arch}: {path} is a {about['arch']}; leave --arch out, the snapshot knows it")
-        if about["channels_in"] != stack.channels:
+        if about["channels_in"] != packed.channels:
             raise UserError(
-                f"{path}: was trained on images of {about['channels_in']} channels, these have {stack.channels}"
+                f"{path}: was trained on images of {about['channels_in']} channels, these have {packed.channels}"
             )
         kind = kind_of(about)
         if predictors and kind != predictors[0].kind:

@@ -5,7 +5,7 @@ from torch import nn
 
 from net.averaging import Average
 from net.batchnorm import share_statistics
-from net.distributed import Team
+from net.distributed import Processes
 from net.kinds import Kind
 from net.learner import Learner
 from net.losses import Loss
@@ -20,23 +20,23 @@ from utils.runs.run_folder import find_snapshots
 
 
 def starting_network(
-    settings: TrainSettings, channels_in: int, kind: Kind, machine: Machine, team: Team, resumed: bool
+    settings: TrainSettings, channels_in: int, kind: Kind, machine: Machine, processes: Processes, resumed: bool
 ) -> nn.Module:
     """The network with the weights that training starts from, the same in all processes.
 
     With `resumed` they are random ones: those of the state replace them.
     """
     net = settings.net
-    given = resumed or not team.leads  # whatever is loaded here is replaced
+    given = resumed or not processes.is_main  # whatever is loaded here is replaced
     start = None if given or net.snapshot is None else find_snapshots([net.snapshot])[0]
     torch.manual_seed(settings.learn.seed)
     network = kind.build(net.arch, channels_in, "none" if given or start else net.encoder_weights)
     if start:
         start_from(network, start, kind.name)
-    if settings.step.sync_batchnorm and team.size > 1:
+    if settings.step.sync_batchnorm and processes.size > 1:
         network = share_statistics(network, on_gpu=machine.device.type == "cuda")
     network = network.to(machine.device, memory_format=torch.channels_last)
-    team.follow(network)
+    processes.copy_from_main(network)
     return network
 
 
@@ -58,7 +58,13 @@ def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, loss: 
 
 
 def new_learner(
-    settings: TrainSettings, network: nn.Module, loss: Loss, machine: Machine, team: Team, epochs: int, steps: int
+    settings: TrainSettings,
+    network: nn.Module,
+    loss: Loss,
+    machine: Machine,
+    processes: Processes,
+    epochs: int,
+    steps: int,
 ) -> Learner:
     """Optimizer, schedule and mean of weights as at the start of a cycle of `epochs` with `steps` each."""
     step = settings.step
@@ -73,7 +79,7 @@ def new_learner(
         scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16),
         loss=loss,
         machine=machine,
-        team=team,
+        processes=processes,
         average=Average(network, step.ema, step.swa) if averaged else None,
         grad_clip=step.grad_clip,
         skip_bad=step.on_nan == "skip",

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from net.checkpoints import NO_RESULTS, Record
+from net.checkpoints import NO_RESULTS, Checkpoints
 from net.tensorboard import Board
 from utils.core.progress import TimeLeft, duration
 from utils.core.training_settings import TellSettings
@@ -19,7 +19,7 @@ from utils.runs.trackers import Tracking, tracking
 class Reporter:
     """Everybody who hears of a run; the leading process alone has one."""
 
-    record: Record
+    record: Checkpoints
     flags: dict[str, Any]
     left: TimeLeft
     tell: TellSettings
@@ -57,7 +57,7 @@ class Reporter:
 
 
 @contextmanager
-def reporting(record: Record, flags: dict[str, Any], tell: TellSettings, left: TimeLeft) -> Iterator[Reporter]:
+def reporting(record: Checkpoints, flags: dict[str, Any], tell: TellSettings, left: TimeLeft) -> Iterator[Reporter]:
     """Tell whoever is to be told of the run in `record`, from the epochs that are done already to the end."""
     folder = record.folder
     with (

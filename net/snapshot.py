@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from utils.core.errors import UsageError, UserError
 from utils.core.files import whole_file
 from utils.data.folds import fold_rows
-from utils.data.packed import Stack, ids_digest
+from utils.data.packed import PackedImages, ids_digest
 
 FORMAT = 1
 
@@ -127,12 +127,12 @@ def fill(network: nn.Module, weights: Any, path: str | Path) -> None:
     network.load_state_dict(weights)
 
 
-def held_out_rows(data_dir: str, stack: Stack, abouts: Sequence[dict[str, Any]], flag: str) -> np.ndarray:
+def held_out_rows(data_dir: str, packed: PackedImages, abouts: Sequence[dict[str, Any]], flag: str) -> np.ndarray:
     """Rows that none of the snapshots was trained on: their common validation fold.
 
     Args:
         data_dir: the packed folder.
-        stack: its training images.
+        packed: its training images.
         abouts: what the snapshots say of themselves.
         flag: what asked for it, for messages.
 
@@ -143,10 +143,10 @@ def held_out_rows(data_dir: str, stack: Stack, abouts: Sequence[dict[str, Any]],
     folds = {about["fold"] for about in abouts}
     if len(folds) > 1:
         raise UsageError(f"{flag}: the snapshots hold out different folds ({sorted(folds)}); predict a fold at a time")
-    if any(about["data_digest"] != stack.digest for about in abouts):
+    if any(about["data_digest"] != packed.digest for about in abouts):
         raise UserError(f"{flag}: {data_dir} holds other images than the snapshots were trained on")
-    rows = fold_rows(data_dir, stack.ids, fold := folds.pop())[1]
-    if any(about["val_ids_digest"] != ids_digest(stack.ids[row] for row in rows) for about in abouts):
+    rows = fold_rows(data_dir, packed.ids, fold := folds.pop())[1]
+    if any(about["val_ids_digest"] != ids_digest(packed.ids[row] for row in rows) for about in abouts):
         raise UserError(
             f"{flag}: fold {fold} in {data_dir} holds other images than the snapshots held out: they have learned "
             "from some of them; put back the train_with_folds.csv that they were trained with"

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from utils.data.packed import Stack
+from utils.data.packed import PackedImages
 from utils.masks.drawing import grid, outlined
 from utils.masks.mask_file import open_masks
 from utils.runs.tracked_values import final_metrics, shown_flags
@@ -33,13 +33,13 @@ class Board:
             self.writer.add_scalar(name, row[name], row["epoch"])
         self.epoch = row["epoch"]
 
-    def show(self, epoch: int, stack: Stack, val_rows: np.ndarray, masks_path: Path) -> None:
+    def show(self, epoch: int, packed: PackedImages, val_rows: np.ndarray, masks_path: Path) -> None:
         """Image | truth | probability | overlay for some validation images."""
         masks = open_masks(masks_path).array
         places = np.linspace(0, len(val_rows) - 1, min(N_PICTURES, len(val_rows))).astype(int)
         rows = []
         for place in places:
-            image, truth, mask = stack.images[val_rows[place]], stack.masks[val_rows[place]], masks[place]
+            image, truth, mask = packed.images[val_rows[place]], packed.masks[val_rows[place]], masks[place]
             rows.append((image, truth != 0, mask, outlined(image, truth, mask > np.float16(0.5))))
         self.writer.add_image("image, truth, probability, overlay", grid(rows), epoch, dataformats="HWC")
 

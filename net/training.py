@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from net.checkpoints import Progress, Record
+from net.checkpoints import Checkpoints, Progress
 from net.dataset import EpochParts, TrainingRows, training_loader
-from net.distributed import Team
+from net.distributed import Processes
 from net.engine import evaluate, finite, fit, measure_statistics
 from net.kinds import answer_writer
 from net.learner import Learner, restore
@@ -32,7 +32,7 @@ from utils.core.progress import EpochBar, TimeLeft
 from utils.core.settings import to_flat
 from utils.core.training_settings import TrainSettings, epochs_in_cycle
 from utils.data.folds import fold_rows
-from utils.data.packed import Stack, ids_digest, open_stack
+from utils.data.packed import PackedImages, ids_digest, open_packed
 from utils.runs.run_folder import RunFolder, stored_flags
 from utils.runs.status import check_free, kept_status
 
@@ -46,53 +46,57 @@ class Run:
     Args:
         settings: the flags; a door may have more groups of them than train.py.
         make_task: from the packed images to what is learned of them.
-        team: the processes that work together.
+        processes: the processes that work together.
 
     Raises:
         UsageError: names that are none, flags that do not go together.
         UserError: data or weights that are not there or do not fit.
     """
 
-    def __init__(self, settings: TrainSettings, make_task: Callable[[Stack], Task], team: Team | None = None) -> None:
+    def __init__(
+        self, settings: TrainSettings, make_task: Callable[[PackedImages], Task], processes: Processes | None = None
+    ) -> None:
         data, learn, run = settings.data, settings.learn, settings.run
         self.epochs_in_cycle = epochs_in_cycle(settings)
-        self.settings, self.team = settings, team or Team()
+        self.settings, self.processes = settings, processes or Processes()
         optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # names that are none end here
-        self.machine = machine(settings.machine, self.team.local_rank)
+        self.machine = machine(settings.machine, self.processes.local_rank)
         self.workers = workers_for(self.machine.device, data.loader_workers)
-        self.stack = open_stack(data.data_dir)
-        self.stages = stages_of(data, settings.sizes, learn.n_epochs, self.stack.shape)
-        self.task = make_task(self.stack)
+        self.packed = open_packed(data.data_dir)
+        self.stages = stages_of(data, settings.sizes, learn.n_epochs, self.packed.shape)
+        self.task = make_task(self.packed)
         self.loss = loss_by_name(learn.loss, self.task.losses)
-        self.train_rows, self.val_rows = fold_rows(data.data_dir, self.stack.ids, data.fold)
+        self.train_rows, self.val_rows = fold_rows(data.data_dir, self.packed.ids, data.fold)
         if settings.sizes.only_nonempty:
-            self.train_rows = self.train_rows[[self.stack.masks[row].any() for row in self.train_rows]]
+            self.train_rows = self.train_rows[[self.packed.masks[row].any() for row in self.train_rows]]
         if len(self.train_rows) < 2:
             raise UserError(f"--fold {data.fold}: leaves {len(self.train_rows)} images to train on, of 2 needed")
-        self.val_ids = [self.stack.ids[row] for row in self.val_rows]
+        self.val_ids = [self.packed.ids[row] for row in self.val_rows]
         self.parts = self._parts()
-        self.record = Record(RunFolder(run.path), self._about(), run.keep, self.task.kept_by, learn.cycles > 1)
+        self.record = Checkpoints(RunFolder(run.path), self._about(), run.keep, self.task.kept_by, learn.cycles > 1)
         flags = {f"--{name}": value for name, value in stored_flags(to_flat(settings)).items()}
-        found = {"packed images": self.stack.digest, "images of the fold": ids_digest(self.val_ids)}
-        self.team.agree({**flags, **found, "precision": str(self.machine.dtype)})
+        found = {"packed images": self.packed.digest, "images of the fold": ids_digest(self.val_ids)}
+        self.processes.check_equal({**flags, **found, "precision": str(self.machine.dtype)})
         resumed = run.resume and self.record.folder.state.is_file()
-        self.network = starting_network(settings, self.stack.channels, self.task.kind, self.machine, self.team, resumed)
+        self.network = starting_network(
+            settings, self.packed.channels, self.task.kind, self.machine, self.processes, resumed
+        )
         for stage in self.stages:
             predictor = Predictor(self.network, self.task.kind, stage.val, self.machine)
-            try_out(settings.net.arch, predictor, self.stack.channels, stage.size, self.loss)
+            try_out(settings.net.arch, predictor, self.packed.channels, stage.size, self.loss)
 
     def train(self) -> dict[str, Any]:
         """Train to the last epoch; the run's summary, as it stands in summary.json."""
-        learn, record, team = self.settings.learn, self.record, self.team
+        learn, record, processes = self.settings.learn, self.record, self.processes
         learner = self.learner()
-        if state := team.first(self._open_folder):
+        if state := processes.on_main(self._open_folder):
             restore(learner, state)
-            record.progress = team.first(lambda: record.progress)
+            record.progress = processes.on_main(lambda: record.progress)
         if self.machine.compiles:
             self.network.compile()
         stage = loader = None
-        with self._reporting() if team.leads else nullcontext() as report:
-            with stop_requests() as stop, kept_status(record.folder.path) if team.leads else nullcontext():
+        with self._reporting() if processes.is_main else nullcontext() as report:
+            with stop_requests() as stop, kept_status(record.folder.path) if processes.is_main else nullcontext():
                 for epoch in range(record.progress.epoch, learn.n_epochs):
                     if epoch % self.epochs_in_cycle == 0 and epoch:
                         learner, record.progress.best = self.learner(), {}
@@ -100,21 +104,21 @@ class Run:
                         stage, loader = now, self.loader(now)
                     self.parts.epoch = epoch
                     row, skipped = self._epoch(learner, stage, loader, stop, report)
-                    record.progress = team.first(partial(self._keep, learner, row, stage, skipped, report))
-                summary = team.first(lambda: record.finish(f"{self.machine}{self._processes()}"))
-            if team.leads:
+                    record.progress = processes.on_main(partial(self._keep, learner, row, stage, skipped, report))
+                summary = processes.on_main(lambda: record.finish(f"{self.machine}{self._processes()}"))
+            if processes.is_main:
                 report.finish(summary)
         return summary
 
     def learner(self) -> Learner:
         """What takes the steps, as at the start of a cycle."""
         epochs, steps = self.epochs_in_cycle, self.parts.steps
-        return new_learner(self.settings, self.network, self.loss, self.machine, self.team, epochs, steps)
+        return new_learner(self.settings, self.network, self.loss, self.machine, self.processes, epochs, steps)
 
     def loader(self, stage: Stage | None = None) -> DataLoader:
         """The batches of the epoch that `parts` is set to, at the size of a stage (the first one's by default)."""
         make_vary = partial((stage or self.stages[0]).vary, self.settings.data.train_augs)
-        samples = TrainingRows(self.stack, self.task, make_vary, self.settings.learn.seed)
+        samples = TrainingRows(self.packed, self.task, make_vary, self.settings.learn.seed)
         return training_loader(samples, self.parts, self.workers, pin_memory=self.machine.device.type == "cuda")
 
     def _open_folder(self) -> dict[str, Any] | None:
@@ -143,9 +147,9 @@ class Run:
     ) -> tuple[dict[str, Any], int]:
         """Train and validate one epoch; its row of log.csv, and how many steps were skipped."""
         hidden = report is None or report.tell.quiet
-        learn, epoch, team = self.settings.learn, self.record.progress.epoch, self.team
+        learn, epoch, processes = self.settings.learn, self.record.progress.epoch, self.processes
         started = time.perf_counter()
-        seeds = np.random.SeedSequence([learn.seed, epoch, team.rank] if team.rank else [learn.seed, epoch])
+        seeds = np.random.SeedSequence([learn.seed, epoch, processes.rank] if processes.rank else [learn.seed, epoch])
         torch.manual_seed(int(seeds.generate_state(1)[0]))  # for dropout
         rate, title = learner.schedule.rate, f"epoch {epoch + 1}/{learn.n_epochs}"
         with EpochBar(title, self.parts.size, report and report.left, hidden) as bar:
@@ -173,12 +177,12 @@ class Run:
         data, kind = self.settings.data, self.task.kind
         predictor = Predictor(learner.predicting, kind, stage.val, self.machine)
         about = {"data_dir": data.data_dir, "part": "train", "fold": data.fold, **self.task.about}
-        pixels = math.prod(stage.val(self.stack.shape).frame)
+        pixels = math.prod(stage.val(self.packed.shape).frame)
         batch_size = max(1, self.settings.learn.batch_size * stage.size**2 // pixels)  # whole images beside crops
-        place = answer_writer(self.record.masks_of_epoch, self.val_ids, self.stack.shape, kind, about)
-        with self._writing(), place if self.team.leads else nullcontext() as writer:
+        place = answer_writer(self.record.masks_of_epoch, self.val_ids, self.packed.shape, kind, about)
+        with self._writing(), place if self.processes.is_main else nullcontext() as writer:
             return evaluate(
-                predictor, self.task, self.stack, self.val_rows, self.loss, batch_size, writer, self.team, hidden
+                predictor, self.task, self.packed, self.val_rows, self.loss, batch_size, writer, self.processes, hidden
             )
 
     def _keep(self, learner: Learner, row: dict[str, Any], stage: Stage, skipped: int, report: Reporter) -> Progress:
@@ -186,7 +190,7 @@ class Run:
         with self._writing():
             report.board.add(row)
             if self.task.kind.of_pixels:
-                report.board.show(row["epoch"], self.stack, self.val_rows, self.record.masks_of_epoch)
+                report.board.show(row["epoch"], self.packed, self.val_rows, self.record.masks_of_epoch)
             improved, progress = self.record.add(learner, row, stage.val.size)
         report.epoch(row, improved, skipped)
         return progress
@@ -195,7 +199,7 @@ class Run:
     def _writing(self) -> Iterator[None]:
         """Around what writes: a folder that is gone is not made anew in silence, a full disk says how to go on."""
         folder = self.record.folder
-        if self.team.leads and not folder.config.is_file():
+        if self.processes.is_main and not folder.config.is_file():
             raise UserError(f"{folder.path}: was removed or moved while the run went on; put it back and --resume")
         try:
             yield
@@ -204,12 +208,12 @@ class Run:
             raise UserError(f"{place}: {error.strerror}; make room. {self._how_to_go_on()}") from error
 
     def _parts(self) -> EpochParts:
-        learn, team = self.settings.learn, self.team
-        accumulate, share = self.settings.step.accumulate, (team.rank, team.size)
+        learn, processes = self.settings.learn, self.processes
+        accumulate, share = self.settings.step.accumulate, (processes.rank, processes.size)
         parts = EpochParts(self.train_rows, learn.batch_size, learn.seed, accumulate, learn.epoch_size, share)
-        if parts.smallest < team.size:
+        if parts.smallest < processes.size:
             raise UsageError(
-                f"--batch_size {learn.batch_size}: its smallest part has {parts.smallest} images, and {team.size} "
+                f"--batch_size {learn.batch_size}: its smallest part has {parts.smallest} images, and {processes.size} "
                 "processes share it; take a larger one or fewer processes"
             )
         return parts
@@ -223,16 +227,16 @@ class Run:
             "task": self.task.kind.name,
             "outputs": list(self.task.kind.outputs),
             **self.task.about,
-            "channels_in": self.stack.channels,
-            "shape": list(self.stack.shape),
-            "data_digest": self.stack.digest,
+            "channels_in": self.packed.channels,
+            "shape": list(self.packed.shape),
+            "data_digest": self.packed.digest,
             "val_ids_digest": ids_digest(self.val_ids),
         }
 
     def _first_line(self) -> str:
         images = f"{len(self.train_rows)} images"
-        if self.stack.masks is not None and self.stack.masks.nbytes < QUICK_TO_READ:
-            images += f" ({sum(not self.stack.masks[row].any() for row in self.train_rows)} empty)"
+        if self.packed.masks is not None and self.packed.masks.nbytes < QUICK_TO_READ:
+            images += f" ({sum(not self.packed.masks[row].any() for row in self.train_rows)} empty)"
         return (
             f"{self.machine}{self._processes()} | {self.settings.net.arch} | fold {self.settings.data.fold}: "
             f"{images} to train on, {len(self.val_rows)} to validate | "
@@ -240,7 +244,7 @@ class Run:
         )
 
     def _processes(self) -> str:
-        return f", {self.team.size} processes" if self.team.size > 1 else ""
+        return f", {self.processes.size} processes" if self.processes.size > 1 else ""
 
     def _how_to_go_on(self) -> str:
         done, folder = self.record.progress.epoch, self.record.folder.path

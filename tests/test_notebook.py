@@ -20,7 +20,7 @@ from utils.core.errors import UserError
 from utils.core.files import write_json
 from utils.core.settings import from_flat
 from utils.core.training_settings import TrainSettings
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 from utils.masks.mask_file import open_masks
 from utils.runs.run_folder import snapshots_in
 
@@ -36,9 +36,9 @@ def answered(survey, trained, tmp_path_factory):
     """A copy of the run with answers that are known: most are the truth moved right, one is exact, one made up."""
     run = tmp_path_factory.mktemp("answered") / "unet_fold0"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("state.pt", "tensorboard"))
-    stack, kept = open_stack(survey), snapshots_in(run)[0].val_masks
+    packed, kept = open_packed(survey), snapshots_in(run)[0].val_masks
     ids = open_masks(kept).ids
-    truths = np.stack([stack.masks[stack.ids.index(name)] for name in ids])
+    truths = np.stack([packed.masks[packed.ids.index(name)] for name in ids])
     found = np.roll(truths, 5, axis=2)
     empty = np.flatnonzero(~truths.any(axis=(1, 2)))
     found[empty[0], 20:60, 20:60] = 1

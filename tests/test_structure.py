@@ -1,4 +1,4 @@
-"""The structure: `net` needs torch, `utils` never does; layers import downwards only; nothing is heavy before its use."""
+"""The structure: `net` needs torch, `utils` never; layers import downwards only; nothing is heavy before its use."""
 
 import ast
 import pkgutil

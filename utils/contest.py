@@ -17,7 +17,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from utils.competition.class_submission import NUMBER, check_label_submission
+from utils.competition.class_submission import NUMBER, check_class_submission
 from utils.competition.kaggle import BrokenArchive, ask_kaggle, check_token, find_client, unzip_all
 from utils.competition.submission_check import sample_in
 from utils.core.cli import run_commands
@@ -161,7 +161,7 @@ def _check(settings: SubmitSettings) -> None:
         raise UserError(
             f"--data_dir {settings.data_dir}: no sample submission to check {settings.sub} with; put it there"
         )
-    verdict = check_label_submission(settings.sub, sample, _labels(settings.sub, sample), exclusive=False)
+    verdict = check_class_submission(settings.sub, sample, _labels(settings.sub, sample), exclusive=False)
     print(verdict.as_text())
     if verdict.problems:
         raise UserError(f"{settings.sub}: not valid, {len(verdict.problems)} problems")

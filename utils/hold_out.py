@@ -25,11 +25,11 @@ from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
 from utils.data.formats import RLE_COLUMNS
 from utils.data.image_ids import as_packed, id_column
-from utils.data.packed import FORMAT, MANIFEST, Stack, open_stack, read_manifest
+from utils.data.packed import FORMAT, MANIFEST, PackedImages, open_packed, read_manifest
 from utils.data.packed_tables import copy_tables
 from utils.data.packing import check_room, entry_of, is_packed
 from utils.data.packing_report import line
-from utils.data.rle import encode, encode_objects
+from utils.data.rle import encode, encode_instances
 
 ABOUT = "held_out.json"
 FOLDS = "train_with_folds.csv"
@@ -37,9 +37,9 @@ AT_ONCE = 16
 """Images that are in memory at a time."""
 
 
-def mark_of(data_dir: Path, stack: Stack, fold: int) -> str:
+def mark_of(data_dir: Path, packed: PackedImages, fold: int) -> str:
     """A digest of what would be held out: the packed arrays, the folds and the fold."""
-    digest = hashlib.sha256(f"{FORMAT} {stack.digest} {fold}\n".encode())
+    digest = hashlib.sha256(f"{FORMAT} {packed.digest} {fold}\n".encode())
     digest.update((data_dir / FOLDS).read_bytes())
     return digest.hexdigest()
 
@@ -61,12 +61,12 @@ def check_folder(out_dir: Path, mark: str) -> None:
         raise UsageError(f"--out_dir {out_dir}: holds something else ({found}); name a new or empty folder")
 
 
-def hold_out(data_dir: Path, stack: Stack, fold: int, out_dir: Path, mark: str) -> dict[str, Any]:
+def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mark: str) -> dict[str, Any]:
     """Write the folder; its manifest comes last, so that a folder that is not whole is not taken for packed.
 
     Args:
         data_dir: a packed folder with folds.
-        stack: its training part.
+        packed: its training part.
         fold: the fold that becomes the test part.
         out_dir: a folder that `check_folder` lets pass.
         mark: what `mark_of` says.
@@ -77,13 +77,13 @@ def hold_out(data_dir: Path, stack: Stack, fold: int, out_dir: Path, mark: str) 
     Raises:
         UserError: no masks, no such fold, fewer than three folds, or no room.
     """
-    rest, held = fold_rows(data_dir, stack.ids, fold)
-    if stack.masks is None:
+    rest, held = fold_rows(data_dir, packed.ids, fold)
+    if packed.masks is None:
         raise UserError(f"{data_dir}: its images are packed without masks, so there is no truth to hold out")
-    tables = {**_rest_tables(data_dir, stack, fold), **_held_tables(stack, held)}
-    arrays = {"images": stack.images, "masks": stack.masks, "labels": stack.labels}
+    tables = {**_rest_tables(data_dir, packed, fold), **_held_tables(packed, held)}
+    arrays = {"images": packed.images, "masks": packed.masks, "labels": packed.instances}
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    parts = {"train": (rest, arrays), "test": (held, {"images": stack.images})}
+    parts = {"train": (rest, arrays), "test": (held, {"images": packed.images})}
     manifest = {"format": FORMAT, "layout": read_manifest(data_dir).get("layout", ""), "fingerprint": mark}
     manifest |= {"tables": {}, "parts": {}, "report": {}}
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def hold_out(data_dir: Path, stack: Stack, fold: int, out_dir: Path, mark: str) 
     (out_dir / MANIFEST).unlink(missing_ok=True)
     with ExitStack() as files:
         for part, (rows, whole) in parts.items():
-            manifest["parts"][part] = _write_part(part, rows, whole, stack.ids, out_dir, files)
+            manifest["parts"][part] = _write_part(part, rows, whole, packed.ids, out_dir, files)
         manifest["tables"] = copy_tables([path for path in [data_dir / "depths.csv"] if path.is_file()], out_dir)
         for name, columns in tables.items():
             write_table(out_dir / name, columns)
@@ -118,7 +118,7 @@ def _write_part(
     return {"ids": [ids[row] for row in rows.tolist()], "arrays": entries, "sizes": None}
 
 
-def _rest_tables(data_dir: Path, stack: Stack, fold: int) -> dict[str, dict[str, Sequence[object]]]:
+def _rest_tables(data_dir: Path, packed: PackedImages, fold: int) -> dict[str, dict[str, Sequence[object]]]:
     """train.csv and train_with_folds.csv without the fold; run-lengths are of the masks as packed."""
     path = data_dir / FOLDS
     table = read_table(path, "fold")
@@ -129,41 +129,41 @@ def _rest_tables(data_dir: Path, stack: Stack, fold: int) -> dict[str, dict[str,
     columns: dict[str, Sequence[object]] = {
         name: [column[place] for place in kept] for name, column in table.items() if name != "fold"
     }
-    if stack.sizes:  # the run-lengths of the csv are those of the images before they were resized
-        row_of = {name: row for row, name in enumerate(stack.ids)}
-        ids = as_packed(columns[id_column(columns, path)], stack.ids)
-        cells = [encode(stack.masks[row_of[name]]) for name in ids]
+    if packed.sizes:  # the run-lengths of the csv are those of the images before they were resized
+        row_of = {name: row for row, name in enumerate(packed.ids)}
+        ids = as_packed(columns[id_column(columns, path)], packed.ids)
+        cells = [encode(packed.masks[row_of[name]]) for name in ids]
         columns |= {name: cells for name in RLE_COLUMNS if name in columns}
     folds = [names.index(table["fold"][place]) for place in kept]
     return {"train.csv": columns, FOLDS: {**columns, "fold": folds}}
 
 
-def _held_tables(stack: Stack, held: np.ndarray) -> dict[str, dict[str, Sequence[object]]]:
+def _held_tables(packed: PackedImages, held: np.ndarray) -> dict[str, dict[str, Sequence[object]]]:
     """truth.csv and sample_submission.csv: a row an object where objects are told apart, else a row an image."""
-    header = ("ImageId", "EncodedPixels") if stack.labels is not None else ("id", "rle_mask")
-    rows = [(stack.ids[row], cell) for row in held.tolist() for cell in _cells(stack, row)]
+    header = ("ImageId", "EncodedPixels") if packed.instances is not None else ("id", "rle_mask")
+    rows = [(packed.ids[row], cell) for row in held.tolist() for cell in _cells(packed, row)]
     truth = dict(zip(header, zip(*rows, strict=True), strict=True))
-    ids = [stack.ids[row] for row in held.tolist()]
+    ids = [packed.ids[row] for row in held.tolist()]
     return {"truth.csv": truth, "sample_submission.csv": dict(zip(header, (ids, ["1 1"] * len(ids)), strict=True))}
 
 
-def _cells(stack: Stack, row: int) -> list[str]:
+def _cells(packed: PackedImages, row: int) -> list[str]:
     """The run-lengths of an image: of each object, of none (one empty cell), or of the mask."""
-    if stack.labels is None:
-        return [encode(stack.masks[row])]
-    return encode_objects(stack.labels[row]) or [""]
+    if packed.instances is None:
+        return [encode(packed.masks[row])]
+    return encode_instances(packed.instances[row]) or [""]
 
 
-def open_folded(data_dir: Path, fold: int) -> Stack:
+def open_folded(data_dir: Path, fold: int) -> PackedImages:
     """The training part of a packed folder that has this fold.
 
     Raises:
         UserError: not packed, not folded.
         UsageError: no such fold.
     """
-    stack = open_stack(data_dir)
-    fold_rows(data_dir, stack.ids, fold)
-    return stack
+    packed = open_packed(data_dir)
+    fold_rows(data_dir, packed.ids, fold)
+    return packed
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,13 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write the folder, unless it is there and whole, and print what is in it."""
     data_dir, out_dir = Path(settings.data_dir), Path(settings.out_dir)
-    stack = open_folded(data_dir, settings.fold)
-    mark = mark_of(data_dir, stack, settings.fold)
+    packed = open_folded(data_dir, settings.fold)
+    mark = mark_of(data_dir, packed, settings.fold)
     check_folder(out_dir, mark)
     if is_packed(out_dir, mark):
         print(line("already there", f"{out_dir}: the data and the folds are the same as then, nothing to do"))
         return
-    manifest = hold_out(data_dir, stack, settings.fold, out_dir, mark)
+    manifest = hold_out(data_dir, packed, settings.fold, out_dir, mark)
     for part, described in manifest["parts"].items():
         print(line(f"{part} images", len(described["ids"])))
         for entry in described["arrays"].values():

@@ -13,10 +13,10 @@ import numpy as np
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
 from utils.core.files import whole_file
-from utils.data.packed import Stack, open_stack
+from utils.data.packed import PackedImages, open_packed
 from utils.masks.drawing import coloured, labelled
-from utils.masks.ground_truth import labels_of, truths_of
-from utils.masks.instances import ObjectRules, label_objects
+from utils.masks.ground_truth import true_instances, true_masks
+from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import Masks, binarize, open_masks
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 from utils.scoring.metrics import counts, scores_from_counts
@@ -63,8 +63,8 @@ def main(settings: Settings) -> None:
         raise UsageError(f"--n_rows {settings.n_rows}: expected 1 or more")
     masks = open_masks(settings.masks_fn)
     run_folders = [run_folder_of(name) for name in [masks.path, *masks.about.get("snapshots", [])]]
-    stack = open_stack(settings.data_dir or masks.about.get("data_dir", "data"), masks.about.get("part", "test"))
-    if unknown := set(masks.ids) - set(stack.ids):
+    packed = open_packed(settings.data_dir or masks.about.get("data_dir", "data"), masks.about.get("part", "test"))
+    if unknown := set(masks.ids) - set(packed.ids):
         raise UserError(f"{masks.path}: {len(unknown)} of its images are not packed there (such as {min(unknown)})")
     if settings.objects:
         rules, origin = choose_rules(settings.th, None, None, None, run_folders)
@@ -72,7 +72,7 @@ def main(settings: Settings) -> None:
     else:
         th, _, origin = choose_threshold(settings.th, None, run_folders)
         shown = _masks(masks, settings.truth_fn, th)
-    rows = [_row(masks, stack, place, shown[place], settings.objects) for place in _spread(shown, settings.n_rows)]
+    rows = [_row(masks, packed, place, shown[place], settings.objects) for place in _spread(shown, settings.n_rows)]
 
     from PIL import Image
 
@@ -84,17 +84,17 @@ def main(settings: Settings) -> None:
 
 def _masks(masks: Masks, truth_fn: str | None, th: float) -> list[Shown]:
     shown = []
-    for probabilities, truth in zip(masks.array, truths_of(masks, truth_fn), strict=True):
+    for probabilities, truth in zip(masks.array, true_masks(masks, truth_fn), strict=True):
         found = binarize(probabilities, th)
         tenths = scores_from_counts(*counts(found[None], truth[None]))[0]
         shown.append(Shown(truth, found, tenths / 10, _iou(found, truth)))
     return shown
 
 
-def _objects(masks: Masks, truth_fn: str | None, rules: ObjectRules) -> list[Shown]:
+def _objects(masks: Masks, truth_fn: str | None, rules: InstanceRules) -> list[Shown]:
     shown, borders = [], [None] * len(masks.ids) if masks.border is None else masks.border
-    for mask, border, truth in zip(masks.array, borders, labels_of(masks, truth_fn), strict=True):
-        found = label_objects(mask, border, rules)
+    for mask, border, truth in zip(masks.array, borders, true_instances(masks, truth_fn), strict=True):
+        found = label_instances(mask, border, rules)
         shown.append(Shown(truth, found, dsb2018_scores(match_counts(found, truth)[None])[0], _iou(found, truth)))
     return shown
 
@@ -111,8 +111,8 @@ def _spread(shown: Sequence[Shown], n_rows: int) -> list[int]:
     return [order[at] for at in np.linspace(0, len(order) - 1, min(n_rows, len(order))).astype(int)]
 
 
-def _row(masks: Masks, stack: Stack, place: int, one: Shown, objects: bool) -> tuple[str, list[np.ndarray]]:
-    image = stack.images[stack.ids.index(masks.ids[place])]
+def _row(masks: Masks, packed: PackedImages, place: int, one: Shown, objects: bool) -> tuple[str, list[np.ndarray]]:
+    image = packed.images[packed.ids.index(masks.ids[place])]
     truth, found = (coloured(one.truth), coloured(one.found)) if objects else (one.truth != 0, one.found)
     caption = f"{masks.ids[place]}  {one.score:.2f}" if objects else f"{masks.ids[place]}  {one.score:.1f}"
     return caption, [image, truth, masks.array[place], found]

@@ -13,7 +13,7 @@ from pathlib import Path
 from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.data.layouts import LAYOUTS, find_source
-from utils.data.packed_tables import label_columns
+from utils.data.packed_tables import class_columns
 from utils.data.packing import fingerprint, is_packed, make_plan, pack
 from utils.data.packing_report import line, report_lines
 from utils.data.source_files import header_of
@@ -51,8 +51,8 @@ def main(settings: Settings) -> None:
     source = find_source(settings.data_dir)
     out_dir = Path(settings.out_dir or settings.data_dir)
     print(line("layout", f"{source.layout} ({LAYOUTS[source.layout][0]})"), flush=True)
-    if table := source.label_table:
-        print(line("labels", f"{table} (columns: {', '.join(label_columns(header_of(table)))})"), flush=True)
+    if table := source.class_table:
+        print(line("labels", f"{table} (columns: {', '.join(class_columns(header_of(table)))})"), flush=True)
     mark = fingerprint(source, size)
     if is_packed(out_dir, mark):
         print(line("already packed", f"{out_dir}: the source is the same as then, nothing to do"))

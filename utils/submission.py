@@ -22,9 +22,9 @@ from utils.core.cli import run_commands
 from utils.core.errors import UsageError, UserError
 from utils.data.formats import FORMATS, read_format
 from utils.data.packed import MANIFEST
-from utils.data.rle import decode_objects, decode_union
+from utils.data.rle import decode_instances, decode_union
 from utils.masks.ground_truth import read_run_lengths
-from utils.scoring.instance_metrics import OBJECT_METRICS, match_counts
+from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
 from utils.scoring.metrics import counts, iou, scores_from_counts
 
 SALT_SHAPE = (101, 101)
@@ -92,9 +92,9 @@ def score(settings: ScoreSettings) -> None:
             raise UserError(
                 f"--data_dir {settings.data_dir}: the size of {name} is not known; --shape gives one for all"
             )
-        truth = _decoded(settings.truth, name, cells, shape, form.of_objects, truth_by_row)
+        truth = _decoded(settings.truth, name, cells, shape, form.of_instances, truth_by_row)
         orders = form.by_row, not form.by_row
-        mask, turned = (_decoded(settings.sub, name, ours[name], shape, form.of_objects, order) for order in orders)
+        mask, turned = (_decoded(settings.sub, name, ours[name], shape, form.of_instances, order) for order in orders)
         sums[:3] += [_score(form.metric, found, truth) for found in (mask, turned, 0 * mask)]
         sums[3] += iou(mask[None], truth[None])
     means = sums / len(theirs)
@@ -108,8 +108,8 @@ def score(settings: ScoreSettings) -> None:
 
 def _score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:
     """The score of one image, 0..1: masks or label maps (H, W)."""
-    if metric in OBJECT_METRICS:
-        return float(OBJECT_METRICS[metric](match_counts(mask, truth)[None])[0])
+    if metric in INSTANCE_METRICS:
+        return float(INSTANCE_METRICS[metric](match_counts(mask, truth)[None])[0])
     inside, ours, theirs = (int(count[0]) for count in counts(mask[None], truth[None]))
     if metric == "dice":  # Carvana, "Evaluation": 1 where both are empty
         return 2 * inside / (ours + theirs) if ours + theirs else 1.0
@@ -117,11 +117,11 @@ def _score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _decoded(
-    path: str, name: str, cells: list[str], shape: tuple[int, int], of_objects: bool, by_row: bool
+    path: str, name: str, cells: list[str], shape: tuple[int, int], of_instances: bool, by_row: bool
 ) -> np.ndarray:
     """The label map of an image's run-lengths, or their union."""
     try:
-        return (decode_objects if of_objects else decode_union)(cells, shape, by_row)
+        return (decode_instances if of_instances else decode_union)(cells, shape, by_row)
     except ValueError as error:
         raise UserError(f"{path}: {name}: {error}") from None
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.competition.class_submission import check_label_submission, finish_label_submission
+from utils.competition.class_submission import check_class_submission, write_class_submission
 from utils.core.errors import UserError
 from utils.masks.probability_file import open_probabilities, write_probabilities
 
@@ -18,7 +18,7 @@ def finish(tmp_path, array, labels, sample=None, exclusive=True, thresholds=None
     if sample:
         (data / "sample_submission.csv").write_text(sample)
     write_probabilities(tmp_path / "p.npy", ids, np.array(array), labels, {"data_dir": str(data), **about})
-    path = finish_label_submission(
+    path = write_class_submission(
         open_probabilities(tmp_path / "p.npy"), thresholds, exclusive, tmp_path / "submissions", "net"
     )
     assert path.name.startswith("net_20")
@@ -103,7 +103,7 @@ def test_samples_that_do_not_fit(tmp_path, labels, exclusive, sample, words):
 def problems(tmp_path, text, sample, labels=ANIMALS, exclusive=True):
     (tmp_path / "sub.csv").write_text(text)
     (tmp_path / "sample.csv").write_text(sample)
-    return check_label_submission(tmp_path / "sub.csv", tmp_path / "sample.csv", labels, exclusive).problems
+    return check_class_submission(tmp_path / "sub.csv", tmp_path / "sample.csv", labels, exclusive).problems
 
 
 def test_the_check_finds_each_fault(tmp_path):

@@ -21,7 +21,7 @@ from utils.core.prediction_settings import RuleSettings, SubmissionSettings
 from utils.core.tables import read_table
 from utils.data import rle
 from utils.data.formats import FORMATS, format_of, read_format
-from utils.masks.ground_truth import labels_of, truths_of
+from utils.masks.ground_truth import true_instances, true_masks
 from utils.masks.mask_file import open_masks
 
 SHAPE = (30, 41)
@@ -85,16 +85,16 @@ def test_by_row_by_hand():
     assert rle.encode(mask, by_row=True) == "2 3"
     assert rle.encode(mask) == "2 1 4 2"
     np.testing.assert_array_equal(rle.decode("2 3", (3, 2), by_row=True), mask)
-    np.testing.assert_array_equal(rle.decode_objects(["2 3", "5 1"], (3, 2), True), [[0, 1], [1, 1], [2, 0]])
+    np.testing.assert_array_equal(rle.decode_instances(["2 3", "5 1"], (3, 2), True), [[0, 1], [1, 1], [2, 0]])
 
 
 @settings(derandomize=True, deadline=None)
 @given(LABELS, st.booleans())
 def test_label_maps_there_and_back(labels, by_row):
-    cells = rle.encode_objects(labels, by_row)
+    cells = rle.encode_instances(labels, by_row)
     numbers = np.unique(labels[labels != 0])
     assert cells == [rle.encode(labels == number, by_row) for number in numbers]
-    back = rle.decode_objects(cells or [""], labels.shape, by_row)
+    back = rle.decode_instances(cells or [""], labels.shape, by_row)
     assert back.dtype == np.uint16
     np.testing.assert_array_equal(back, np.searchsorted(numbers, labels, side="right") * (labels != 0))
 
@@ -110,7 +110,7 @@ def test_label_maps_there_and_back(labels, by_row):
 )
 def test_objects_that_are_none(cells, said):
     with pytest.raises(ValueError, match=said):
-        rle.decode_objects(cells, (2, 3))
+        rle.decode_instances(cells, (2, 3))
 
 
 # --- from masks to the score
@@ -129,7 +129,7 @@ def test_each_format_is_written_checked_and_scored(tmp_path, name):
         rows.setdefault(image, []).append(cell)
     assert list(rows) == ids
     for image, cells in zip(truth, rows.values(), strict=True):
-        objects = [image == number for number in range(1, image.max() + 1)] if form.of_objects else [image > 0]
+        objects = [image == number for number in range(1, image.max() + 1)] if form.of_instances else [image > 0]
         assert len(cells) == max(len(objects), 1)
         for cell, wanted in zip(cells, objects or [image > 0], strict=True):
             starts, lengths = np.array(cell.split(), int).reshape(-1, 2).T
@@ -143,9 +143,9 @@ def test_each_format_is_written_checked_and_scored(tmp_path, name):
     assert re.search(rf"score \({form.metric}\) +1.00000\n", done.stdout)
     # the truth by the same csv, as masks and as objects
     masks = open_masks(tmp_path / "m.npy")
-    np.testing.assert_array_equal(np.stack(list(truths_of(masks, str(path)))), truth > 0)
-    if form.of_objects:
-        np.testing.assert_array_equal(np.stack(list(labels_of(masks, str(path)))), truth)
+    np.testing.assert_array_equal(np.stack(list(true_masks(masks, str(path)))), truth > 0)
+    if form.of_instances:
+        np.testing.assert_array_equal(np.stack(list(true_instances(masks, str(path)))), truth)
 
 
 def test_the_wrong_order_of_pixels_is_seen(tmp_path):
@@ -206,7 +206,7 @@ def test_objects_are_resized_to_the_source(tmp_path):
     table = read_table(finish(path, objects=True))
     assert table["ImageId"] == ["big"] * 3 + ["small"]
     assert table["EncodedPixels"][-1] in ("", rle.encode(mask[1, ::2, ::2]), rle.encode(mask[1, 1::2, 1::2]))
-    found = rle.decode_objects(table["EncodedPixels"][:3], sizes[0])
+    found = rle.decode_instances(table["EncodedPixels"][:3], sizes[0])
     expected = label(mask[0], connectivity=1).repeat(2, axis=0).repeat(3, axis=1)
     np.testing.assert_array_equal(found, expected)
 

@@ -14,7 +14,7 @@ from helpers.sources import KILLED, SIZE, blob, contents, noise, run_ok, save
 from utils.core.files import read_json
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
-from utils.data.packed import open_stack, read_manifest
+from utils.data.packed import open_packed, read_manifest
 from utils.data.rle import decode, encode
 
 SCRIPT = "utils/hold_out.py"
@@ -63,7 +63,7 @@ def held_out(data, *words, fold=2, out="held"):
 
 def test_every_image_is_in_one_part(salt):
     held, printed = held_out(salt)
-    whole, train, test = open_stack(salt), open_stack(held), open_stack(held, "test")
+    whole, train, test = open_packed(salt), open_packed(held), open_packed(held, "test")
     assert train.ids == [name for name, fold in zip(IDS, FOLDS, strict=True) if fold != 2]
     assert test.ids == [name for name, fold in zip(IDS, FOLDS, strict=True) if fold == 2]
     assert np.array_equal(train.images, whole.images[FOLDS != 2])
@@ -86,7 +86,7 @@ def test_folds_are_renumbered_and_columns_kept(salt):
     assert list(plain) == ["id", "rle_mask", "well"]
     assert plain == {name: [column[row] for row in kept] for name, column in before.items()}
     assert table == {**plain, "fold": [str({0: 0, 1: 1, 3: 2}[fold]) for fold in FOLDS[kept]]}
-    ids = open_stack(held).ids
+    ids = open_packed(held).ids
     assert [ids[row] for row in fold_rows(held, ids, 2)[1]] == [IDS[row] for row in np.flatnonzero(FOLDS == 3)]
     assert (held / "depths.csv").read_bytes() == (salt / "depths.csv").read_bytes()
     assert read_json(held / "held_out.json")["fold"] == 2
@@ -96,8 +96,8 @@ def test_truth_of_masks(salt):
     held, _ = held_out(salt)
     truth, sample = read_table(held / "truth.csv"), read_table(held / "sample_submission.csv")
     assert list(truth) == list(sample) == ["id", "rle_mask"]
-    assert truth["id"] == sample["id"] == open_stack(held, "test").ids
-    masks = open_stack(salt).masks[FOLDS == 2]
+    assert truth["id"] == sample["id"] == open_packed(held, "test").ids
+    masks = open_packed(salt).masks[FOLDS == 2]
     assert np.array_equal([decode(cell, SIZE) for cell in truth["rle_mask"]], masks)
     done = run_here(
         "utils/submission.py", "score", held / "truth.csv", "--truth", held / "truth.csv", "--data_dir", held
@@ -109,22 +109,22 @@ def test_truth_of_objects_at_the_packed_size(ships):
     held, _ = held_out(ships)
     truth, sample = read_table(held / "truth.csv"), read_table(held / "sample_submission.csv")
     assert list(truth) == list(sample) == ["ImageId", "EncodedPixels"]
-    assert sample["ImageId"] == list(dict.fromkeys(truth["ImageId"])) == open_stack(held, "test").ids
-    labels = open_stack(ships).labels[FOLDS == 2]
-    assert np.array_equal(open_stack(held).labels, open_stack(ships).labels[FOLDS != 2])
+    assert sample["ImageId"] == list(dict.fromkeys(truth["ImageId"])) == open_packed(held, "test").ids
+    labels = open_packed(ships).labels[FOLDS == 2]
+    assert np.array_equal(open_packed(held).labels, open_packed(ships).labels[FOLDS != 2])
     for name, label in zip(sample["ImageId"], labels, strict=True):
         cells = [cell for one, cell in zip(truth["ImageId"], truth["EncodedPixels"], strict=True) if one == name]
         assert cells == ([encode(label == number) for number in range(1, label.max() + 1)] or [""])
     assert (labels.max(axis=(1, 2)) == 0).any(), "no image without objects to look at"
-    assert open_stack(ships).sizes is not None
-    assert open_stack(held).sizes is None
+    assert open_packed(ships).sizes is not None
+    assert open_packed(held).sizes is None
     assert set(read_table(held / "train.csv")) >= {"id", "objects", "background"}
 
 
 def test_run_lengths_of_a_resized_set_are_written_anew(salt):
     run_ok("--data_dir", salt, "--size", "6x5", cwd=salt.parent)
     held, _ = held_out(salt)
-    train = open_stack(held)
+    train = open_packed(held)
     cells = read_table(held / "train.csv")["rle_mask"]
     assert np.array_equal([decode(cell, (6, 5)) for cell in cells], train.masks)
 

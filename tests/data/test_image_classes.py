@@ -1,4 +1,4 @@
-"""Labels of whole images: read from a csv, scored beside scikit-learn, and their files of probabilities."""
+"""Classes of whole images: read from a csv, scored beside scikit-learn, and their files of probabilities."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from hypothesis.extra import numpy as npst
 
 from utils.core.errors import UserError
 from utils.core.files import write_json
-from utils.data.image_classes import not_empty, read_labels
+from utils.data.image_classes import nonempty_class, read_classes
 from utils.masks.probability_file import open_probabilities, write_probabilities
-from utils.scoring.class_metrics import CLIP, auc, best_common_f2, label_scores, recall_at
+from utils.scoring.class_metrics import CLIP, auc, best_common_f2, class_scores, recall_at
 
 
 def table(tmp_path, *rows, header="id,kind,fold"):
@@ -21,27 +21,27 @@ def table(tmp_path, *rows, header="id,kind,fold"):
 
 def test_one_label_a_cell(tmp_path):
     path = table(tmp_path, "a,dog,0", "b,cat,0", "c,dog,1")
-    labels = read_labels(path, "kind", ["c", "b"])
+    labels = read_classes(path, "kind", ["c", "b"])
     assert (labels.names, labels.exclusive) == (["cat", "dog"], True)
     assert labels.matrix.tolist() == [[0, 1], [1, 0]]
     assert labels.matrix.dtype == np.uint8
     # a fold without a cat has the same labels
-    assert read_labels(path, "kind", ["c"]).names == ["cat", "dog"]
+    assert read_classes(path, "kind", ["c"]).names == ["cat", "dog"]
 
 
 def test_numbers_are_names_by_size(tmp_path):
     path = table(tmp_path, "a,10,0", "b,9,0", "c,0,1", "d,9,1")
-    assert read_labels(path, "kind", list("abcd")).names == ["0", "9", "10"]
-    binary = read_labels(table(tmp_path, "a,1,0", "b,0,0"), "kind", ["a", "b"])
+    assert read_classes(path, "kind", list("abcd")).names == ["0", "9", "10"]
+    binary = read_classes(table(tmp_path, "a,1,0", "b,0,0"), "kind", ["a", "b"])
     assert (binary.names, binary.matrix.tolist(), binary.exclusive) == (["0", "1"], [[0, 1], [1, 0]], True)
 
 
 def test_words_are_a_set_of_labels(tmp_path):
     path = table(tmp_path, "t0,haze primary", "t1,clear", "t2,water  clear primary", header="image_name,tags")
-    labels = read_labels(path, "tags", ["t0", "t1", "t2"])
+    labels = read_classes(path, "tags", ["t0", "t1", "t2"])
     assert (labels.names, labels.exclusive) == (["clear", "haze", "primary", "water"], False)
     assert labels.matrix.tolist() == [[0, 1, 1, 0], [1, 0, 0, 0], [1, 0, 1, 1]]
-    assert not read_labels(path, "tags", ["t1"]).exclusive
+    assert not read_classes(path, "tags", ["t1"]).exclusive
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_words_are_a_set_of_labels(tmp_path):
 )
 def test_columns_that_are_refused(tmp_path, rows, column, ids, words):
     with pytest.raises(UserError, match=f"train_with_folds.csv: .*{words}"):
-        read_labels(table(tmp_path, *rows), column, ids)
+        read_classes(table(tmp_path, *rows), column, ids)
 
 
 def test_not_empty_reads_masks():
     masks = np.zeros((3, 4, 4), np.uint8)
     masks[1, 3, 2] = 1
-    labels = not_empty(masks)
+    labels = nonempty_class(masks)
     assert (labels.names, labels.matrix.tolist(), labels.exclusive) == (["not_empty"], [[0], [1], [0]], False)
 
 
@@ -98,7 +98,7 @@ def test_one_label_beside_scikit_learn():
     rng = np.random.default_rng(0)
     truth = rng.random(200) < 0.4
     scores = np.clip(0.3 * truth + 0.6 * rng.random(200), 0, 1).round(2)
-    found = label_scores(scores[:, None], truth[:, None].astype(np.uint8), exclusive=False)
+    found = class_scores(scores[:, None], truth[:, None].astype(np.uint8), exclusive=False)
     assert list(found) == ["auc", "accuracy", "recall", "log_loss"]
     assert found["auc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
     assert found["accuracy"] == accuracy_score(truth, scores > 0.5)
@@ -114,7 +114,7 @@ def test_the_precision_that_is_asked_for_counts():
 
 
 def test_a_sure_mistake_costs_what_clipping_leaves():
-    found = label_scores(np.array([[0.0, 1.0]]), np.array([[1, 0]], np.uint8), exclusive=True)
+    found = class_scores(np.array([[0.0, 1.0]]), np.array([[1, 0]], np.uint8), exclusive=True)
     assert found == {"accuracy": 0.0, "log_loss": pytest.approx(-np.log(1e-7))}
 
 
@@ -124,7 +124,7 @@ def test_one_of_several_beside_scikit_learn():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(4), 50)
     truth = rng.integers(0, 4, 50)
-    found = label_scores(probabilities, np.eye(4, dtype=np.uint8)[truth], exclusive=True)
+    found = class_scores(probabilities, np.eye(4, dtype=np.uint8)[truth], exclusive=True)
     assert found["accuracy"] == np.mean(probabilities.argmax(1) == truth)
     assert found["log_loss"] == pytest.approx(log_loss(truth, probabilities, labels=range(4)))
 
@@ -146,7 +146,7 @@ def test_several_labels_beside_scikit_learn_at_every_threshold(problem):
         for th in [0.0, *np.unique(probabilities)]
     ]
     assert best_common_f2(probabilities, truths) == pytest.approx(max(scores), abs=1e-9)
-    assert list(label_scores(probabilities, truths, exclusive=False)) == ["f2", "log_loss"]
+    assert list(class_scores(probabilities, truths, exclusive=False)) == ["f2", "log_loss"]
 
 
 def write(tmp_path, array=((0.5, 0.25),), ids=("a",), labels=("cat", "dog"), **about):

@@ -9,9 +9,9 @@ from PIL import Image
 from utils.core.files import read_json
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_numbers, fold_rows
-from utils.data.image_classes import read_labels
+from utils.data.image_classes import read_classes
 from utils.data.layouts import find_source
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 
 
 def packed(folder, tmp_path, *words):
@@ -20,7 +20,7 @@ def packed(folder, tmp_path, *words):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     parts = read_json(tmp_path / "out/manifest.json")["parts"]
-    return done.stdout, {part: open_stack(tmp_path / "out", part) for part in parts}
+    return done.stdout, {part: open_packed(tmp_path / "out", part) for part in parts}
 
 
 def test_salt(tmp_path):
@@ -209,7 +209,7 @@ def test_labels_in_train_csv(tmp_path):
         assert f"{tmp_path}/train.csv (columns: label)" in done.stdout
         assert ("already packed" in done.stdout) == bool(time)
     assert (tmp_path / "train.csv").read_bytes() == written
-    train, test = open_stack(tmp_path), open_stack(tmp_path, "test")
+    train, test = open_packed(tmp_path), open_packed(tmp_path, "test")
     assert (train.ids, test.ids) == (["a_3", "a_2", "a_1", "a_0"], ["b_1", "b_0"]), "not in the order of the csv files"
     assert np.array_equal(train.images[0], noise(3, (32, 32), 3))
     assert (train.masks, train.labels, (tmp_path / "train_masks.npy").exists()) == (None, None, False)
@@ -237,12 +237,12 @@ def test_ids_of_labels_are_names_of_files(tmp_path):
         assert done.returncode == 0, done.stderr
         assert "labels.csv (columns: cactus)" in done.stdout
     assert "already packed" in done.stdout
-    assert open_stack(tmp_path, "test").ids == ["b_1.png", "b_0.png"], "those that a submission has to have"
+    assert open_packed(tmp_path, "test").ids == ["b_1.png", "b_0.png"], "those that a submission has to have"
     assert list(read_table(tmp_path / "train.csv")) == ["id", "cactus"]
     done = run_here("utils/make_folds.py", "--path", tmp_path / "train.csv", "--n", 2, "--stratify", "cactus")
     assert done.stdout.splitlines()[:2] == ["fold  images      0      1", "   0       2  50.0%  50.0%"], done.stderr
     assert fold_numbers(tmp_path) == [0, 1]
-    ids = open_stack(tmp_path).ids
+    ids = open_packed(tmp_path).ids
     assert ids[0] == "a_3"
     assert sorted(np.concatenate(fold_rows(tmp_path, ids, 1)).tolist()) == [0, 1, 2, 3]
-    assert read_labels(tmp_path / "train_with_folds.csv", "cactus", ids).matrix[:, 1].tolist() == [0, 1, 1, 0]
+    assert read_classes(tmp_path / "train_with_folds.csv", "cactus", ids).matrix[:, 1].tolist() == [0, 1, 1, 0]

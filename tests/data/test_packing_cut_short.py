@@ -13,7 +13,7 @@ from helpers.masks import files_in
 from helpers.scripts import ROOT, assert_refused, run_here
 from helpers.sources import KILLED, SCRIPT, blob, contents, noise, run_ok, save
 
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_killed_while_packing_again(tmp_path):
     assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
     assert not (out / "manifest.json").exists(), "a manifest beside arrays of two runs"
     assert "already" not in run_ok(*words, cwd=tmp_path)
-    assert np.array_equal(open_stack(out).images[2, ..., 0], noise(99))
+    assert np.array_equal(open_packed(out).images[2, ..., 0], noise(99))
 
 
 def test_a_failed_run_changes_nothing(tmp_path):

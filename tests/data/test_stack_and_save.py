@@ -14,10 +14,10 @@ from helpers.sources import SCRIPT, SIZE, as_rgb, blob, contents, noise, run_ok,
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
 from utils.data.layouts import find_source
-from utils.data.packed import open_stack, read_manifest
+from utils.data.packed import open_packed, read_manifest
 from utils.data.packing import fingerprint, make_plan, pack
 from utils.data.rle import encode
-from utils.data.samples import number_objects
+from utils.data.samples import number_instances
 
 
 def counts_of(folder, part="train"):
@@ -108,10 +108,10 @@ def test_own_train_csv_is_no_source_and_follows_the_images(tmp_path):
     save(tmp_path / "masks/new.png", blob(1))
     printed = run_ok("--data_dir", tmp_path, cwd=tmp_path)
     assert "pairs" in printed.splitlines()[0], "its own train.csv made it another layout"
-    assert "new" in open_stack(tmp_path).ids
-    assert read_table(tmp_path / "train.csv")["id"] == open_stack(tmp_path).ids
-    write_table(tmp_path / "train_with_folds.csv", {"id": open_stack(tmp_path).ids, "fold": [0, 1, 0, 1, 1]})
-    assert fold_rows(tmp_path, open_stack(tmp_path).ids, 1)[1].tolist() == [1, 3, 4]
+    assert "new" in open_packed(tmp_path).ids
+    assert read_table(tmp_path / "train.csv")["id"] == open_packed(tmp_path).ids
+    write_table(tmp_path / "train_with_folds.csv", {"id": open_packed(tmp_path).ids, "fold": [0, 1, 0, 1, 1]})
+    assert fold_rows(tmp_path, open_packed(tmp_path).ids, 1)[1].tolist() == [1, 3, 4]
 
 
 def test_a_train_csv_of_somebody_else_is_never_replaced(tmp_path):
@@ -168,7 +168,7 @@ def test_a_changed_object_is_packed_again(tmp_path):
     run_ok("--data_dir", tmp_path, cwd=tmp_path)
     save(tmp_path / "stage1_train/a/masks/object1.png", np.full(SIZE, 255, np.uint8))
     run_ok("--data_dir", tmp_path, cwd=tmp_path)
-    assert (open_stack(tmp_path).labels[0] == 1).all()
+    assert (open_packed(tmp_path).labels[0] == 1).all()
 
 
 def test_another_size_packs_again_and_drops_what_is_no_more(tmp_path):
@@ -176,7 +176,7 @@ def test_another_size_packs_again_and_drops_what_is_no_more(tmp_path):
     sources.salt(data)
     run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
     run_ok("--data_dir", data, "--out_dir", out, "--size", "8x8", cwd=tmp_path)
-    assert open_stack(out).shape == (8, 8)
+    assert open_packed(out).shape == (8, 8)
     shutil.rmtree(data / "test")
     run_ok("--data_dir", data, "--out_dir", out, "--size", "8x8", cwd=tmp_path)
     assert not (out / "test_images.npy").exists(), "an array that no manifest speaks of"
@@ -214,7 +214,7 @@ def test_number_objects():
     first, second, inside, nothing = (np.zeros((4, 6), np.uint8) for _ in range(4))
     first[:, :3], second[:, 2:5], inside[1, 1] = 1, 1, 1
     seen = Counter()
-    labels = number_objects([first, inside, nothing, second], (4, 6), seen)
+    labels = number_instances([first, inside, nothing, second], (4, 6), seen)
     assert labels[0].tolist() == [1, 1, 1, 2, 2, 0]
     assert labels.dtype == np.uint16
     assert seen == {"overlapping_pixels": 5, "objects_hidden": 1, "objects_without_pixels": 1}
@@ -234,7 +234,7 @@ def test_report_says_what_became_of_objects_that_overlap(tmp_path):
     assert overlap[0].endswith("(claimed by a second object; the first has them)")
     assert hidden[0].split()[:6] == ["objects", "hidden", "1", "such", "as", "a.jpg"]
     assert "left out" in hidden[0]
-    assert np.unique(open_stack(tmp_path).labels[1]).tolist() == [0, 1, 2], "numbers with a gap"
+    assert np.unique(open_packed(tmp_path).labels[1]).tolist() == [0, 1, 2], "numbers with a gap"
 
 
 def test_background_is_found_from_the_pixels(tmp_path):
@@ -257,4 +257,4 @@ def test_a_train_csv_of_an_earlier_version_is_known_as_packings_own(tmp_path, la
     sources.pairs(tmp_path)
     write_table(tmp_path / "train.csv", {name: ["1", "2"] for name in ["id", "height", "width", "coverage", *last]})
     assert run_ok("--data_dir", tmp_path, cwd=tmp_path).splitlines()[0].split()[1] == "pairs"
-    assert read_table(tmp_path / "train.csv")["id"] == open_stack(tmp_path).ids
+    assert read_table(tmp_path / "train.csv")["id"] == open_packed(tmp_path).ids

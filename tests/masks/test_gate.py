@@ -17,7 +17,7 @@ from net.snapshot import load_snapshot, save_snapshot
 from utils.core.files import write_json
 from utils.core.tables import read_table
 from utils.data.folds import fold_rows
-from utils.data.packed import ids_digest, open_stack
+from utils.data.packed import ids_digest, open_packed
 from utils.data.rle import encode
 from utils.masks.mask_file import binarize, open_masks
 from utils.masks.probability_file import open_probabilities
@@ -28,15 +28,15 @@ GATE = Kind("labels", ("not_empty",))
 
 def untrained(folder, data_dir, arch, kind=None, fold=0, seed=0):
     """An experiment folder with a snapshot as training would leave it, of random weights."""
-    kind, stack, run = kind or Kind("mask", ("mask",)), open_stack(data_dir), RunFolder(folder)
+    kind, packed, run = kind or Kind("mask", ("mask",)), open_packed(data_dir), RunFolder(folder)
     torch.manual_seed(seed)
     about = {
-        **{"arch": arch, "task": kind.name, "outputs": list(kind.outputs), "channels_in": stack.channels},
-        **{"val_augs": "val_128", "size": 128, "fold": fold, "data_digest": stack.digest},
-        "val_ids_digest": ids_digest(stack.ids[row] for row in fold_rows(data_dir, stack.ids, fold)[1]),
+        **{"arch": arch, "task": kind.name, "outputs": list(kind.outputs), "channels_in": packed.channels},
+        **{"val_augs": "val_128", "size": 128, "fold": fold, "data_digest": packed.digest},
+        "val_ids_digest": ids_digest(packed.ids[row] for row in fold_rows(data_dir, packed.ids, fold)[1]),
     }
     write_json(run.config, {"arch": arch})
-    save_snapshot(run.snapshot(1, 0.5, "score", 0.5, None).path, kind.build(arch, stack.channels), about)
+    save_snapshot(run.snapshot(1, 0.5, "score", 0.5, None).path, kind.build(arch, packed.channels), about)
     return folder
 
 
@@ -114,7 +114,7 @@ def test_gates_are_averaged_and_a_deeply_supervised_net_is_one(survey, nets, tmp
     assert np.allclose(together.gate.array, np.mean(list(alone.values()), axis=0), atol=1e-6)
     assert np.abs(alone["gate"] - alone["gate_1"]).max() > 1e-4
     (path,) = find_snapshots([str(nets.deep)])
-    images = open_stack(survey, "test").images
+    images = open_packed(survey, "test").images
     seen = normalised(fitted(images, VAL_AUGS["val_128"]((101, 101))))
     with torch.inference_mode():
         image_class = torch.sigmoid(rebuild(load_snapshot(path), path)(seen).image)
@@ -129,11 +129,11 @@ def test_a_validation_fold_is_scored_behind_its_own_gate(survey, nets, tmp_path)
         assert found.cells is None
         scores[th] = float(found.said.partition("validation fold: iout ")[2][:6])
         assert f"silences {8 * th} of 8" in found.said
-    stack = open_stack(survey)
-    empty = [not stack.masks[row].any() for row in fold_rows(survey, stack.ids, 0)[1]]
+    packed = open_packed(survey)
+    empty = [not packed.masks[row].any() for row in fold_rows(survey, packed.ids, 0)[1]]
     assert scores[1] == pytest.approx(np.mean(empty), abs=1e-4)
     assert scores[0] != scores[1]
-    assert found.gate.ids == [stack.ids[row] for row in fold_rows(survey, stack.ids, 0)[1]]
+    assert found.gate.ids == [packed.ids[row] for row in fold_rows(survey, packed.ids, 0)[1]]
 
 
 def test_what_is_no_gate_or_none_for_these_images_is_refused_before_anything_is_written(survey, nets, tmp_path):

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
-from utils.masks.instances import ObjectRules, fill_object_holes, label_objects
+from utils.masks.instances import InstanceRules, fill_instance_holes, label_instances
 from utils.scoring.stored_results import choose_rules, stored_rules
 
 VALUES = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]) | st.floats(0, 1, width=16)
@@ -36,61 +36,61 @@ TOUCHING = pair_of(
 
 def test_the_border_parts_what_touches():
     mask, border = TOUCHING
-    assert label_objects(mask, None, ObjectRules()).max() == 1
-    labels = label_objects(mask, border, ObjectRules())
+    assert label_instances(mask, None, InstanceRules()).max() == 1
+    labels = label_instances(mask, border, InstanceRules())
     assert labels.dtype == np.uint16
     # the seeds (.9) lie on both sides of the border (.9 - .5); the watershed gives each the half next to it
     np.testing.assert_array_equal(
         labels, picture("..........", ".11112222.", ".11112222.", "..........").astype(np.uint16)
     )
-    assert label_objects(mask, border, ObjectRules(seed_th=0.35)).max() == 1
+    assert label_instances(mask, border, InstanceRules(seed_th=0.35)).max() == 1
 
 
 def test_the_objects_meet_where_the_border_is_highest():
     mask, border = pair_of(["9999999999"], ["..5566789."])  # seeds left and right, the ridge beside the right one
-    labels = label_objects(mask, border, ObjectRules())[0].tolist()
+    labels = label_instances(mask, border, InstanceRules())[0].tolist()
     assert labels[:8] == [1] * 8
     assert labels[9] == 2
 
 
 def test_without_a_seed_a_component_is_an_object():
     mask, border = pair_of(["99.66.99"], ["...66..."])  # the middle is all border
-    assert label_objects(mask, border, ObjectRules()).tolist() == [[1, 1, 0, 2, 2, 0, 3, 3]]
-    assert label_objects(mask, border, ObjectRules(seed_th=1.0)).tolist() == [[1, 1, 0, 2, 2, 0, 3, 3]]
+    assert label_instances(mask, border, InstanceRules()).tolist() == [[1, 1, 0, 2, 2, 0, 3, 3]]
+    assert label_instances(mask, border, InstanceRules(seed_th=1.0)).tolist() == [[1, 1, 0, 2, 2, 0, 3, 3]]
 
 
 def test_a_seed_outside_of_the_mask_joins_nothing():
-    rules = ObjectRules(th=0.6, seed_th=0.4)
-    assert label_objects(*pair_of(["88588"], ["....."]), rules).tolist() == [[1, 1, 0, 2, 2]]
+    rules = InstanceRules(th=0.6, seed_th=0.4)
+    assert label_instances(*pair_of(["88588"], ["....."]), rules).tolist() == [[1, 1, 0, 2, 2]]
     legs = pair_of(["858", "858", "999"], ["...", "...", ".9."])  # two legs, joined by border below and no mask above
-    labels = label_objects(*legs, rules)
+    labels = label_instances(*legs, rules)
     assert (labels[:2, 0].tolist(), labels[:2, 2].tolist(), labels.max()) == ([1, 1], [2, 2], 2)
 
 
 def test_corners_do_not_join():
     mask, border = pair_of(["9.", ".9"], ["..", ".."])
-    assert label_objects(mask, None, ObjectRules()).tolist() == [[1, 0], [0, 2]]
-    assert label_objects(mask, border, ObjectRules()).tolist() == [[1, 0], [0, 2]]
+    assert label_instances(mask, None, InstanceRules()).tolist() == [[1, 0], [0, 2]]
+    assert label_instances(mask, border, InstanceRules()).tolist() == [[1, 0], [0, 2]]
 
 
 def test_strictly_greater_and_exact():
     low = np.float16(0.3)  # a little above .3: a float16 comparison would take the two for equal
     mask = np.array([[low, 0, np.nextafter(low, np.float16(1))]])
-    assert label_objects(mask, None, ObjectRules(th=0.3)).tolist() == [[1, 0, 2]]
-    assert label_objects(mask, None, ObjectRules(th=float(low))).tolist() == [[0, 0, 1]]
+    assert label_instances(mask, None, InstanceRules(th=0.3)).tolist() == [[1, 0, 2]]
+    assert label_instances(mask, None, InstanceRules(th=float(low))).tolist() == [[0, 0, 1]]
     half = np.array([[1, 1, 1]], np.float16), np.array([[0, 0.5, 0]], np.float16)
-    assert label_objects(*half, ObjectRules(seed_th=0.5)).max() == 2  # 1 - .5 is not above .5
-    assert label_objects(*half, ObjectRules(seed_th=0.499)).max() == 1
+    assert label_instances(*half, InstanceRules(seed_th=0.5)).max() == 2  # 1 - .5 is not above .5
+    assert label_instances(*half, InstanceRules(seed_th=0.499)).max() == 1
     # in float16 both 1 - 2^-12 and 1 - 2^-24 would be 1
     close = np.array([[1, 1, 1]], np.float16), np.array([[2**-24, 2**-12, 2**-24]], np.float16)
-    assert label_objects(*close, ObjectRules(seed_th=1 - 2**-13)).max() == 2
+    assert label_instances(*close, InstanceRules(seed_th=1 - 2**-13)).max() == 2
 
 
 def test_small_objects_vanish_and_numbers_have_no_gap():
     mask = picture("9.99.9.999") / 10
-    assert label_objects(mask, None, ObjectRules(min_area=2)).tolist() == [[0, 0, 1, 1, 0, 0, 0, 2, 2, 2]]
-    assert label_objects(mask, None, ObjectRules(min_area=3)).sum() == 3
-    assert label_objects(mask, None, ObjectRules(min_area=4)).sum() == 0
+    assert label_instances(mask, None, InstanceRules(min_area=2)).tolist() == [[0, 0, 1, 1, 0, 0, 0, 2, 2, 2]]
+    assert label_instances(mask, None, InstanceRules(min_area=3)).sum() == 3
+    assert label_instances(mask, None, InstanceRules(min_area=4)).sum() == 0
 
 
 def test_holes():
@@ -103,19 +103,19 @@ def test_holes():
         "1.1..42.",  # a hole of 1; one between 1 and 4; background
         "1114442.",
     )
-    filled = fill_object_holes(labels)
+    filled = fill_instance_holes(labels)
     expected = labels.copy()
     expected[1, 1] = expected[5, 1] = 1
     np.testing.assert_array_equal(filled, expected)
-    assert fill_object_holes(filled) is filled
+    assert fill_instance_holes(filled) is filled
     nested = picture("11111", "1...1", "1.2.1", "1...1", "11111")
-    assert fill_object_holes(nested) is nested  # what is in the hole is not swallowed
+    assert fill_instance_holes(nested) is nested  # what is in the hole is not swallowed
 
 
 def test_holes_are_filled_before_pixels_are_counted():
     mask = picture("999", "9.9", "999") / 10
-    assert label_objects(mask, None, ObjectRules(min_area=9)).sum() == 0
-    assert label_objects(mask, None, ObjectRules(min_area=9, fill_holes=True)).sum() == 9
+    assert label_instances(mask, None, InstanceRules(min_area=9)).sum() == 0
+    assert label_instances(mask, None, InstanceRules(min_area=9, fill_holes=True)).sum() == 9
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
@@ -126,9 +126,9 @@ def test_what_holds_of_any_image(data, dtype, th, seed_th, min_area, fill_holes)
     before = mask.copy(), border.copy()
     inside = mask.astype(np.float64) > th
     # without a border: the components, which scipy fills one by one
-    labels = label_objects(mask, None, ObjectRules(th, seed_th))
+    labels = label_instances(mask, None, InstanceRules(th, seed_th))
     np.testing.assert_array_equal(labels, ndimage.label(inside)[0])
-    grown = label_objects(mask, border, ObjectRules(th, seed_th))
+    grown = label_instances(mask, border, InstanceRules(th, seed_th))
     np.testing.assert_array_equal(grown != 0, inside)  # nothing is lost, nothing is added
     seeds = ((mask.astype(np.float32) - border.astype(np.float32)).astype(np.float64) > seed_th) & inside
     seed_of, n_seeds = ndimage.label(seeds)
@@ -137,7 +137,7 @@ def test_what_holds_of_any_image(data, dtype, th, seed_th, min_area, fill_holes)
     assert grown.max() == n_seeds + without_seed
     for number in range(1, n_seeds + 1):
         assert len(np.unique(grown[seed_of == number])) == 1
-    cleaned = label_objects(mask, border, ObjectRules(th, seed_th, min_area, fill_holes))
+    cleaned = label_instances(mask, border, InstanceRules(th, seed_th, min_area, fill_holes))
     numbers, areas = np.unique(cleaned[cleaned != 0], return_counts=True)
     assert numbers.tolist() == list(range(1, len(numbers) + 1))
     assert areas.min(initial=min_area) >= min_area
@@ -162,30 +162,30 @@ def rank_of(kept):
 def test_one_object_is_filled_as_scipy_fills_it(inside):
     labels = ndimage.label(inside)[0]
     alone = np.where(labels == 1, 1, 0)
-    np.testing.assert_array_equal(fill_object_holes(alone) != 0, ndimage.binary_fill_holes(alone))
+    np.testing.assert_array_equal(fill_instance_holes(alone) != 0, ndimage.binary_fill_holes(alone))
 
 
 def test_wrong_input_and_too_many():
     with pytest.raises(ValueError, match="a border like it"):
-        label_objects(np.zeros((2, 3)), np.zeros((3, 2)), ObjectRules())
+        label_instances(np.zeros((2, 3)), np.zeros((3, 2)), InstanceRules())
     with pytest.raises(ValueError, match="height, width"):
-        label_objects(np.zeros((1, 2, 3)), None, ObjectRules())
+        label_instances(np.zeros((1, 2, 3)), None, InstanceRules())
     board = (np.add.outer(np.arange(400), np.arange(400)) % 2).astype(np.float16)
     with pytest.raises(ValueError, match="65535 objects in an image, found 80000"):
-        label_objects(board, None, ObjectRules())
-    assert label_objects(board, None, ObjectRules(min_area=2)).max() == 0
+        label_instances(board, None, InstanceRules())
+    assert label_instances(board, None, InstanceRules(min_area=2)).max() == 0
 
 
 def test_quick_enough():
     down, across = np.mgrid[:256, :256] % 36 - 18
     outside = np.hypot(down, across)
     mask, border = 1 / (1 + np.exp((outside - 19) / 2)), np.exp(-((outside - 18) ** 2) / 4)
-    mask, border, rules = mask.astype(np.float16), border.astype(np.float16), ObjectRules(0.5, 0.3, 10, True)
-    assert label_objects(mask, border, rules).max() >= 40
+    mask, border, rules = mask.astype(np.float16), border.astype(np.float16), InstanceRules(0.5, 0.3, 10, True)
+    assert label_instances(mask, border, rules).max() >= 40
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        label_objects(mask, border, rules)
+        label_instances(mask, border, rules)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.1  # some .01 on an idle core
 
@@ -199,7 +199,7 @@ STORED = {"th": 0.25, "seed_th": 0.75, "min_area": 20, "fill_holes": True, "scor
 def test_stored_rules(tmp_path):
     assert stored_rules(tmp_path) is None
     write_json(tmp_path / "objects.json", STORED)
-    assert stored_rules(tmp_path) == ObjectRules(0.25, 0.75, 20, True)
+    assert stored_rules(tmp_path) == InstanceRules(0.25, 0.75, 20, True)
     wrong = ({"th": "0.5"}, {"th": 2}, {"seed_th": None}, {"min_area": -1}, {"min_area": 1.5}, {"fill_holes": 1})
     for contents in ([], {}, *({**STORED, **change} for change in wrong)):
         write_json(tmp_path / "objects.json", contents)
@@ -210,17 +210,17 @@ def test_stored_rules(tmp_path):
 
 def test_choose_rules(tmp_path):
     nothing = (None, None, None, None)
-    assert choose_rules(*nothing, [None, tmp_path]) == (ObjectRules(), "no objects.json found")
+    assert choose_rules(*nothing, [None, tmp_path]) == (InstanceRules(), "no objects.json found")
     stored, other = tmp_path / "run", tmp_path / "other"
     write_json(stored / "objects.json", STORED)
     write_json(other / "objects.json", {**STORED, "th": 0.5})
     origin = str(stored / "objects.json")
-    assert choose_rules(*nothing, [None, tmp_path, stored, other]) == (ObjectRules(0.25, 0.75, 20, True), origin)
+    assert choose_rules(*nothing, [None, tmp_path, stored, other]) == (InstanceRules(0.25, 0.75, 20, True), origin)
     some = choose_rules(0.0, None, 0, False, [stored])
-    assert some == (ObjectRules(0.0, 0.75, 0, False), f"--th --min_area --fill_holes, for the rest {origin}")
-    assert choose_rules(None, 0.5, None, None, [stored])[0] == ObjectRules(0.25, 0.5, 20, True)
+    assert some == (InstanceRules(0.0, 0.75, 0, False), f"--th --min_area --fill_holes, for the rest {origin}")
+    assert choose_rules(None, 0.5, None, None, [stored])[0] == InstanceRules(0.25, 0.5, 20, True)
     every = choose_rules(0.1, 0.2, 3, True, [stored])
-    assert every == (ObjectRules(0.1, 0.2, 3, True), "--th --seed_th --min_area --fill_holes")
+    assert every == (InstanceRules(0.1, 0.2, 3, True), "--th --seed_th --min_area --fill_holes")
     for place, flag, value in ((0, "--th", 1.5), (1, "--seed_th", float("nan")), (2, "--min_area", -1)):
         with pytest.raises(UsageError, match=flag):
             choose_rules(*(value if at == place else None for at in range(4)), [stored])

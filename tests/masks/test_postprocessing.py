@@ -16,7 +16,7 @@ from utils.core.tables import read_table
 from utils.data import rle
 from utils.masks import postprocessing as crf
 from utils.masks.mask_file import open_masks
-from utils.masks.postprocessing import clean_labels, clean_mask, constant_images, largest_objects
+from utils.masks.postprocessing import clean_instances, clean_mask, constant_images, largest_instances
 
 RING = """
 .......
@@ -34,7 +34,7 @@ def drawn(text):
     )
 
 
-def rows_of(folder, probabilities, images=None, silenced=(), **flags):
+def rows_of(folder, probabilities, images=None, gated_out=(), **flags):
     """Cells by id of the submission that rules make of masks (N, H, W) with ids a, b, ...; `objects` is a flag too."""
     ids = list("abcdef"[: len(probabilities)])
     write_packed(folder / "data", {"test": (ids, None, probabilities.shape[1:])})
@@ -45,7 +45,7 @@ def rows_of(folder, probabilities, images=None, silenced=(), **flags):
         write_json(folder / "data" / "manifest.json", manifest)
     path = write_masks(folder / "m.npy", ids, np.float32(probabilities), data_dir=str(folder / "data"), part="test")
     chosen = SubmissionSettings(submission_dir=str(folder / "subs"), objects=flags.pop("objects", False))
-    written = finish_submission(open_masks(path), chosen, RuleSettings(**flags), [folder], None, silenced)
+    written = finish_submission(open_masks(path), chosen, RuleSettings(**flags), [folder], None, gated_out)
     cells = {}
     for name, cell in zip(*read_table(written).values(), strict=True):
         cells.setdefault(name, []).append(cell)
@@ -71,24 +71,24 @@ def test_masks(rules, expected):
 
 def test_a_full_mask():
     assert clean_mask(np.ones((3, 4), bool), RuleSettings()).all()
-    assert clean_labels(np.ones((3, 4), np.uint16), RuleSettings()).all()
+    assert clean_instances(np.ones((3, 4), np.uint16), RuleSettings()).all()
     assert not clean_mask(np.ones((3, 4), bool), RuleSettings(full_is_empty=True)).any()
     frame = np.ones((3, 4), bool)
     frame[1, 1] = False
     assert not clean_mask(frame, RuleSettings(full_is_empty=True, fill_holes=True)).any()  # holes are filled first
     np.testing.assert_array_equal(clean_mask(frame, RuleSettings(full_is_empty=True)), frame)
-    assert not clean_labels(np.array([[1, 1], [2, 2]], np.uint16), RuleSettings(full_is_empty=True)).any()
+    assert not clean_instances(np.array([[1, 1], [2, 2]], np.uint16), RuleSettings(full_is_empty=True)).any()
     assert not clean_mask(np.zeros((3, 4), bool), RuleSettings(keep_largest=1, fill_holes=True)).any()
 
 
 def test_the_largest_objects_are_numbered_anew():
     labels = drawn("11.333\n...333\n2..4.5\n2..445").astype(np.uint16)
-    np.testing.assert_array_equal(largest_objects(labels, 2), drawn("...111\n...111\n...2..\n...22."))
+    np.testing.assert_array_equal(largest_instances(labels, 2), drawn("...111\n...111\n...2..\n...22."))
     np.testing.assert_array_equal(
-        largest_objects(labels, 3), drawn("11.222\n...222\n...3..\n...33.")
+        largest_instances(labels, 3), drawn("11.222\n...222\n...3..\n...33.")
     )  # ties: the first
-    np.testing.assert_array_equal(clean_labels(labels, RuleSettings(keep_largest=5)), labels)
-    assert clean_labels(labels, RuleSettings(keep_largest=1)).dtype == np.uint16
+    np.testing.assert_array_equal(clean_instances(labels, RuleSettings(keep_largest=5)), labels)
+    assert clean_instances(labels, RuleSettings(keep_largest=1)).dtype == np.uint16
 
 
 def test_min_area_is_counted_before_holes_are_filled(tmp_path):
@@ -128,10 +128,10 @@ def test_constant_images_and_the_gate(tmp_path, capsys, channels):
     cell = rle.encode(masks[0])
     assert rows_of(tmp_path, masks, images) == {name: [cell] for name in "abcd"}
     capsys.readouterr()
-    found = rows_of(tmp_path, masks, images, constant_is_empty=True, silenced=["c", "d", "of another set"])
+    found = rows_of(tmp_path, masks, images, constant_is_empty=True, gated_out=["c", "d", "of another set"])
     assert found == {"a": [""], "b": [cell], "c": [""], "d": [""]}
     assert "2 images by the gate, 1 more of one single colour" in capsys.readouterr().out
-    found = rows_of(tmp_path, masks, images, constant_is_empty=True, objects=True, silenced=["c"])
+    found = rows_of(tmp_path, masks, images, constant_is_empty=True, objects=True, gated_out=["c"])
     assert [len(rows) for rows in found.values()] == [1, 3, 1, 1]
     assert not np.load(tmp_path / "m_labels.npy")[[0, 2, 3]].any()
 

@@ -7,7 +7,7 @@ import torch
 from net.augmentations import TRAIN_AUGS
 from net.dataset import EpochParts, TrainingRows, normalised, training_loader
 from net.tasks import mask_task
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 
 
 def rows_in(parts):
@@ -78,13 +78,13 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 
 def test_workers_change_nothing(survey):
-    stack = open_stack(survey)
+    packed = open_packed(survey)
     seen = []
     for workers in (0, 1, 2):
         plan = EpochParts(np.arange(12), 4, seed=3)
         plan.epoch = 2
         loader = training_loader(
-            TrainingRows(stack, mask_task(stack), TRAIN_AUGS["train_128_v1"].maker, 3), plan, workers, False
+            TrainingRows(packed, mask_task(packed), TRAIN_AUGS["train_128_v1"].maker, 3), plan, workers, False
         )
         seen.append([torch.cat([images.flatten(), targets.flatten()]) for images, targets in loader])
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
@@ -92,8 +92,8 @@ def test_workers_change_nothing(survey):
 
 def test_a_sample_depends_on_seed_pass_and_row_alone(survey):
     """Every pass varies an image anew, whatever stands beside it in the batch."""
-    stack = open_stack(survey)
-    one, other = (TrainingRows(stack, mask_task(stack), TRAIN_AUGS["train_128_v1"].maker, seed) for seed in (3, 4))
+    packed = open_packed(survey)
+    one, other = (TrainingRows(packed, mask_task(packed), TRAIN_AUGS["train_128_v1"].maker, seed) for seed in (3, 4))
     alone = one[(1, 5)][0]
     assert torch.equal(one.__getitems__([(1, 7), (1, 5)])[1][0], alone)
     assert not torch.equal(one[(2, 5)][0], alone)

@@ -30,7 +30,7 @@ from net.losses import LOSSES
 from net.machine import Machine
 from net.optimizers import optimizer_by_name
 from net.schedulers import scheduler_by_name
-from net.distributed import team
+from net.distributed import join_processes
 from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar
 
@@ -42,7 +42,7 @@ network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Re
 optimizer = optimizer_by_name(sys.argv[2])(network.parameters())
 schedule = scheduler_by_name("cosine")(optimizer, 2, 3)
 machine = Machine(torch.device("cpu"), torch.float32)
-with team() as together:
+with join_processes() as together:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     learner = Learner(network, optimizer, schedule, scaler, LOSSES["BCEDice"], machine, together, grad_clip=0.5)
     parts = EpochParts(np.arange(23), 4, 3, accumulate=2, share=(together.rank, together.size))
@@ -82,9 +82,9 @@ import sys
 import torch
 from net.architectures import build_network
 from net.batchnorm import share_statistics
-from net.distributed import team
+from net.distributed import join_processes
 
-with team() as together:
+with join_processes() as together:
     torch.manual_seed(0)
     network = build_network("unet_tu-test_resnet", 1).double()
     images, targets = torch.randn(5, 1, 64, 64).double(), torch.rand(5, 1, 64, 64).double()
@@ -93,7 +93,7 @@ with team() as together:
     part = torch.arange(5).tensor_split(together.size)[together.rank]
     ((network.train()(images[part]) - targets[part]) ** 2).sum().backward()
     gradients = [weight.grad for weight in network.parameters()]
-    together.add_up(gradients)
+    together.sum_over(gradients)
     torch.save({"gradient": torch.cat([gradient.flatten() for gradient in gradients]), **network.state_dict()},
                f"{sys.argv[1]}.{together.rank}")
 """
@@ -141,21 +141,21 @@ from net.losses import LOSSES
 from net.machine import machine
 from net.predictor import load_predictors
 from net.tasks import mask_task
-from net.distributed import team
+from net.distributed import join_processes
 from pathlib import Path
 from utils.masks.mask_file import mask_writer
 from utils.core.training_settings import MachineSettings
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 from contextlib import nullcontext
 
 snapshot, data, out = map(Path, sys.argv[1:])
-stack = open_stack(data)
-with team() as processes:
-    (predictor,), _ = load_predictors([snapshot], machine(MachineSettings()), stack)
-    rows = np.arange(len(stack.ids))
-    writer = mask_writer(out, stack.ids, stack.shape, {}) if processes.leads else nullcontext()
+packed = open_packed(data)
+with join_processes() as processes:
+    (predictor,), _ = load_predictors([snapshot], machine(MachineSettings()), packed)
+    rows = np.arange(len(packed.ids))
+    writer = mask_writer(out, packed.ids, packed.shape, {}) if processes.is_main else nullcontext()
     with writer as masks:
-        means = evaluate(predictor, mask_task(stack), stack, rows, LOSSES["bce_lovasz"], 5, masks, processes)
+        means = evaluate(predictor, mask_task(packed), packed, rows, LOSSES["bce_lovasz"], 5, masks, processes)
 out.with_suffix(f".{processes.rank}.json").write_text(json.dumps(means))
 """
 

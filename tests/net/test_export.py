@@ -58,8 +58,8 @@ def pictures(number, shape, channels=1):
 
 def expected(run, images):
     """What the project's own way makes of the images: (N, K, h, w) or (N, K)."""
-    here, stack = Machine(torch.device("cpu"), torch.float32), SimpleNamespace(channels=images.shape[3])
-    (predictor,), _ = load_predictors([run / "snapshots" / NAME], here, stack)
+    here, packed = Machine(torch.device("cpu"), torch.float32), SimpleNamespace(channels=images.shape[3])
+    (predictor,), _ = load_predictors([run / "snapshots" / NAME], here, packed)
     with torch.inference_mode():
         return predictor.predict(images, [VIEWS["null"]]).numpy()
 

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from tensorboard.summary.writer import event_file_writer
 
 from net.tensorboard import Board
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 
 FLAGS = {
     "arch": "unet_resnet18",
@@ -123,10 +123,10 @@ def test_a_run_that_finishes_again_with_more_epochs_is_listed_once_as_it_is_now(
 
 def test_overlays_of_some_images_stand_at_their_epoch(tmp_path):
     ids, (probabilities, truth) = [f"image{row}" for row in range(9)], blobs(9)
-    stack = open_stack(write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31))}))
+    packed = open_packed(write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31))}))
     masks = write_masks(tmp_path / "masks.npy", ids, probabilities)
     with Board(tmp_path / "tensorboard", 0) as board:
-        board.show(7, stack, np.arange(9), masks)
+        board.show(7, packed, np.arange(9), masks)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     [name] = events.Tags()["images"]
     [picture] = events.Images(name)

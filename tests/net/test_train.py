@@ -20,7 +20,7 @@ from net.snapshot import load_snapshot
 from utils.core.cli import parse
 from utils.core.training_settings import TrainSettings
 from utils.data.folds import fold_rows
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 from utils.masks.mask_file import binarize, open_masks
 from utils.runs.run_folder import RunFolder, find_snapshots, snapshots_in
 from utils.scoring.metrics import iou, iout
@@ -52,13 +52,13 @@ def test_a_run_leaves_what_its_readme_says(trained, survey):
 
 
 def test_the_logged_scores_are_those_of_the_stored_masks(trained, survey):
-    stack = open_stack(survey)
-    _, val_rows = fold_rows(survey, stack.ids, 0)
+    packed = open_packed(survey)
+    _, val_rows = fold_rows(survey, packed.ids, 0)
     for file in snapshots_in(trained):
         masks = open_masks(file.val_masks)
-        assert masks.ids == [stack.ids[row] for row in val_rows]
+        assert masks.ids == [packed.ids[row] for row in val_rows]
         assert masks.array.dtype == np.float16
-        found, truths = binarize(masks.array, 0.5), stack.masks[val_rows]
+        found, truths = binarize(masks.array, 0.5), packed.masks[val_rows]
         row = rows_of(trained)[file.epoch - 1]
         assert float(row["iout"]) == iout(found, truths)
         assert float(row["iou"]) == pytest.approx(iou(found, truths), abs=1e-12)
@@ -67,7 +67,7 @@ def test_the_logged_scores_are_those_of_the_stored_masks(trained, survey):
 def test_a_snapshot_describes_itself(trained, survey):
     about = load_snapshot(find_snapshots([str(trained)])[0]).about
     assert (about["arch"], about["task"], about["fold"], about["channels_in"]) == ("unet_resnet18", "mask", 0, 1)
-    assert about["data_digest"] == open_stack(survey).digest
+    assert about["data_digest"] == open_packed(survey).digest
     assert set(about["metrics"]) >= {"val_loss", "iou", "iout"}
     assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
 

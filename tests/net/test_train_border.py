@@ -13,9 +13,9 @@ from net.losses import bce, border_losses, lovasz_hinge
 from net.snapshot import load_snapshot
 from net.tasks import border_task
 from utils.data.folds import fold_rows
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 from utils.masks.border_target import border_of
-from utils.masks.instances import ObjectRules, label_objects
+from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import open_masks
 from utils.runs.run_folder import RunFolder, find_snapshots
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
@@ -49,10 +49,10 @@ def test_a_run_keeps_both_planes_and_ranks_by_objects(ships, border_run):
     about = load_snapshot(snapshot).about
     assert (about["task"], about["outputs"], about["border"]) == ("border", ["mask", "border"], "both")
     masks = open_masks(snapshot.with_name(f"val_masks_{snapshot.name}.npy"))
-    stack, rows = open_stack(ships), fold_rows(ships, open_stack(ships).ids, 0)[1]
+    packed, rows = open_packed(ships), fold_rows(ships, open_packed(ships).ids, 0)[1]
     assert masks.planes.shape == (len(rows), 2, 128, 128)
     pairs = [
-        (label_objects(mask, border, ObjectRules()), stack.labels[row])
+        (label_instances(mask, border, InstanceRules()), packed.instances[row])
         for mask, border, row in zip(masks.array, masks.border, rows, strict=True)
     ]
     score = float(dsb2018_scores(np.stack([match_counts(*pair) for pair in pairs])).mean())
@@ -105,11 +105,11 @@ def test_from_a_border_net_to_an_airbus_submission_and_its_f2(ships, border_run,
     assert done.returncode == 0, done.stderr
     assert f"{border_run}/objects.json" in done.stdout
     labels, masks = np.load(tmp_path / "test_labels.npy"), open_masks(tmp_path / "test.npy")
-    rules = ObjectRules(found["th"], found["seed_th"], found["min_area"], found["fill_holes"])
+    rules = InstanceRules(found["th"], found["seed_th"], found["min_area"], found["fill_holes"])
     gate_th = json.loads((border_run / "gate.json").read_text())["gate_threshold"]
     quiet = np.load(tmp_path / "test_gate.npy")[:, 0] <= (-1 if gate_th is None else gate_th)
     for place in range(6):
-        expected = label_objects(masks.array[place], masks.border[place], rules)
+        expected = label_instances(masks.array[place], masks.border[place], rules)
         assert np.array_equal(labels[place], 0 * expected if quiet[place] else expected)
     assert len(list((tmp_path / "pngs").glob("*.png"))) == 6
     (submission,) = (tmp_path / "submissions").glob("*.csv")
@@ -132,11 +132,11 @@ def test_borders_of_plain_masks_are_outlines(survey, tmp_path):
 
 
 def test_the_mask_is_the_first_plane_and_probabilities_of_one_label_add_up(ships):
-    stack = open_stack(ships)
-    row = int(np.argmax([labels.any() for labels in stack.labels]))
-    target = border_task(stack, "touching", 2, 1.0).target(stack.labels[row])
-    assert np.array_equal(target[..., 0], stack.labels[row] != 0)
-    assert np.array_equal(target[..., 1], border_of(stack.labels[row], "touching", 2))
+    packed = open_packed(ships)
+    row = int(np.argmax([labels.any() for labels in packed.instances]))
+    target = border_task(packed, "touching", 2, 1.0).target(packed.instances[row])
+    assert np.array_equal(target[..., 0], packed.instances[row] != 0)
+    assert np.array_equal(target[..., 1], border_of(packed.instances[row], "touching", 2))
     sums = Kind("label", ("cat", "dog")).probabilities(torch.randn(3, 2)).sum(1)
     assert torch.allclose(sums, torch.ones(3))
 

@@ -13,16 +13,16 @@ from helpers.scripts import TINIEST, assert_refused, run_here
 
 from bench.kill_resume import differences
 from net import snapshot
-from net.checkpoints import Record
+from net.checkpoints import Checkpoints
 from utils.core.errors import UserError
 from utils.core.files import read_json
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
-from utils.data.image_classes import not_empty, read_labels
-from utils.data.packed import open_stack
+from utils.data.image_classes import nonempty_class, read_classes
+from utils.data.packed import open_packed
 from utils.masks.probability_file import open_probabilities
 from utils.runs.run_folder import RunFolder, find_snapshots, snapshots_in
-from utils.scoring.class_metrics import label_scores
+from utils.scoring.class_metrics import class_scores
 
 CLASSIFIER = ("--arch", "test_resnet", *TINIEST[2:])
 TAGS = ("clear primary", "haze", "clear water", "haze primary water", "primary", "clear primary water")
@@ -85,8 +85,8 @@ def test_sets_without_masks_are_packed_folded_and_trained_on(sets):
         (file,) = snapshots_in(one.run)
         assert file.measure == ranked_by
         found = open_probabilities(file.val_masks)
-        truth = read_labels(one.data / "train_with_folds.csv", one.column, found.ids)
-        scores = label_scores(found.array.astype(np.float64), truth.matrix, truth.exclusive)
+        truth = read_classes(one.data / "train_with_folds.csv", one.column, found.ids)
+        scores = class_scores(found.array.astype(np.float64), truth.matrix, truth.exclusive)
         assert {name: float(log[name][0]) for name in measures} == pytest.approx(scores)
 
 
@@ -169,13 +169,13 @@ def test_all_folds_go_on_where_they_were_and_give_the_same_bits(survey, gates, t
 
 
 def test_out_of_fold_probabilities_are_of_all_images_by_nets_that_never_saw_them(survey, gates):
-    stack, oof = open_stack(survey), open_probabilities(f"{gates.base}_oof.npy")
-    assert (oof.ids, oof.labels) == (stack.ids, ["not_empty"])
+    packed, oof = open_packed(survey), open_probabilities(f"{gates.base}_oof.npy")
+    assert (oof.ids, oof.labels) == (packed.ids, ["not_empty"])
     for fold in range(3):
         (best,) = find_snapshots([f"{gates.base}_fold{fold}"])
         of_fold = open_probabilities(best.with_name(f"val_masks_{best.name}.npy"))
-        assert np.array_equal(oof.array[fold_rows(survey, stack.ids, fold)[1]], of_fold.array)
-    scores = label_scores(oof.array.astype(np.float64), not_empty(stack.masks).matrix, exclusive=False)
+        assert np.array_equal(oof.array[fold_rows(survey, packed.ids, fold)[1]], of_fold.array)
+    scores = class_scores(oof.array.astype(np.float64), nonempty_class(packed.masks).matrix, exclusive=False)
     assert f"24 images: auc {scores['auc']:.4f}, accuracy {scores['accuracy']:.4f}" in gates.said
 
 
@@ -202,7 +202,7 @@ def test_a_fold_that_ended_before_its_summary_is_finished(survey, tmp_path, monk
         raise UserError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Record, "finish", no_room)
+        patch.setattr(Checkpoints, "finish", no_room)
         assert_refused(run_here(*words), 1, "no room")
     said = run_well(*words)
     assert said.count("epoch 1/1") == 2, "the first fold was trained again"

@@ -57,7 +57,7 @@ def test_known_answers_of_five_images(tmp_path):
     shares = {share.name: (share.n_images, share.score) for share in judged.shares}
     assert shares == {"empty": (2, 0.5), "thin": (1, 0.0), "half": (1, 1.0), "nearly full": (1, 0.5)}
     assert (judged.shares[0].low, judged.shares[0].high) == (0, 1)
-    assert [judged.stack.ids[judged.place[name]] for name in judged.masks.ids] == list("abcde")
+    assert [judged.packed.ids[judged.place[name]] for name in judged.masks.ids] == list("abcde")
     shown = {title: [row.name for row in rows] for title, rows in judged.galleries.items()}
     assert shown == {
         "Worst": list("bced"),  # of the two with nothing right the one with more wrong pixels first
@@ -223,7 +223,7 @@ def test_only_what_has_changed_is_judged_again(home):
         return [read_run(run, run.name, cache).judged for run in runs]
 
     before = judged()
-    assert before[0].stack is before[1].stack  # opened once for all
+    assert before[0].packed is before[1].packed  # opened once for all
     assert [one is two for one, two in zip(before, judged(), strict=True)] == [True, True]
     write_json(runs[0] / "threshold.json", {"threshold": 0.75})
     after = judged()

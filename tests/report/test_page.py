@@ -154,9 +154,9 @@ def test_panels_are_the_image_its_truth_the_probability_and_what_is_wrong(found)
     opened = [Image.open(io.BytesIO(base64.b64decode(text.split(",")[1]))) for text in strip.panels]
     image, truth, probability, overlay = (np.asarray(one.convert("RGB")).astype(int) for one in opened)
     assert strip.size == (31, 31)
-    true = np.asarray(judged.stack.masks[place]) != 0
+    true = np.asarray(judged.packed.masks[place]) != 0
     assert np.array_equal(truth[..., 0], 255 * true)
-    assert np.abs(image[..., 0] - judged.stack.images[place][..., 0]).mean() < 30
+    assert np.abs(image[..., 0] - judged.packed.images[place][..., 0]).mean() < 30
     assert np.abs(probability[..., 0] - 255 * judged.masks.array[row.row].astype(float)).mean() < 12
     missed = true & ~(judged.masks.array[row.row] > 0.4)
     greener = (overlay[..., 1] - overlay[..., 0])[missed].mean(), (overlay[..., 1] - overlay[..., 0])[~true].mean()
@@ -168,10 +168,10 @@ def test_panels_are_the_image_its_truth_the_probability_and_what_is_wrong(found)
 def test_a_large_picture_is_made_small(found):
     judged = run_of(found, "unet_fold0").judged
     masks = dataclasses.replace(judged.masks, planes=np.zeros((20, 400, 200), np.float16))
-    stack = dataclasses.replace(
-        judged.stack, images=np.zeros((40, 400, 200, 3), np.uint8), masks=np.zeros((40, 400, 200))
+    packed = dataclasses.replace(
+        judged.packed, images=np.zeros((40, 400, 200, 3), np.uint8), masks=np.zeros((40, 400, 200))
     )
-    strip = draw(dataclasses.replace(judged, masks=masks, stack=stack), judged.galleries["Best"][0])
+    strip = draw(dataclasses.replace(judged, masks=masks, packed=packed), judged.galleries["Best"][0])
     assert strip.size == (80, 160)
     assert Image.open(io.BytesIO(base64.b64decode(strip.panels[0].split(",")[1]))).size == (80, 160)
 

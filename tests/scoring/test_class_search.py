@@ -10,10 +10,10 @@ from hypothesis.extra import numpy as npst
 
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
-from utils.data.image_classes import Labels
+from utils.data.image_classes import ImageClasses
 from utils.masks.probability_file import Probabilities
-from utils.scoring.class_search import fit_labels
-from utils.scoring.stored_results import LABELS_FILE, stored_label_thresholds
+from utils.scoring.class_search import fit_classes
+from utils.scoring.stored_results import LABELS_FILE, stored_class_thresholds
 
 
 def given_file(probabilities, labels, start=0, name="p.npy"):
@@ -22,12 +22,12 @@ def given_file(probabilities, labels, start=0, name="p.npy"):
 
 
 def named(truths, exclusive=False):
-    return Labels([f"l{label}" for label in range(np.shape(truths)[1])], np.asarray(truths, np.uint8), exclusive)
+    return ImageClasses([f"l{label}" for label in range(np.shape(truths)[1])], np.asarray(truths, np.uint8), exclusive)
 
 
 def fit(probabilities, truths, exclusive=False):
     labels = named(truths, exclusive)
-    return fit_labels([given_file(probabilities, labels.names)], [labels])
+    return fit_classes([given_file(probabilities, labels.names)], [labels])
 
 
 def mean_f2(probabilities, truths, thresholds):
@@ -100,7 +100,7 @@ def test_the_cross_fit_by_hand(n_files):
     rows_of_files = parts if n_files == 3 else [np.arange(45)]
     labels = named(truths)
     files = [given_file(probabilities[rows], labels.names, rows[0]) for rows in rows_of_files]
-    found = fit_labels(files, [named(truths[rows]) for rows in rows_of_files])
+    found = fit_classes(files, [named(truths[rows]) for rows in rows_of_files])
     scores = 0.0
     for part in parts:
         rest = np.setdiff1d(np.arange(45), part)
@@ -133,9 +133,9 @@ def test_one_of_several_labels_has_nothing_to_fit():
 def test_what_is_stored_comes_back(tmp_path):
     probabilities, truths = tags(20, 3)
     found = fit(probabilities, truths)
-    assert stored_label_thresholds(tmp_path) is None
+    assert stored_class_thresholds(tmp_path) is None
     write_json(tmp_path / LABELS_FILE, found.as_json([given_file(probabilities, ["l0", "l1", "l2"])]))
-    assert stored_label_thresholds(tmp_path) == found.thresholds
+    assert stored_class_thresholds(tmp_path) == found.thresholds
     stored = read_json(tmp_path / LABELS_FILE)
     assert stored["score"] == found.score
     assert stored["cross_fitted"]["score"] == found.cross_fitted.score
@@ -143,16 +143,16 @@ def test_what_is_stored_comes_back(tmp_path):
     for wrong in ([], {"thresholds": {"l0": 2}}, {"threshold": 0.5}):
         write_json(tmp_path / LABELS_FILE, wrong)
         with pytest.raises(UserError, match=r"labels.json: expected thresholds in \[0, 1\] by label"):
-            stored_label_thresholds(tmp_path)
+            stored_class_thresholds(tmp_path)
 
 
 def test_refusals():
     probabilities, truths = tags(4, 2)
     file = given_file(probabilities, ["l0", "l1"])
     with pytest.raises(UserError, match=r"p.npy: image i0 is in p.npy too"):
-        fit_labels([file, file], [named(truths)] * 2)
+        fit_classes([file, file], [named(truths)] * 2)
     with pytest.raises(UserError, match=r"p.npy: probabilities of cat, dog; the true labels are l0, l1"):
-        fit_labels([given_file(probabilities, ["cat", "dog"])], [named(truths)])
+        fit_classes([given_file(probabilities, ["cat", "dog"])], [named(truths)])
     with pytest.raises(UserError, match=r"p.npy: holds no images"):
-        fit_labels([given_file(probabilities[:0], ["l0", "l1"])], [named(truths[:0])])
+        fit_classes([given_file(probabilities[:0], ["l0", "l1"])], [named(truths[:0])])
     assert fit(probabilities[:1], truths[:1]).cross_fitted is None

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as npst
 
 from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
-from utils.masks.gate import OPEN, gate_probability, silenced
+from utils.masks.gate import OPEN, gate_probability, gated_out
 from utils.masks.mask_file import binarize, open_masks
 from utils.masks.probability_file import open_probabilities, write_probabilities
 from utils.scoring.gate_search import best_gated, fit_gated
@@ -86,8 +86,8 @@ def test_blobs_against_every_pair():
 
 
 def test_an_image_on_the_threshold_is_silenced():
-    assert silenced(np.array([0.2, 0.5, np.nextafter(0.5, 1)]), 0.5).tolist() == [True, True, False]
-    assert not silenced(np.zeros(1), OPEN).any()
+    assert gated_out(np.array([0.2, 0.5, np.nextafter(0.5, 1)]), 0.5).tolist() == [True, True, False]
+    assert not gated_out(np.zeros(1), OPEN).any()
     # the empty image has the probability .5 of a full one: the two cannot be told apart, so no gate is as good
     masks, truth = np.full((2, 1, 2), 0.7, np.float16), np.array([[[1, 1]], [[0, 0]]])
     assert best_gated(steps_of(masks, truth), np.array([0.5, 0.5]))[1] is None
@@ -148,7 +148,7 @@ def test_a_perfect_gate_helps(tmp_path, n_files):
     fit = fit_gated(files, gates[::-1], truth_fn, [0])
     stored, text = fit.as_json(files, gates), fit.as_text()
     assert (fit.gate.low, fit.gate.high) == (float(np.float32(0.2)), float(np.float32(0.8)))
-    assert fit.n_silenced == empty.sum()
+    assert fit.n_gated_out == empty.sum()
     assert fit.best.score > fit.without.score
     assert (fit.helps, stored["helps"]) == (True, True)
     assert text.endswith("\nthe gate helps")

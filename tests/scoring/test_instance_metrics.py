@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from utils.scoring.instance_metrics import (
-    OBJECT_METRICS,
+    INSTANCE_METRICS,
     airbus_scores,
     counts_without_small,
     dsb2018_scores,
     match_counts,
-    match_objects,
+    match_instances,
 )
 
 LADDER = [Fraction(10 + step, 20) for step in range(10)]
@@ -71,7 +71,7 @@ def test_against_sets_of_pixels(pair, min_area):
     expected = slow_counts(predicted, truth)
     counts = match_counts(predicted, truth)
     assert (counts.dtype, counts.tolist()) == (np.int64, expected)
-    without = counts_without_small(match_objects(predicted, truth), np.array([0, min_area]))
+    without = counts_without_small(match_instances(predicted, truth), np.array([0, min_area]))
     assert without.tolist() == [expected, slow_counts(predicted, truth, min_area)]
     assert dsb2018_scores(counts[None])[0] == pytest.approx(float(slow_dsb2018(expected)), abs=1e-12)
     assert airbus_scores(counts[None])[0] == pytest.approx(float(slow_airbus(expected)), abs=1e-12)
@@ -106,7 +106,7 @@ def strip(*lengths):
 def test_by_hand(name, predicted, truth, first, dsb2018, airbus):
     counts = match_counts(predicted, truth)
     assert tuple(counts[0]) == first
-    scores = {metric: score(counts[None])[0] for metric, score in OBJECT_METRICS.items()}
+    scores = {metric: score(counts[None])[0] for metric, score in INSTANCE_METRICS.items()}
     assert scores == pytest.approx({"dsb2018": dsb2018, "airbus": airbus}, abs=1e-12)
 
 

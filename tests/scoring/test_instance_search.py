@@ -11,12 +11,12 @@ from helpers.sources import SIZE, dsb2018
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.data.rle import encode
-from utils.masks.ground_truth import labels_of
-from utils.masks.instances import ObjectRules, label_objects
+from utils.masks.ground_truth import true_instances
+from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import open_masks
 from utils.scoring import instance_search as module
-from utils.scoring.instance_metrics import OBJECT_METRICS, match_counts
-from utils.scoring.instance_search import fit_objects, search
+from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
+from utils.scoring.instance_search import fit_instances, search
 from utils.scoring.stored_results import stored_rules
 
 SCRIPT = "optimize_threshold.py"
@@ -60,19 +60,19 @@ def scores_of(planes, labels, rules, metric="dsb2018"):
     """The score of each image under the rules, the plain way."""
     borders = [None] * len(planes) if planes.ndim == 3 else planes[:, 1]
     masks = planes if planes.ndim == 3 else planes[:, 0]
-    found = [label_objects(mask, border, rules) for mask, border in zip(masks, borders, strict=True)]
+    found = [label_instances(mask, border, rules) for mask, border in zip(masks, borders, strict=True)]
     counts = np.stack([match_counts(*pair) for pair in zip(found, labels, strict=True)])
-    return OBJECT_METRICS[metric](counts)
+    return INSTANCE_METRICS[metric](counts)
 
 
 def test_one_file(tmp_path):
     planes, labels = cells(7, noise=0.15)
-    fit = fit_objects(files_of(tmp_path, (planes, labels)), min_areas=(5, 3))
+    fit = fit_instances(files_of(tmp_path, (planes, labels)), min_areas=(5, 3))
     assert fit.score == pytest.approx(scores_of(planes, labels, fit.rules).mean())
-    assert fit.score_of_components == pytest.approx(scores_of(planes[:, 0], labels, ObjectRules()).mean())
+    assert fit.score_of_components == pytest.approx(scores_of(planes[:, 0], labels, InstanceRules()).mean())
     thresholds = (0.3, 0.5, 0.7)
     for th, seed_th, min_area, fill_holes in product(thresholds, thresholds, (0, 5), (False, True)):
-        rules = ObjectRules(th, seed_th, min_area, fill_holes)
+        rules = InstanceRules(th, seed_th, min_area, fill_holes)
         assert scores_of(planes, labels, rules).mean() <= fit.score + 1e-9
     assert fit.rules.min_area in (3, 5)  # without the specks
     assert fit.score > fit.score_of_components + 0.3
@@ -80,7 +80,7 @@ def test_one_file(tmp_path):
     honest = []
     for part in range(5):
         rest = [row for row in range(7) if row % 5 != part]
-        fitted = fit_objects(files_of(tmp_path / str(part), (planes[rest], labels[rest])), None, (5, 3))
+        fitted = fit_instances(files_of(tmp_path / str(part), (planes[rest], labels[rest])), None, (5, 3))
         honest += scores_of(planes[part::5], labels[part::5], fitted.rules).tolist()
     assert fit.cross_fitted.score == pytest.approx(np.mean(honest))
     assert fit.cross_fitted.n_parts == 5
@@ -95,9 +95,9 @@ def test_the_metric_decides(tmp_path):
     planes[0, 12:18, 1:7] = planes[0, 12:18, 9:15] = planes[0, 12:18, 17:23] = 0.35
     files = files_of(tmp_path, (planes, labels))
     for metric, found, score in (("dsb2018", 1, 1 / 2), ("airbus", 5, 10 / 13)):
-        fit = fit_objects(files, metric=metric)
+        fit = fit_instances(files, metric=metric)
         assert fit.score == pytest.approx(score)
-        assert label_objects(planes[0], None, fit.rules).max() == found
+        assert label_instances(planes[0], None, fit.rules).max() == found
     assert fit.cross_fitted is None  # one image
     assert fit.as_json(files)["cross_fitted"] is None
 
@@ -105,7 +105,7 @@ def test_the_metric_decides(tmp_path):
 def test_files_are_the_parts(tmp_path):
     sure, unsure = cells(5, seed=1, inside=0.9), cells(4, seed=2, inside=0.45)
     files = files_of(tmp_path, sure, unsure)
-    fit, alone = fit_objects(files), [fit_objects([masks]) for masks in files]
+    fit, alone = fit_instances(files), [fit_instances([masks]) for masks in files]
     held_out = [scores_of(*sure, alone[1].rules), scores_of(*unsure, alone[0].rules)]
     assert fit.cross_fitted.score == pytest.approx(np.concatenate(held_out).mean())
     assert fit.cross_fitted.n_parts == 2
@@ -134,10 +134,10 @@ def test_thresholds_between_those_of_the_grid(tmp_path):
     labels = np.zeros((3, *SHAPE), np.uint16)
     labels[:, 2:9, 2:9], labels[:, 11:18, 4:20] = 1, 2
     planes = np.where(labels != 0, 0.47, 0.43).astype(np.float16)
-    fit = fit_objects(files_of(tmp_path, (planes, labels)))
+    fit = fit_instances(files_of(tmp_path, (planes, labels)))
     assert (fit.score, fit.score_of_components) == (1, 0)
     assert 0.43 <= fit.rules.th < 0.47
-    assert fit.rules == ObjectRules(fit.rules.th)  # of equal ones no clean-up, and the seeds' threshold unsaid
+    assert fit.rules == InstanceRules(fit.rules.th)  # of equal ones no clean-up, and the seeds' threshold unsaid
     assert "connected components, no border" in fit.as_text()
 
 
@@ -146,19 +146,19 @@ def test_holes_are_filled_where_that_is_better(tmp_path):
     labels[:, 2:9, 2:9] = 1
     planes = np.where(labels != 0, 0.9, 0.1).astype(np.float16)
     planes[:, 4:7, 4:7] = 0.05
-    fit = fit_objects(files_of(tmp_path, (planes, labels)))
-    assert (fit.rules, fit.score) == (ObjectRules(fill_holes=True), 1)
+    fit = fit_instances(files_of(tmp_path, (planes, labels)))
+    assert (fit.rules, fit.score) == (InstanceRules(fill_holes=True), 1)
 
 
 def test_of_many_images_some_are_searched_and_all_are_scored(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_SEARCHED", 8)
     large, small = cells(20, seed=3), cells(2, seed=4)
-    fit = fit_objects(files_of(tmp_path, large, small))
+    fit = fit_instances(files_of(tmp_path, large, small))
     assert (fit.n_images, fit.n_searched) == (22, 4 + 2)
     pooled = np.concatenate([scores_of(*large, fit.rules), scores_of(*small, fit.rules)])
     assert fit.score == pytest.approx(pooled.mean())
     assert "22 of 2 mask files, 6 of them searched" in fit.as_text()
-    assert fit_objects(files_of(tmp_path, large, small)) == fit
+    assert fit_instances(files_of(tmp_path, large, small)) == fit
 
 
 def test_truth_from_a_csv(tmp_path):
@@ -168,10 +168,10 @@ def test_truth_from_a_csv(tmp_path):
     rows = ["ImageId,EncodedPixels", "a,"]
     rows += [f"{name},{encode(labels[at] == number)}" for at, name in enumerate("dcb") for number in (4, 2, 1, 3)]
     source.write_text("\n".join(rows) + "\n")
-    found = list(labels_of(masks, str(source)))
+    found = list(true_instances(masks, str(source)))
     renumbered = np.array([0, 3, 2, 4, 1])[labels]  # in the order of the rows
     np.testing.assert_array_equal(found, renumbered)
-    np.testing.assert_array_equal(list(labels_of(masks, str(source), [2, 0])), renumbered[[2, 0]])
+    np.testing.assert_array_equal(list(true_instances(masks, str(source), [2, 0])), renumbered[[2, 0]])
     for wrong, said in (
         (f"a,{encode(labels[0] == 1)}\na,\n", ("a: object 2", "no pixels")),
         ("a,1 3\na,9 2\na,3 4\n", ("a: object 3", "shares 1 pixels with object 1")),
@@ -180,7 +180,7 @@ def test_truth_from_a_csv(tmp_path):
     ):
         source.write_text("\n".join(row for row in rows if not row.startswith("a")) + "\n" + wrong)
         with pytest.raises(UserError) as error:
-            list(labels_of(masks, str(source)))
+            list(true_instances(masks, str(source)))
         assert "truth.csv" in str(error.value)
         assert "\n" not in str(error.value)
         assert all(word in str(error.value) for word in said), error.value

@@ -9,7 +9,7 @@ from helpers.sources import contents, run_ok
 from PIL import Image
 
 from utils.core.tables import read_table
-from utils.data.packed import open_stack
+from utils.data.packed import open_packed
 from utils.data.rle import decode
 from utils.make_demo import Settings, main
 from utils.synthetic.ship_survey import draw_plan
@@ -84,13 +84,13 @@ def test_it_packs_into_what_was_drawn(demo, tmp_path):
     folder, _ = demo
     printed = run_ok("--data_dir", folder, "--out_dir", tmp_path / "out", cwd=tmp_path)
     assert printed.split()[:2] == ["layout", "airbus"]
-    train, plan = open_stack(tmp_path / "out"), draw_plan(N_TRAIN, N_TEST, 3)
+    train, plan = open_packed(tmp_path / "out"), draw_plan(N_TRAIN, N_TEST, 3)
     assert train.ids == list(plan["train"])
     for name, label, image in list(zip(train.ids, train.labels, train.images, strict=True))[:5]:
         drawn = scene(np.random.default_rng([3, int(name[:9], 16)]), SIZE, plan["train"][name])
         assert np.array_equal(label, drawn.labels)
         assert np.abs(image.astype(int) - drawn.image).mean() < 6, "more than JPEG loses"
-    assert open_stack(tmp_path / "out", "test").ids == list(plan["test"])
+    assert open_packed(tmp_path / "out", "test").ids == list(plan["test"])
     table = read_table(tmp_path / "out/train.csv")
     assert table["objects"] == [str(label.max()) for label in train.labels]
     run_here("utils/make_folds.py", "-p", tmp_path / "out/train.csv", "-n", 3, "--stratify", "objects")

@@ -29,7 +29,7 @@ HEADER = ("id", "label")
 """Where there is no sample submission."""
 
 
-def finish_label_submission(
+def write_class_submission(
     probabilities: Probabilities,
     thresholds: Mapping[str, float] | None,
     exclusive: bool,
@@ -73,7 +73,7 @@ def finish_label_submission(
     with whole_file(path) as part:
         cells = _cells(style, array, labels, header[1:], thresholds)
         write_table(part, dict(zip(header, [ids, *cells], strict=True)))
-        verdict = check_label_submission(part, sample, labels, exclusive)
+        verdict = check_class_submission(part, sample, labels, exclusive)
         if verdict.problems:
             more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
             raise UserError(f"{path}: not written, the check found: {verdict.problems[0]}{more}")
@@ -117,7 +117,7 @@ def style_of(sample: Mapping[str, Sequence[str]] | None, labels: Sequence[str], 
     return usual
 
 
-def check_label_submission(
+def check_class_submission(
     path: str | Path, sample: str | Path | None, labels: Sequence[str], exclusive: bool
 ) -> Verdict:
     """Look at header, ids, order and every cell of a submission of labels.

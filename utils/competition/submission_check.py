@@ -113,7 +113,7 @@ def _rows_by_id(ids: Iterator[str]) -> tuple[dict[str, int], set[str]]:
 def _check_ids(rows_of: Mapping[str, int], expected: list[str] | None, form: Format, verdict: Verdict) -> None:
     verdict.n_rows, verdict.n_images = sum(rows_of.values()), len(rows_of)
     found = list(rows_of)
-    if len(found) < verdict.n_rows and not form.of_objects:
+    if len(found) < verdict.n_rows and not form.of_instances:
         again = [name for name, count in rows_of.items() if count > 1]
         verdict.problems.append(f"ids: {verdict.n_rows - len(found)} rows repeat an id (such as {again[0]})")
     if expected is None:
@@ -143,7 +143,7 @@ def _check_cells(
         # on a square the two ways to read give one outline, transposed
         follow = shape is not None and shape[0] != shape[1] and looked_at < LOOKED_AT
         flat, objects = None, unfinished.get(name, [])
-        if shape is not None and (form.of_objects or follow):
+        if shape is not None and (form.of_instances or follow):
             flat = np.zeros(shape[0] * shape[1], dtype=np.int32)
             for number, earlier in enumerate(objects, start=1):
                 with suppress(ValueError):  # told when it was read
@@ -156,7 +156,7 @@ def _check_cells(
                     paint(flat, *objects[-1], len(objects))
             except ValueError as error:
                 verdict.problems.append(f"line {line} ({name}): {error}")
-        if name in apart and form.of_objects:
+        if name in apart and form.of_instances:
             unfinished[name] = objects
         if follow and flat.any():
             edges += _edge(flat.reshape(shape, order="F")), _edge(flat.reshape(shape))

@@ -14,11 +14,18 @@ from utils.core.files import whole_file
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
 from utils.data.formats import FORMATS, Format, read_format
 from utils.data.image_ids import stem_of
-from utils.data.packed import open_stack, read_manifest
-from utils.data.rle import encode, encode_objects
-from utils.masks.instances import ObjectRules, label_objects, labels_beside, resized_labels, write_labels, write_png
+from utils.data.packed import open_packed, read_manifest
+from utils.data.rle import encode, encode_instances
+from utils.masks.instances import (
+    InstanceRules,
+    instances_path,
+    label_instances,
+    resize_instances,
+    write_instance_maps,
+    write_instance_png,
+)
 from utils.masks.mask_file import Masks, binarize
-from utils.masks.postprocessing import check_rules, clean_labels, clean_mask, constant_images
+from utils.masks.postprocessing import check_rules, clean_instances, clean_mask, constant_images
 from utils.scoring.stored_results import choose_rules, choose_threshold
 
 Rows = Iterator[tuple[str, str]]  # id, run-lengths
@@ -67,36 +74,36 @@ def _mask(job: Job, name: str, row: int, th: float, min_area: int) -> np.ndarray
     return clean_mask(mask, job.rules)
 
 
-def write_label_maps(job: Job, how: ObjectRules) -> np.ndarray:
+def write_label_maps(job: Job, how: InstanceRules) -> np.ndarray:
     """Write the label maps beside the mask file, in its order and at its size: (N, H, W) uint16, memory-mapped.
 
     Raises:
         UserError: more objects in an image than can be numbered.
     """
     about = {"masks": str(job.masks.path), "objects": vars(how), "rules": vars(job.rules)}
-    return write_labels(
-        labels_beside(job.masks.path), job.masks.ids, label_maps(job, how), job.masks.array.shape[1:], about
+    return write_instance_maps(
+        instances_path(job.masks.path), job.masks.ids, label_maps(job, how), job.masks.array.shape[1:], about
     )
 
 
-def label_maps(job: Job, how: ObjectRules) -> Iterator[np.ndarray]:
+def label_maps(job: Job, how: InstanceRules) -> Iterator[np.ndarray]:
     """The label map (H, W) uint16 of each image, in the order and at the size of the mask file; raises as above."""
     return (_labels(job, name, row, how) for name, row in _places(job.masks, job.masks.ids))
 
 
-def _labels(job: Job, name: str, row: int, how: ObjectRules) -> np.ndarray:
+def _labels(job: Job, name: str, row: int, how: InstanceRules) -> np.ndarray:
     """(H, W) uint16 label map of one image, of the mask file's size."""
     if name in job.silent:
         return np.zeros(job.masks.array.shape[1:], dtype=np.uint16)
     border = None if job.masks.border is None else job.masks.border[row]
     try:
-        labels = label_objects(_probabilities(job, name, row), border, how)
+        labels = label_instances(_probabilities(job, name, row), border, how)
     except ValueError as error:
         raise UserError(f"{job.masks.path}: {name}: {error}; a larger --th or --min_area leaves fewer") from None
-    return clean_labels(labels, job.rules)
+    return clean_instances(labels, job.rules)
 
 
-def object_rows(job: Job, labels: np.ndarray, label_pngs: str | None) -> Rows:
+def instance_rows(job: Job, labels: np.ndarray, label_pngs: str | None) -> Rows:
     """A row an object in the order of their numbers, an empty one for an image that has none.
 
     Args:
@@ -105,10 +112,10 @@ def object_rows(job: Job, labels: np.ndarray, label_pngs: str | None) -> Rows:
         label_pngs: folder to write each map to, at its image's size; None: none are written.
     """
     for name, row in _places(job.masks, job.ids):
-        of_source = resized_labels(labels[row], _shape(job, name))
+        of_source = resize_instances(labels[row], _shape(job, name))
         if label_pngs is not None:
-            write_png(Path(label_pngs) / f"{stem_of(name)}.png", of_source)
-        for cell in encode_objects(of_source, job.form.by_row) or [""]:
+            write_instance_png(Path(label_pngs) / f"{stem_of(name)}.png", of_source)
+        for cell in encode_instances(of_source, job.form.by_row) or [""]:
             yield name, cell
 
 
@@ -156,9 +163,9 @@ def check_flags(settings: SubmissionSettings, rules: RuleSettings, folders: Fold
     check_rules(rules)
     if settings.format:
         _check_format(settings, rules, FORMATS[settings.format], f"--format {settings.format}")
-    of_objects = FORMATS[settings.format].of_objects if settings.format else settings.objects
+    of_instances = FORMATS[settings.format].of_instances if settings.format else settings.objects
     choose_threshold(settings.th, rules.min_area, folders)
-    choose_rules(settings.th, rules.seed_th, rules.min_area, rules.fill_holes, folders if of_objects else [])
+    choose_rules(settings.th, rules.seed_th, rules.min_area, rules.fill_holes, folders if of_instances else [])
 
 
 def finish_submission(
@@ -167,7 +174,7 @@ def finish_submission(
     rules: RuleSettings,
     folders: Folders,
     data_dir: str | Path | None = None,
-    silenced: Collection[str] | None = None,
+    gated_out: Collection[str] | None = None,
 ) -> Path:
     """Make masks or objects image by image, write the submission, check it, and print where it is and what it holds.
 
@@ -184,7 +191,7 @@ def finish_submission(
             the mask file.
         folders: run folders to look for threshold.json (objects: objects.json) where flags say nothing.
         data_dir: the packed folder the images are from; None: the one that the mask file names, if it is here.
-        silenced: ids whose image is empty because a gate says so; None: there is no gate.
+        gated_out: ids whose image is empty because a gate says so; None: there is no gate.
 
     Returns:
         the path of the submission.
@@ -201,12 +208,12 @@ def finish_submission(
     shapes, picture_of = _source_shapes(masks, folder), _pictures(masks, rules, folder)
     compared = sample if masks.about.get("part", "test") == "test" else None
     constant = constant_images(masks.ids, picture_of) if rules.constant_is_empty else set()
-    job = Job(masks, form, _ids(masks, compared), shapes, rules, picture_of, {*(silenced or ()), *constant})
+    job = Job(masks, form, _ids(masks, compared), shapes, rules, picture_of, {*(gated_out or ()), *constant})
     path = timestamped(settings.submission_dir, settings.fn)
     rows, how = (
-        _object_rows(job, settings, folders)
-        if form.of_objects
-        else _mask_rows(job, settings, folders, silenced is not None)
+        _instance_rows(job, settings, folders)
+        if form.of_instances
+        else _mask_rows(job, settings, folders, gated_out is not None)
     )
     with whole_file(path) as part:
         _write_rows(part, rows, form.columns)
@@ -215,7 +222,7 @@ def finish_submission(
             more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
             raise UserError(f"{path}: not written, the check found: {verdict.problems[0]}{more}")
     if job.silent:
-        by_gate = set(masks.ids).intersection(silenced or ())
+        by_gate = set(masks.ids).intersection(gated_out or ())
         more = f"{len(constant - by_gate)} more of one single colour"
         print(f"empty whatever was predicted: {len(by_gate)} images by the gate, {more}")
     order = f"ids and order as in {compared}" if compared else "ids not compared, there is no sample_submission.csv"
@@ -267,16 +274,16 @@ def _mask_rows(job: Job, settings: SubmissionSettings, folders: Folders, gated: 
     return mask_rows(job, th, min_area), f"threshold {th:.6g} ({origin}), least area {min_area}"
 
 
-def _object_rows(job: Job, settings: SubmissionSettings, folders: Folders) -> tuple[Rows, str]:
+def _instance_rows(job: Job, settings: SubmissionSettings, folders: Folders) -> tuple[Rows, str]:
     """The rows, once the label maps are written, and how they are made."""
     flags = settings.th, job.rules.seed_th, job.rules.min_area, job.rules.fill_holes
     how, origin = choose_rules(*flags, folders)
     labels = write_label_maps(job, how)
     apart = "touching ones kept apart by borders" if job.masks.border is not None else "connected components"
-    print(f"{labels_beside(job.masks.path)}: the objects of {len(labels)} images, {apart}")
+    print(f"{instances_path(job.masks.path)}: the objects of {len(labels)} images, {apart}")
     described = f"threshold {how.th:.6g}, seeds {how.seed_th:.6g}, least area {how.min_area}"
     holes = "holes filled" if how.fill_holes else "holes kept"
-    return object_rows(job, labels, settings.label_pngs), f"{described}, {holes} ({origin})"
+    return instance_rows(job, labels, settings.label_pngs), f"{described}, {holes} ({origin})"
 
 
 def _format(settings: SubmissionSettings, rules: RuleSettings, sample: Path | None) -> Format:
@@ -299,7 +306,7 @@ def _check_format(settings: SubmissionSettings, rules: RuleSettings, form: Forma
         "--seed_th": rules.seed_th is not None,
     }
     given = [flag for flag, is_given in about_objects.items() if is_given]
-    if given and not form.of_objects:
+    if given and not form.of_instances:
         raise UsageError(
             f"{given[0]}: {origin} has one row an image; leave it out, or take --format dsb2018 or airbus, which have "
             "one row an object"
@@ -329,15 +336,15 @@ def _pictures(masks: Masks, rules: RuleSettings, folder: Path | None) -> Callabl
         return None
     if folder is None:
         raise UserError(f"{flag} looks at the images, and they are not here; --data_dir names the packed folder")
-    stack = open_stack(folder, masks.about.get("part", "test"))
-    if unknown := set(masks.ids).difference(stack.ids):
+    packed = open_packed(folder, masks.about.get("part", "test"))
+    if unknown := set(masks.ids).difference(packed.ids):
         raise UserError(
             f"{folder}: {len(unknown)} images of {masks.path} are not packed there (such as {min(unknown)})"
         )
-    if rules.crf and stack.shape != masks.array.shape[1:]:
-        raise UserError(f"--crf: the images in {folder} are {stack.shape}, their masks {masks.array.shape[1:]}")
-    row_of = {name: row for row, name in enumerate(stack.ids)}
-    return lambda name: stack.images[row_of[name]]
+    if rules.crf and packed.shape != masks.array.shape[1:]:
+        raise UserError(f"--crf: the images in {folder} are {packed.shape}, their masks {masks.array.shape[1:]}")
+    row_of = {name: row for row, name in enumerate(packed.ids)}
+    return lambda name: packed.images[row_of[name]]
 
 
 def _source_shapes(masks: Masks, folder: Path | None) -> Shapes:

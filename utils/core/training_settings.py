@@ -60,7 +60,7 @@ class LearnSettings:
 
     loss: str = "BCE"
     """BCE, lovasz, focal, bce_lovasz, BCEJaccard, BCEDice; combined, combined_hyper (ds_resnet_34).
-    Borders: boundary_bce, boundary_lovasz, boundary_bce_lovasz, boundary_bce_dice. Labels: BCE, focal."""
+    Borders: boundary_bce, boundary_lovasz, boundary_bce_lovasz, boundary_bce_dice. ImageClasses: BCE, focal."""
     optimizer: str = "adam_1e-4"
     """<adam|adamw|sgd>_<rate>; sgd has momentum .9."""
     scheduler: str = "none"

@@ -11,13 +11,13 @@ from utils.data.image_ids import as_packed, id_column
 
 
 def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the stack to train on and rows held out, by the column `fold` of train_with_folds.csv.
+    """Rows of the packed images to train on and rows held out, by the column `fold` of train_with_folds.csv.
 
     Returns:
         (train, val): int64 arrays, each ascending; together every id of the csv once.
 
     Raises:
-        UserError: no csv, ids that are not in the stack or the other way round.
+        UserError: no csv, ids that are not packed or the other way round.
         UsageError: the fold does not exist.
     """
     path = _folds_table(data_dir)

@@ -19,7 +19,7 @@ class Format:
     name: str
     columns: tuple[str, str]
     """(id, run-lengths)."""
-    of_objects: bool
+    of_instances: bool
     """one row an object, several an image, an empty cell for none; otherwise one row an image."""
     by_row: bool
     """pixels are numbered left to right, then top to bottom; otherwise top to bottom first."""
@@ -38,12 +38,14 @@ class Format:
 FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
-        Format("tgs", ("id", "rle_mask"), of_objects=False, by_row=False, metric="iout", has_empty=True),
+        Format("tgs", ("id", "rle_mask"), of_instances=False, by_row=False, metric="iout", has_empty=True),
         Format(
-            "dsb2018", ("ImageId", "EncodedPixels"), of_objects=True, by_row=False, metric="dsb2018", has_empty=False
+            "dsb2018", ("ImageId", "EncodedPixels"), of_instances=True, by_row=False, metric="dsb2018", has_empty=False
         ),
-        Format("airbus", ("ImageId", "EncodedPixels"), of_objects=True, by_row=False, metric="airbus", has_empty=True),
-        Format("carvana", ("img", "rle_mask"), of_objects=False, by_row=True, metric="dice", has_empty=False),
+        Format(
+            "airbus", ("ImageId", "EncodedPixels"), of_instances=True, by_row=False, metric="airbus", has_empty=True
+        ),
+        Format("carvana", ("img", "rle_mask"), of_instances=False, by_row=True, metric="dice", has_empty=False),
     )
 }
 """Name -> the rules of the TGS Salt Identification Challenge, the 2018 Data Science Bowl, the Airbus Ship Detection

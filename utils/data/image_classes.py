@@ -1,4 +1,4 @@
-"""Labels of whole images: from a column of train.csv, or "is there anything in the mask?"."""
+"""ImageClasses of whole images: from a column of train.csv, or "is there anything in the mask?"."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NOT_EMPTY = "not_empty"
 
 
 @dataclass(frozen=True)
-class Labels:
+class ImageClasses:
     """What is known of N images."""
 
     names: list[str]
@@ -26,7 +26,7 @@ class Labels:
     """whether an image has exactly one of them."""
 
 
-def read_labels(path: str | Path, column: str, ids: Sequence[str]) -> Labels:
+def read_classes(path: str | Path, column: str, ids: Sequence[str]) -> ImageClasses:
     """The labels in a column of a csv with a row an image, such as train_with_folds.csv.
 
     One label in every cell (cat, dog, 0, 1): an image has exactly one of them. Several words in some cell, between
@@ -62,13 +62,13 @@ def read_labels(path: str | Path, column: str, ids: Sequence[str]) -> Labels:
     matrix = np.zeros((len(ids), len(names)), dtype=np.uint8)
     for row, name in enumerate(ids):
         matrix[row, [place[word] for word in cells[name]]] = 1
-    return Labels(names, matrix, exclusive)
+    return ImageClasses(names, matrix, exclusive)
 
 
-def not_empty(masks: np.ndarray) -> Labels:
+def nonempty_class(masks: np.ndarray) -> ImageClasses:
     """Whether there is anything in each of N masks (N, H, W), what is not 0 is mask; read one at a time."""
     matrix = np.fromiter((bool(mask.any()) for mask in masks), dtype=np.uint8, count=len(masks))
-    return Labels([NOT_EMPTY], matrix[:, None], exclusive=False)
+    return ImageClasses([NOT_EMPTY], matrix[:, None], exclusive=False)
 
 
 def _in_order(names: set[str]) -> list[str]:

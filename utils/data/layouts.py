@@ -12,7 +12,7 @@ from typing import NamedTuple
 from utils.core.errors import UserError
 from utils.data.formats import RLE_COLUMNS
 from utils.data.image_ids import stem_of
-from utils.data.packed_tables import label_table_in
+from utils.data.packed_tables import find_class_table
 from utils.data.source_files import (
     header_of,
     image_folders_in,
@@ -48,9 +48,9 @@ class Source:
     """csv files that the packed folder needs too: train.csv, depths.csv, sample_submission.csv."""
     run_length_table: Path | None = None
     """The csv that holds the run-lengths of `train`."""
-    label_table: Path | None = None
+    class_table: Path | None = None
     """The csv that says of each image of `train` what it shows; then there are no masks."""
-    has_objects: bool = False
+    has_instances: bool = False
     """Whether the truth tells objects apart."""
     layout: str = ""
     folder: str = ""
@@ -143,7 +143,7 @@ def _dsb2018(folder: Path) -> Source | None:
         for name, image in images.items()
     ]
     listed = in_csv_order(image_folders_in(test), rows_of(order), test, order) if test.is_dir() else {}
-    return Source(items, [Item(*pair) for pair in listed.items()], _tables(folder), table, has_objects=True)
+    return Source(items, [Item(*pair) for pair in listed.items()], _tables(folder), table, has_instances=True)
 
 
 def _airbus(folder: Path) -> Source | None:
@@ -158,7 +158,7 @@ def _airbus(folder: Path) -> Source | None:
     test, order = _test_and_order(folder, "test_v2", "test/images", "test")
     if any(name != stem_of(name) for name in rows):  # ids are names of files here
         test = [item._replace(id=os.path.basename(item.image)) for item in test]
-    return Source(train, test, order, table, has_objects=True)
+    return Source(train, test, order, table, has_instances=True)
 
 
 def _labels(folder: Path) -> Source | None:
@@ -166,12 +166,12 @@ def _labels(folder: Path) -> Source | None:
     images = next((place for place in places if place.is_dir()), None)
     if images is None or any((folder / name).is_dir() for name in ("train/masks", "train_masks", "masks")):
         return None
-    table = label_table_in(folder)
+    table = find_class_table(folder)
     if table is None:
         return None
     pictures = in_csv_order(images_in(images), rows_of(table), images, table)
     test, order = _test_and_order(folder, "test/images", "test-jpg", "test")
-    return Source([Item(*pair) for pair in pictures.items()], test, order, label_table=table)
+    return Source([Item(*pair) for pair in pictures.items()], test, order, class_table=table)
 
 
 LAYOUTS: dict[str, tuple[str, Callable[[Path], Source | None]]] = {
@@ -196,7 +196,7 @@ def _run_length_table(folder: Path) -> Path | None:
         if path.name not in NOT_FOR_TRAINING and "submission" not in path.name and not is_own_table(path)
     ]
     with_run_lengths = [path for path in tables if not set(RLE_COLUMNS).isdisjoint(header_of(path))]
-    if not with_run_lengths and label_table_in(folder):
+    if not with_run_lengths and find_class_table(folder):
         return None
     tables = with_run_lengths or [path for path in tables if path.name.startswith("train")]
     if len(tables) > 1:

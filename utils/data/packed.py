@@ -26,7 +26,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Stack:
+class PackedImages:
     """One part (train or test) of a packed set; row i of every array belongs to ids[i]."""
 
     images: np.ndarray
@@ -79,7 +79,7 @@ def manifest_if_any(data_dir: str | Path) -> dict[str, Any]:
         return {}
 
 
-def open_stack(data_dir: str | Path, part: str = "train") -> Stack:
+def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
     """One part of a packed folder, memory-mapped.
 
     Raises:
@@ -91,7 +91,7 @@ def open_stack(data_dir: str | Path, part: str = "train") -> Stack:
     described = manifest["parts"][part]
     arrays = {name: _open_described(folder, entry) for name, entry in described["arrays"].items()}
     sizes = described.get("sizes")
-    return Stack(
+    return PackedImages(
         images=arrays["images"],
         masks=arrays.get("masks"),
         labels=arrays.get("labels"),

@@ -73,30 +73,30 @@ def digest_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-LABEL_TABLES = ("train.csv", "train_v2.csv", "train_labels.csv", "labels.csv", "train_classes.csv")
+CLASS_TABLES = ("train.csv", "train_v2.csv", "train_labels.csv", "labels.csv", "train_classes.csv")
 """Names of the csv."""
-NO_LABELS = {*OWN_COLUMNS, "objects", "background", "z", "fold"}
+NOT_CLASSES = {*OWN_COLUMNS, "objects", "background", "z", "fold"}
 """Columns that say something else of an image."""
 RUN_LENGTHS = re.compile(r"(^|_)rle(_|$)|pixels", re.IGNORECASE)
 """What columns of run-lengths are called, also where the name is not quite the right one."""
 
 
-def label_columns(header: Sequence[str]) -> list[str]:
+def class_columns(header: Sequence[str]) -> list[str]:
     """The columns of a csv that may hold labels; none where it has run-lengths, which are masks."""
     if any(name in RLE_COLUMNS or RUN_LENGTHS.search(name) for name in header):
         return []
     ids = next((name for name in ID_COLUMNS if name in header), None)
-    return [name for name in header if name != ids and name not in NO_LABELS]
+    return [name for name in header if name != ids and name not in NOT_CLASSES]
 
 
-def label_table_in(folder: Path) -> Path | None:
+def find_class_table(folder: Path) -> Path | None:
     """The csv with labels in a source folder, None if there is none; train.csv that packing made of it is passed over.
 
     Raises:
         UserError: there are several.
     """
     written = manifest_if_any(folder).get("tables", {})
-    tables = [folder / name for name in LABEL_TABLES if label_columns(header_of(folder / name))]
+    tables = [folder / name for name in CLASS_TABLES if class_columns(header_of(folder / name))]
     tables = [path for path in tables if not is_ours(path, written)]
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
@@ -104,8 +104,8 @@ def label_table_in(folder: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def check_label_table(table: Path, out_dir: Path, written: Mapping[str, str]) -> None:
-    """See that no train.csv of somebody else is in the way of `write_label_table`.
+def check_class_table(table: Path, out_dir: Path, written: Mapping[str, str]) -> None:
+    """See that no train.csv of somebody else is in the way of `write_class_table`.
 
     `written` is what the last packing wrote, as for `packed_tables.check_tables`.
 
@@ -121,7 +121,7 @@ def check_label_table(table: Path, out_dir: Path, written: Mapping[str, str]) ->
         )
 
 
-def write_label_table(table: Path, out_dir: Path) -> dict[str, str]:
+def write_class_table(table: Path, out_dir: Path) -> dict[str, str]:
     """Write train.csv: the csv with its column of ids named `id`. What is train.csv already is not touched.
 
     Returns:

@@ -19,8 +19,8 @@ from utils.core.files import write_json
 from utils.core.progress import progress_bar
 from utils.data.image_files import probe
 from utils.data.layouts import Item, Source
-from utils.data.packed import FORMAT, MANIFEST, manifest_if_any, open_stack
-from utils.data.packed_tables import check_label_table, check_tables, copy_tables, write_label_table, write_own_table
+from utils.data.packed import FORMAT, MANIFEST, manifest_if_any, open_packed
+from utils.data.packed_tables import check_class_table, check_tables, copy_tables, write_class_table, write_own_table
 from utils.data.packing_report import Survey, kinds_of, shown_sizes
 from utils.data.samples import Sample, load_sample
 from utils.data.source_files import OWN_COLUMNS, is_own_table, pictures_in
@@ -45,7 +45,7 @@ def is_packed(out_dir: Path, mark: str) -> bool:
         return False
     try:
         for part in manifest["parts"]:
-            open_stack(out_dir, part)
+            open_packed(out_dir, part)
     except UserError:
         return False
     return True
@@ -60,7 +60,7 @@ def _files(source: Source) -> Iterator[str]:
                 yield item.mask
             if item.objects:
                 yield from pictures_in(item.objects).values()
-    for table in dict.fromkeys([*source.tables, source.run_length_table, source.label_table]):
+    for table in dict.fromkeys([*source.tables, source.run_length_table, source.class_table]):
         if table and table.is_file() and not is_own_table(table):
             yield str(table)
 
@@ -110,9 +110,9 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
     arrays = {}
     for part, items in source.parts.items():
         arrays[part] = {"images": ((len(items), *shape, channels), "uint8")}
-        if part == "train" and source.label_table is None:
+        if part == "train" and source.class_table is None:
             arrays[part]["masks"] = ((len(items), *shape), "uint8")
-            if source.has_objects:
+            if source.has_instances:
                 arrays[part]["labels"] = ((len(items), *shape), "uint16")
     return Plan(shape, channels, sizes, arrays)
 
@@ -139,8 +139,8 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]
     old = manifest_if_any(out_dir)
     written = old.get("tables", {})
     check_tables(source.tables, out_dir, written)
-    if source.label_table:
-        check_label_table(source.label_table, out_dir, written)
+    if source.class_table:
+        check_class_table(source.class_table, out_dir, written)
     manifest = {"format": FORMAT, "layout": source.layout, "fingerprint": mark, "tables": {}, "parts": {}, "report": {}}
     surveys: dict[str, Survey] = {}
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -151,8 +151,8 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]
             manifest["parts"][part] = _write_part(part, source, plan, out_dir, files, surveys[part])
             manifest["report"][part] = surveys[part].report()
         manifest["tables"] = copy_tables(source.tables, out_dir)
-        if source.label_table:
-            manifest["tables"] |= write_label_table(source.label_table, out_dir)
+        if source.class_table:
+            manifest["tables"] |= write_class_table(source.class_table, out_dir)
         else:
             write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
         _forget(old, manifest, out_dir)
@@ -191,7 +191,7 @@ def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequen
     """
     height, width = plan.sizes["train"].T.tolist()
     columns = dict(zip(OWN_COLUMNS, ([item.id for item in source.train], height, width, survey.coverage), strict=True))
-    objects = {"objects": survey.objects} if source.has_objects else {}
+    objects = {"objects": survey.objects} if source.has_instances else {}
     return {**columns, **objects, "background": survey.backgrounds}
 
 

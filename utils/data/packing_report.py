@@ -73,14 +73,14 @@ def kinds_of(source: Source, part: str) -> list[str]:
     kinds = ["constant_images", "exact_duplicates"]
     if part != "train":
         return kinds
-    if source.label_table is None:
+    if source.class_table is None:
         kinds.append("empty_masks")
     has_files = any(item.mask or item.objects for item in source.train)
     if has_files:
         kinds.append("masks_not_binary")
     if has_files and any(item.run_lengths is not None for item in source.train):
         kinds.append("masks_unlike_csv")
-    return kinds + (["objects", "overlapping_pixels", "objects_without_pixels"] if source.has_objects else [])
+    return kinds + (["objects", "overlapping_pixels", "objects_without_pixels"] if source.has_instances else [])
 
 
 def report_lines(part: str, report: dict[str, Any]) -> Iterator[str]:

@@ -24,11 +24,11 @@ def encode(mask: np.ndarray, by_row: bool = False) -> str:
     Raises:
         ValueError: not two-dimensional.
     """
-    texts = encode_objects(np.asarray(mask) != 0, by_row)
+    texts = encode_instances(np.asarray(mask) != 0, by_row)
     return texts[0] if texts else ""
 
 
-def encode_objects(labels: np.ndarray, by_row: bool = False) -> list[str]:
+def encode_instances(labels: np.ndarray, by_row: bool = False) -> list[str]:
     """The run-lengths of each object of a label map, in the order of their numbers.
 
     Args:
@@ -76,7 +76,7 @@ def decode(text: str, shape: tuple[int, int], by_row: bool = False) -> np.ndarra
     return flat.reshape(shape, order="C" if by_row else "F").copy(order="C")
 
 
-def decode_objects(texts: Sequence[str], shape: tuple[int, int], by_row: bool = False) -> np.ndarray:
+def decode_instances(texts: Sequence[str], shape: tuple[int, int], by_row: bool = False) -> np.ndarray:
     """The label map of an image's objects.
 
     Args:

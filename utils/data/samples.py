@@ -49,7 +49,7 @@ def load_sample(item: Item, source: Source, shape: tuple[int, int], channels: in
     arrays = {"images": image}
     if item.objects or (item.run_lengths is not None and not item.mask):
         try:
-            arrays["labels"] = number_objects(_objects(item, size, source, seen), size, seen)
+            arrays["labels"] = number_instances(_objects(item, size, source, seen), size, seen)
         except ValueError as error:
             raise UserError(f"{item.objects or source.run_length_table}: {item.id}: {error}; split the image") from None
         arrays["masks"] = (arrays["labels"] != 0).astype(np.uint8)
@@ -86,7 +86,7 @@ def background_of(image: np.ndarray) -> str:
     return "bright" if np.median(image) >= BRIGHT else "dark"
 
 
-def number_objects(objects: Iterable[np.ndarray], size: tuple[int, int], seen: Counter[str]) -> np.ndarray:
+def number_instances(objects: Iterable[np.ndarray], size: tuple[int, int], seen: Counter[str]) -> np.ndarray:
     """Number objects from 1 in one map; a pixel belongs to the first object that claims it.
 
     Args:

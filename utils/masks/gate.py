@@ -1,7 +1,7 @@
 """The empty-image gate: a classifier's probability that there is anything in an image, and what it silences.
 
 An image is let through iff its probability is strictly GREATER than the gate's threshold, as a pixel is mask; the mask
-of one that is silenced is empty.
+of one that is gated_out is empty.
 """
 
 from collections.abc import Sequence
@@ -54,6 +54,6 @@ def gate_probability(files: Sequence[Probabilities], ids: Sequence[str]) -> np.n
     return np.array([sums[name] / numbers[name] for name in ids], dtype=np.float64)
 
 
-def silenced(probabilities: np.ndarray, gate_th: float) -> np.ndarray:
+def gated_out(probabilities: np.ndarray, gate_th: float) -> np.ndarray:
     """(N,) bool: which images the gate does not let through (probabilities as `gate_probability` returns them)."""
     return ~binarize(probabilities, gate_th)

@@ -10,8 +10,8 @@ from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json
 from utils.core.tables import read_table
 from utils.data.formats import read_format, run_length_columns
-from utils.data.packed import open_stack
-from utils.data.rle import decode_objects, decode_union
+from utils.data.packed import open_packed
+from utils.data.rle import decode_instances, decode_union
 from utils.masks.mask_file import Masks
 
 
@@ -25,7 +25,7 @@ def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
     return cells
 
 
-def truths_of(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]:
+def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]:
     """The true mask of each image of a mask file, in its order, one at a time.
 
     Args:
@@ -55,8 +55,8 @@ def truths_of(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]
     if Path(source).suffix == ".npy":
         array, ids = _open_pair(Path(source))
     else:
-        stack = open_stack(source, "train")
-        array, ids = stack.masks, stack.ids
+        packed = open_packed(source, "train")
+        array, ids = packed.masks, packed.ids
     if array is None:
         raise UserError(f"{source}: its images are packed without masks, so there is no truth to compare with")
     if array.shape[1:] != shape:
@@ -64,7 +64,9 @@ def truths_of(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]
     return _by_id(masks, {name: row for row, name in enumerate(ids)}, array.__getitem__, source)
 
 
-def labels_of(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | None = None) -> Iterator[np.ndarray]:
+def true_instances(
+    masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | None = None
+) -> Iterator[np.ndarray]:
     """The true objects of each image of a mask file, in its order, one at a time.
 
     Args:
@@ -88,23 +90,23 @@ def labels_of(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | N
 
         def objects_of(name: str) -> np.ndarray:
             try:
-                return decode_objects(cells[name], shape, by_row)
+                return decode_instances(cells[name], shape, by_row)
             except ValueError as error:
                 raise UserError(f"{source}: {name}: {error}") from None
 
         return _by_id(masks, found, objects_of, source, rows)
     if Path(source).suffix == ".npy":
         raise UserError(f"--truth_fn {source}: masks do not tell objects apart; name a packed folder or a csv")
-    stack = open_stack(source, "train")
-    if stack.labels is None:
+    packed = open_packed(source, "train")
+    if packed.instances is None:
         raise UserError(
             f"{source}: packed without labels, so its truth does not tell objects apart; pack a source with a mask or "
             "a row for each object, or name a csv of that kind with --truth_fn"
         )
-    if stack.shape != shape:
-        raise UserError(f"{masks.path}: masks of {shape}, but the true objects in {source} are {stack.shape}")
-    found = {name: row for row, name in enumerate(stack.ids)}
-    return _by_id(masks, found, stack.labels.__getitem__, source, rows)
+    if packed.shape != shape:
+        raise UserError(f"{masks.path}: masks of {shape}, but the true objects in {source} are {packed.shape}")
+    found = {name: row for row, name in enumerate(packed.ids)}
+    return _by_id(masks, found, packed.instances.__getitem__, source, rows)
 
 
 def _by_id(

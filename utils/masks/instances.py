@@ -20,7 +20,7 @@ from utils.masks.mask_file import binarize
 
 
 @dataclass(frozen=True)
-class ObjectRules:
+class InstanceRules:
     """How probabilities become objects."""
 
     th: float = 0.5
@@ -33,7 +33,7 @@ class ObjectRules:
     """background enclosed by one object becomes part of it (before its pixels are counted)."""
 
 
-def label_objects(mask: np.ndarray, border: np.ndarray | None, rules: ObjectRules) -> np.ndarray:
+def label_instances(mask: np.ndarray, border: np.ndarray | None, rules: InstanceRules) -> np.ndarray:
     """Number the objects of one image.
 
     Args:
@@ -48,12 +48,12 @@ def label_objects(mask: np.ndarray, border: np.ndarray | None, rules: ObjectRule
     Raises:
         ValueError: shapes differ, or there are more objects than uint16 can number.
     """
-    labels = grown_objects(mask, border, rules.th, rules.seed_th)
-    return _numbered(fill_object_holes(labels) if rules.fill_holes else labels, rules.min_area)
+    labels = grow_instances(mask, border, rules.th, rules.seed_th)
+    return _numbered(fill_instance_holes(labels) if rules.fill_holes else labels, rules.min_area)
 
 
-def grown_objects(mask: np.ndarray, border: np.ndarray | None, th: float, seed_th: float) -> np.ndarray:
-    """The objects before any clean-up: (H, W) int32, 0 = background; arguments as for `label_objects`.
+def grow_instances(mask: np.ndarray, border: np.ndarray | None, th: float, seed_th: float) -> np.ndarray:
+    """The objects before any clean-up: (H, W) int32, 0 = background; arguments as for `label_instances`.
 
     A component of the mask without a seed is an object of its own: where the border net sees nothing but border, that
     is more often right than that there is nothing.
@@ -88,7 +88,7 @@ def _flooded(components: np.ndarray, seeds: np.ndarray, height: np.ndarray, cont
     return np.where(ground, divided + (len(contested) - 1), components)  # numbers after those of the components
 
 
-def fill_object_holes(labels: np.ndarray) -> np.ndarray:
+def fill_instance_holes(labels: np.ndarray) -> np.ndarray:
     """Give background that one object encloses to that object.
 
     A hole that touches the frame of the image or a second object stays.
@@ -135,12 +135,12 @@ def _numbered(labels: np.ndarray, min_area: int) -> np.ndarray:
     return numbers[labels]
 
 
-def labels_beside(masks_path: str | Path) -> Path:
+def instances_path(masks_path: str | Path) -> Path:
     """Where the label maps of a mask file go: <stem>_labels.npy beside it."""
     return Path(masks_path).with_name(f"{Path(masks_path).stem}_labels.npy")
 
 
-def write_labels(
+def write_instance_maps(
     path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape: tuple[int, int], about: Mapping[str, Any]
 ) -> np.ndarray:
     """Write the label maps of `ids`, one at a time; both files appear when all are there.
@@ -163,7 +163,7 @@ def write_labels(
     return open_array(path)
 
 
-def write_png(path: Path, labels: np.ndarray) -> None:
+def write_instance_png(path: Path, labels: np.ndarray) -> None:
     """Write a label map (H, W) uint16 as a grey PNG of 16 bits."""
     import cv2
 
@@ -174,7 +174,7 @@ def write_png(path: Path, labels: np.ndarray) -> None:
         part.write_bytes(content.tobytes())
 
 
-def resized_labels(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def resize_instances(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) uint16 label map in another (height, width), each pixel the nearest one's; small objects may vanish."""
     import cv2
 

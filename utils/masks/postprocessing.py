@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.core.errors import UsageError
 from utils.core.prediction_settings import RuleSettings
-from utils.masks.instances import fill_object_holes
+from utils.masks.instances import fill_instance_holes
 
 LEAST = 1e-4
 """Probabilities are kept this far from 0 and 1, where their logarithms end; float16 rounds to 1 from .99976."""
@@ -96,30 +96,30 @@ def clean_mask(mask: np.ndarray, rules: RuleSettings) -> np.ndarray:
         (H, W) bool.
     """
     if rules.fill_holes:
-        mask = fill_object_holes(mask.astype(np.uint8)) != 0
+        mask = fill_instance_holes(mask.astype(np.uint8)) != 0
     if rules.keep_largest is not None and mask.any():
         from scipy import ndimage
 
-        mask = largest_objects(ndimage.label(mask)[0], rules.keep_largest) != 0
+        mask = largest_instances(ndimage.label(mask)[0], rules.keep_largest) != 0
     return np.zeros_like(mask) if rules.full_is_empty and mask.all() else mask
 
 
-def clean_labels(labels: np.ndarray, rules: RuleSettings) -> np.ndarray:
+def clean_instances(labels: np.ndarray, rules: RuleSettings) -> np.ndarray:
     """Keep the largest objects and empty a map that covers the whole image, as the rules say.
 
     Args:
-        labels: (H, W) uint16, 0 = background, as `label_objects` makes it.
+        labels: (H, W) uint16, 0 = background, as `label_instances` makes it.
         rules: the flags.
 
     Returns:
         (H, W) uint16, numbered without a gap.
     """
     if rules.keep_largest is not None:
-        labels = largest_objects(labels, rules.keep_largest)
+        labels = largest_instances(labels, rules.keep_largest)
     return np.zeros_like(labels) if rules.full_is_empty and labels.all() else labels
 
 
-def largest_objects(labels: np.ndarray, count: int) -> np.ndarray:
+def largest_instances(labels: np.ndarray, count: int) -> np.ndarray:
     """The `count` largest objects (of equally large ones those numbered first), numbered anew in their old order.
 
     Args:

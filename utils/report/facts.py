@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from utils.data.packed import Stack
+from utils.data.packed import PackedImages
 from utils.masks.mask_file import Masks
 from utils.scoring.bootstrap import Difference
 from utils.scoring.cross_fit import CrossFitted
@@ -63,10 +63,10 @@ class Judged:
     """What the answers of a net on the fold it never saw amount to (nets that predict masks)."""
 
     masks: Masks
-    stack: Stack
+    packed: PackedImages
     """The training images that the masks are of."""
     place: dict[str, int]
-    """id -> row of the stack."""
+    """id -> row of the packed images."""
     origin: str
     """which file of masks this is, relative to the run: of the best snapshot, or what its threshold was fitted on."""
     threshold: float

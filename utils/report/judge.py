@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.data.packed import MANIFEST, Stack, open_stack
-from utils.masks.ground_truth import truths_of
+from utils.data.packed import MANIFEST, PackedImages, open_packed
+from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import Masks, binarize, open_masks
 from utils.report.attempt import attempt
 from utils.report.facts import GalleryRow, Judged, Reliability, Share
@@ -177,9 +177,9 @@ class PackedFolder:
     """A packed folder, opened once for all runs on it."""
 
     folder: Path
-    stack: Stack
+    packed: PackedImages
     place: dict[str, int]
-    """id -> row of the stack."""
+    """id -> row of the packed images."""
     mark: Mark
 
 
@@ -212,8 +212,8 @@ class Cache:
         key = folder.resolve()
         mark = mark_of(key / MANIFEST)
         if key not in self.opened or self.opened[key].mark != mark:
-            stack = open_stack(folder)
-            self.opened[key] = PackedFolder(folder, stack, {name: row for row, name in enumerate(stack.ids)}, mark)
+            packed = open_packed(folder)
+            self.opened[key] = PackedFolder(folder, packed, {name: row for row, name in enumerate(packed.ids)}, mark)
         return self.opened[key]
 
 
@@ -290,7 +290,7 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
         raise UserError(f"is of the {masks.about['part']} images, whose truth is not known")
     if len(set(masks.ids)) < len(masks.ids):
         raise UserError("lists an image twice; predict again")
-    truths = list(truths_of(masks, str(opened.folder)))  # memory-mapped, as the masks are
+    truths = list(true_masks(masks, str(opened.folder)))  # memory-mapped, as the masks are
     by_area = steps_of(masks.array, truths, sorted({0, *(threshold[1:] if threshold else ())}))
     fitted = best_joint(by_area)
     th, min_area = threshold or (fitted.threshold, fitted.min_area)
@@ -300,7 +300,7 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
     honest, cross = cross_fit([by_area])
     return Judged(
         masks=masks,
-        stack=opened.stack,
+        packed=opened.packed,
         place=opened.place,
         origin=str(masks.path.relative_to(run)),
         threshold=th,

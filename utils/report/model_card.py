@@ -81,7 +81,7 @@ def write_failures(judged: Judged, path: Path) -> list[GalleryRow]:
 
 def _tiles(judged: Judged, row: GalleryRow) -> list[np.ndarray]:
     place = judged.place[row.name]
-    image, truth, probability = judged.stack.images[place], judged.stack.masks[place], judged.masks.array[row.row]
+    image, truth, probability = judged.packed.images[place], judged.packed.masks[place], judged.masks.array[row.row]
     found = binarize(probability, judged.threshold)
     if found.sum() < judged.min_area:
         found[:] = False

@@ -75,8 +75,8 @@ def draw(judged: Judged, row: GalleryRow) -> Strip:
     """The four panels of one validation image."""
     probability = np.asarray(judged.masks.array[row.row], dtype=np.float32)
     place = judged.place[row.name]
-    image = np.asarray(judged.stack.images[place])
-    truth = np.zeros(probability.shape, bool) if judged.stack.masks is None else judged.stack.masks[place] != 0
+    image = np.asarray(judged.packed.images[place])
+    truth = np.zeros(probability.shape, bool) if judged.packed.masks is None else judged.packed.masks[place] != 0
     mask = binarize(judged.masks.array[row.row], judged.threshold)
     if mask.sum() < judged.min_area:
         mask = np.zeros_like(mask)

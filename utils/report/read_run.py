@@ -73,7 +73,7 @@ def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
         seconds=math.fsum(log["seconds"]) if "seconds" in log else _number(summary.get("seconds")),
         images_per_s=median(log["images_per_s"]) if log.get("images_per_s") else None,
         machine=open_text(str(summary.get("machine", ""))),
-        digest=judged.stack.digest if judged else _digest(settings.get("data_dir"), path, cache),
+        digest=judged.packed.digest if judged else _digest(settings.get("data_dir"), path, cache),
         stored=stored and open_values(stored),
         judged=judged,
         problems=problems,
@@ -84,7 +84,7 @@ def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
 def _digest(data_dir: object, path: Path, cache: Cache) -> str | None:
     """Of the packed images, if they are here: that they are elsewhere is no fault of the run."""
     packed = attempt(partial(cache.packed_at, data_dir, path), [], path, "data_dir")
-    return packed and packed.stack.digest
+    return packed and packed.packed.digest
 
 
 def _object_in(file: Path, run: Path, problems: list[str]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ UNIT = 1 << 40
 """F2 is counted in whole numbers of 1 / UNIT: the sum over images does not depend on their order."""
 
 
-def label_scores(
+def class_scores(
     probabilities: np.ndarray, truths: np.ndarray, exclusive: bool, at_precision: float = 0.95
 ) -> dict[str, float]:
     """The measures that fit the kind of labels.

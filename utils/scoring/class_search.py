@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.data.image_classes import Labels
+from utils.data.image_classes import ImageClasses
 from utils.masks.mask_file import binarize
 from utils.masks.probability_file import Probabilities
 from utils.scoring.bootstrap import mean_interval
@@ -27,7 +27,7 @@ SAID: dict[Rule, str] = {
 
 
 @dataclass(frozen=True)
-class LabelFit:
+class ClassFit:
     """What was found for the labels of N images."""
 
     rule: Rule
@@ -71,7 +71,7 @@ class LabelFit:
         return "\n".join([*lines, cross_fitted_line(self.cross_fitted, self.n_files)])
 
 
-def fit_labels(files: Sequence[Probabilities], truths: Sequence[Labels]) -> LabelFit:
+def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) -> ClassFit:
     """Fit a threshold for each label on the images of all files.
 
     Several labels an image: thresholds start from the best one that all share and are then improved label by label,
@@ -101,7 +101,7 @@ def fit_labels(files: Sequence[Probabilities], truths: Sequence[Labels]) -> Labe
     thresholds, intervals = _fitted(rule, *pooled)
     score = _mean(_units(rule, *pooled, thresholds))
     common = np.full(len(names), _common(*pooled)) if rule == "f2" else thresholds
-    return LabelFit(
+    return ClassFit(
         rule=rule,
         thresholds=dict(zip(names, thresholds.tolist(), strict=False)),
         intervals=dict(zip(names, intervals, strict=False)),  # none for argmax

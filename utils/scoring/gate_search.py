@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import UsageError
-from utils.masks.gate import OPEN, gate_probability, silenced
+from utils.masks.gate import OPEN, gate_probability, gated_out
 from utils.masks.mask_file import Masks
 from utils.masks.probability_file import Probabilities
 from utils.scoring.bootstrap import mean_interval
@@ -50,7 +50,7 @@ def gated(steps: Steps, probabilities: np.ndarray, gate_th: float) -> Steps:
         probabilities: (N,) float64, that there is anything.
         gate_th: images with a greater probability are let through.
     """
-    shut = silenced(probabilities, gate_th)
+    shut = gated_out(probabilities, gate_th)
     empty, kept = np.flatnonzero(shut), ~shut[steps.image]
     return Steps(
         np.append(steps.image[kept], empty),
@@ -165,7 +165,7 @@ class GatedFit:
     """of the mask, without a gate."""
     cross_fitted: GateCrossFitted | None
     """None if there is one image only."""
-    n_silenced: int
+    n_gated_out: int
     n_images: int
     n_files: int
 
@@ -191,14 +191,14 @@ class GatedFit:
             "helps": self.helps,
             "masks": [str(masks.path) for masks in files],
             "gate_probs": [str(file.path) for file in gate_files],
-            "n_silenced": self.n_silenced,
+            "n_gated_out": self.n_gated_out,
             "n_images": self.n_images,
         }
 
     def as_text(self) -> str:
         """The same as a short table, and a sentence."""
         best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
-        silent = f"silences {self.n_silenced} of {self.n_images} images"
+        silent = f"silences {self.n_gated_out} of {self.n_images} images"
         gate = "none            (lets every image through)"
         if self.gate:
             gate = (
@@ -236,7 +236,7 @@ def fit_gated(
     Args:
         files: at least one; with several, each is a part of the cross-fit.
         gate: probabilities that there is anything, of nets that did not learn from these images.
-        truth_fn: as for `truths_of`.
+        truth_fn: as for `true_masks`.
         min_areas: least areas to try; 0 is always among them.
 
     Raises:
@@ -261,7 +261,7 @@ def fit_gated(
         gate=gate_found,
         without=best_joint(pooled),
         cross_fitted=_cross_fit(parts, probabilities) if len(parts) > 1 else None,
-        n_silenced=int(silenced(all_probabilities, gate_found.threshold).sum()) if gate_found else 0,
+        n_gated_out=int(gated_out(all_probabilities, gate_found.threshold).sum()) if gate_found else 0,
         n_images=n_images,
         n_files=len(files),
     )

@@ -25,7 +25,7 @@ class Matches(NamedTuple):
     """true objects."""
 
 
-def match_objects(predicted: np.ndarray, truth: np.ndarray) -> Matches:
+def match_instances(predicted: np.ndarray, truth: np.ndarray) -> Matches:
     """Which predicted objects hit a true one, and how well.
 
     Args:
@@ -81,8 +81,8 @@ def counts_without_small(matches: Matches, min_areas: np.ndarray) -> np.ndarray:
 
 
 def match_counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(10, 3) int64: TP, FP, FN at IoU > .50, .55, ..., .95; arguments and errors as for `match_objects`."""
-    return counts_without_small(match_objects(predicted, truth), np.zeros(1, dtype=np.int64))[0]
+    """(10, 3) int64: TP, FP, FN at IoU > .50, .55, ..., .95; arguments and errors as for `match_instances`."""
+    return counts_without_small(match_instances(predicted, truth), np.zeros(1, dtype=np.int64))[0]
 
 
 def dsb2018_scores(counts: np.ndarray) -> np.ndarray:
@@ -115,5 +115,5 @@ def _mean_ratio(counts: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.
     return ratios.mean(axis=-1)
 
 
-OBJECT_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"dsb2018": dsb2018_scores, "airbus": airbus_scores}
+INSTANCE_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"dsb2018": dsb2018_scores, "airbus": airbus_scores}
 """Name -> the scores of N images from their counts (N, 10, 3)."""

@@ -16,12 +16,12 @@ import numpy as np
 from utils.core.errors import UsageError, UserError
 from utils.core.names import pick
 from utils.core.progress import progress_bar
-from utils.masks.ground_truth import labels_of
-from utils.masks.instances import ObjectRules, fill_object_holes, grown_objects
+from utils.masks.ground_truth import true_instances
+from utils.masks.instances import InstanceRules, fill_instance_holes, grow_instances
 from utils.masks.mask_file import Masks
 from utils.scoring.bootstrap import mean_interval
 from utils.scoring.cross_fit import PARTS_OF_ONE_FILE, CrossFitted, cross_fitted_line
-from utils.scoring.instance_metrics import OBJECT_METRICS, counts_without_small, match_objects
+from utils.scoring.instance_metrics import INSTANCE_METRICS, counts_without_small, match_instances
 from utils.scoring.threshold_search import check_distinct
 
 # noisy probabilities of 26 nuclei images, three kinds: as good as all 361 pairs in steps of .05, or better, with 49
@@ -44,14 +44,14 @@ class RuleScores:
 
     Args:
         files: mask files, all with borders or none.
-        truth_fn: as for `labels_of`.
+        truth_fn: as for `true_instances`.
         min_areas: least areas, ascending.
-        metric: a name in OBJECT_METRICS.
+        metric: a name in INSTANCE_METRICS.
     """
 
     def __init__(self, files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[int], metric: str) -> None:
         self._files, self._truth_fn, self._min_areas = files, truth_fn, np.array(min_areas)
-        self._metric = OBJECT_METRICS[metric]
+        self._metric = INSTANCE_METRICS[metric]
         self._known: dict[Pair, dict[int, np.ndarray]] = {}
         self.cleanups: list[tuple[bool, int]] = list(product((False, True), min_areas))
         """(fill_holes, min_area)."""
@@ -69,7 +69,7 @@ class RuleScores:
         with progress_bar(None, "search", "image", total=len(missing)) as bar:
             for masks in self._files:
                 rows = [image - start for image in sorted(missing) if start <= image < start + len(masks.ids)]
-                truths = labels_of(masks, self._truth_fn, rows) if rows else ()
+                truths = true_instances(masks, self._truth_fn, rows) if rows else ()
                 for row, truth in zip(rows, truths, strict=True):
                     pairs = list(missing[start + row])
                     for pair, scores in zip(pairs, self._of_image(masks, row, truth, pairs), strict=True):
@@ -88,11 +88,11 @@ class RuleScores:
         self.need([([pair], images)])
         return self.table(pair, images)[cleanup]
 
-    def rules(self, found: Found) -> ObjectRules:
-        """What was found as `label_objects` takes it."""
+    def rules(self, found: Found) -> InstanceRules:
+        """What was found as `label_instances` takes it."""
         (th, seed_th), cleanup = found
         fill_holes, min_area = self.cleanups[cleanup]
-        return ObjectRules(th, ObjectRules.seed_th if seed_th is None else seed_th, min_area, fill_holes)
+        return InstanceRules(th, InstanceRules.seed_th if seed_th is None else seed_th, min_area, fill_holes)
 
     def _of_image(self, masks: Masks, row: int, truth: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
         """(pairs, clean-ups) float64."""
@@ -100,11 +100,11 @@ class RuleScores:
         border = None if masks.border is None else _probabilities(masks.border[row], masks, row)
         counts = []
         for th, seed_th in pairs:
-            labels = grown_objects(mask, None if seed_th is None else border, th, seed_th or 0.0)
-            as_grown = counts_without_small(match_objects(labels, truth), self._min_areas)
-            filled = fill_object_holes(labels)
+            labels = grow_instances(mask, None if seed_th is None else border, th, seed_th or 0.0)
+            as_grown = counts_without_small(match_instances(labels, truth), self._min_areas)
+            filled = fill_instance_holes(labels)
             unchanged = filled is labels
-            as_filled = as_grown if unchanged else counts_without_small(match_objects(filled, truth), self._min_areas)
+            as_filled = as_grown if unchanged else counts_without_small(match_instances(filled, truth), self._min_areas)
             counts += [as_grown, as_filled]
         return self._metric(np.concatenate(counts)).reshape(len(pairs), len(self.cleanups))
 
@@ -165,10 +165,10 @@ COMPONENTS: Found = ((0.5, None), 0)
 
 
 @dataclass(frozen=True)
-class ObjectFit:
+class InstanceFit:
     """What optimize_threshold.py finds for objects."""
 
-    rules: ObjectRules
+    rules: InstanceRules
     """the best on all images (or on those that were searched)."""
     metric: str
     score: float
@@ -210,9 +210,9 @@ class ObjectFit:
         return "\n".join([*lines, cross_fitted_line(self.cross_fitted, self.n_files)])
 
 
-def fit_objects(
+def fit_instances(
     files: Sequence[Masks], truth_fn: str | None = None, min_areas: Sequence[int] = (), metric: str = "dsb2018"
-) -> ObjectFit:
+) -> InstanceFit:
     """Fit the rules on the images of all files; one image is in memory at a time.
 
     The cross-fitted score is of each part's images (of each file's; of one file: of every fifth image) under the rules
@@ -220,9 +220,9 @@ def fit_objects(
 
     Args:
         files: at least one; all with borders, or none.
-        truth_fn: as for `labels_of`.
+        truth_fn: as for `true_instances`.
         min_areas: least areas to try, none: MIN_AREAS; 0 is always among them.
-        metric: a name in OBJECT_METRICS.
+        metric: a name in INSTANCE_METRICS.
 
     Raises:
         UserError: no truth or none of objects, something that is no probability, an image in two files, files with
@@ -231,7 +231,7 @@ def fit_objects(
     """
     if min(min_areas, default=0) < 0:
         raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
-    pick(OBJECT_METRICS, metric, "--metric")
+    pick(INSTANCE_METRICS, metric, "--metric")
     check_distinct(files)
     _check_alike(files)
     parts, has_border = _parts(files), files[0].border is not None
@@ -240,7 +240,7 @@ def fit_objects(
     scores = RuleScores(files, truth_fn, sorted({0, *(min_areas or MIN_AREAS)}), metric)
     best, *without_part = search(scores, [np.concatenate(drawn), *others], has_border)
     everything = np.concatenate(parts)
-    return ObjectFit(
+    return InstanceFit(
         rules=scores.rules(best),
         metric=metric,
         score=float(scores.of(best, everything).mean()),

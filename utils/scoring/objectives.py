@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.core.errors import UsageError
-from utils.data.image_classes import NOT_EMPTY, Labels, read_labels
+from utils.data.image_classes import NOT_EMPTY, ImageClasses, read_classes
 from utils.masks.mask_file import Masks, open_masks
 from utils.masks.probability_file import Probabilities, open_probabilities
-from utils.scoring.class_search import fit_labels
+from utils.scoring.class_search import fit_classes
 from utils.scoring.gate_search import fit_gated
-from utils.scoring.instance_search import fit_objects
+from utils.scoring.instance_search import fit_instances
 from utils.scoring.stored_results import GATE_FILE, LABELS_FILE, OBJECTS_FILE
 from utils.scoring.threshold_search import fit_files, plot_threshold, result_paths
 
@@ -66,7 +66,7 @@ def fit_pixels(settings: OptimizeSettings) -> Result:
 def fit_rules(settings: OptimizeSettings) -> Result:
     """The rules that make objects of probabilities."""
     files = _opened(settings.masks_fn)
-    fit = fit_objects(files, settings.truth_fn, settings.min_area, settings.metric)
+    fit = fit_instances(files, settings.truth_fn, settings.min_area, settings.metric)
     return Result(fit.as_text(), fit.as_json(files), result_paths(files, settings.out, OBJECTS_FILE))
 
 
@@ -75,18 +75,18 @@ def fit_tags(settings: OptimizeSettings) -> Result:
     if not settings.masks_fn:
         raise UsageError("--masks_fn: name at least one file of probabilities")
     files = [open_probabilities(name) for name in settings.masks_fn]
-    fit = fit_labels(files, [_labels_of(file, settings.truth_fn) for file in files])
+    fit = fit_classes(files, [_labels_of(file, settings.truth_fn) for file in files])
     return Result(fit.as_text(), fit.as_json(files), result_paths(files, settings.out, LABELS_FILE))
 
 
-def _labels_of(file: Probabilities, truth_fn: str | None) -> Labels:
+def _labels_of(file: Probabilities, truth_fn: str | None) -> ImageClasses:
     """The true labels of the images of a file: of the csv `truth_fn`, else of the folder that the file names."""
     column, folder = file.about.get("target"), file.about.get("data_dir")
     if file.labels == [NOT_EMPTY]:
         raise UsageError(f"{file.path}: probabilities of a gate; give them to --gate_probs, beside mask files")
     if not column or not (truth_fn or folder):
         raise UsageError(f"{file.path}: does not say of which column its labels are; predict again")
-    return read_labels(truth_fn or Path(folder) / "train_with_folds.csv", column, file.ids)
+    return read_classes(truth_fn or Path(folder) / "train_with_folds.csv", column, file.ids)
 
 
 OBJECTIVES: dict[str, Callable[[OptimizeSettings], Result]] = {

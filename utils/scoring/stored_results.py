@@ -10,8 +10,8 @@ import numpy as np
 
 from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json
-from utils.masks.gate import OPEN, gate_probability, silenced
-from utils.masks.instances import ObjectRules
+from utils.masks.gate import OPEN, gate_probability, gated_out
+from utils.masks.instances import InstanceRules
 from utils.masks.probability_file import Probabilities
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def first_stored(
 OBJECTS_FILE = "objects.json"
 
 
-def stored_rules(folder: str | Path) -> ObjectRules | None:
+def stored_rules(folder: str | Path) -> InstanceRules | None:
     """The rules in the objects.json of a folder, or None if there is none.
 
     Raises:
@@ -96,7 +96,7 @@ def stored_rules(folder: str | Path) -> ObjectRules | None:
     if not path.is_file():
         return None
     stored = read_json(path)
-    values = {field.name: stored.get(field.name) for field in fields(ObjectRules)} if isinstance(stored, dict) else {}
+    values = {field.name: stored.get(field.name) for field in fields(InstanceRules)} if isinstance(stored, dict) else {}
     if not (
         all(_is_number(values.get(name)) and 0 <= values[name] <= 1 for name in ("th", "seed_th"))
         and isinstance(values["min_area"], int)
@@ -107,7 +107,7 @@ def stored_rules(folder: str | Path) -> ObjectRules | None:
             f"{path}: expected th and seed_th in [0, 1], a min_area, and fill_holes true or false, "
             f"found {values or 'something else'}; write it again"
         )
-    return ObjectRules(**values)
+    return InstanceRules(**values)
 
 
 def choose_rules(
@@ -116,7 +116,7 @@ def choose_rules(
     min_area: int | None,
     fill_holes: bool | None,
     folders: Iterable[str | Path | None],
-) -> tuple[ObjectRules, str]:
+) -> tuple[InstanceRules, str]:
     """What flags say (None: not given), else the first objects.json in `folders` (None is skipped), else the defaults.
 
     Returns:
@@ -138,7 +138,7 @@ def choose_rules(
     named = " ".join(f"--{name}" for name in given)
     if given:
         origin = named if len(given) == len(flags) else f"{named}, for the rest {origin}"
-    return ObjectRules(**{**vars(rules or ObjectRules()), **given}), origin
+    return InstanceRules(**{**vars(rules or InstanceRules()), **given}), origin
 
 
 def _is_number(value: object) -> bool:
@@ -200,7 +200,7 @@ def check_gate_th(gate_th: float | None, there_is_one: bool) -> None:
         raise UsageError(f"--gate_th {gate_th}: there is no gate that it is for; name one, or leave it out")
 
 
-def silenced_ids(
+def gated_out_ids(
     gate_th: float | None, folders: Iterable[str | Path | None], ids: Sequence[str], files: Sequence[Probabilities]
 ) -> set[str] | None:
     """Ids that a gate silences, and a line about them; None without a gate.
@@ -218,7 +218,7 @@ def silenced_ids(
     if not files:
         return None
     th, origin = choose_gate_th(gate_th, folders)
-    which = silenced(gate_probability(files, ids), th)
+    which = gated_out(gate_probability(files, ids), th)
     print(f"gate: silences {np.count_nonzero(which)} of {len(which)} images at {th:.6g} ({origin})")
     return {name for name, hush in zip(ids, which, strict=True) if hush}
 
@@ -226,11 +226,11 @@ def silenced_ids(
 LABELS_FILE = "labels.json"
 
 
-def stored_label_thresholds(folder: str | Path) -> dict[str, float] | None:
+def stored_class_thresholds(folder: str | Path) -> dict[str, float] | None:
     """Label -> threshold from the labels.json in a folder (empty: the most probable label), None if there is none.
 
     Raises:
-        UserError: it is not what `LabelFit.as_json` describes.
+        UserError: it is not what `ClassFit.as_json` describes.
     """
     path = Path(folder) / LABELS_FILE
     if not path.is_file():

@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.core.errors import UsageError, UserError
 from utils.core.files import whole_file
-from utils.masks.ground_truth import truths_of
+from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import Masks
 from utils.scoring.bootstrap import bootstrap_interval
 from utils.scoring.cross_fit import PARTS_OF_ONE_FILE, CrossFitted, cross_fitted_line
@@ -229,7 +229,7 @@ def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[
 
     Args:
         files: at least one; with several, each is a part of the cross-fit.
-        truth_fn: as for `truths_of`.
+        truth_fn: as for `true_masks`.
         min_areas: least areas to try; 0 is always among them.
 
     Raises:
@@ -287,7 +287,7 @@ def steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> B
     """The steps of the images of one mask file, for each least area; raises UserError as `fit_files` does."""
     if not masks.ids:
         raise UserError(f"{masks.path}: holds no masks")
-    truths = truths_of(masks, truth_fn)
+    truths = true_masks(masks, truth_fn)
     try:
         return steps_of(masks.array, truths, areas)
     except ValueError as error:

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from utils.data.image_classes import Labels
-from utils.data.packed import Stack
-from utils.masks.instances import ObjectRules, label_objects
+from utils.data.image_classes import ImageClasses
+from utils.data.packed import PackedImages
+from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import binarize
-from utils.scoring.class_metrics import label_scores
+from utils.scoring.class_metrics import class_scores
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 from utils.scoring.metrics import counts, scores_from_counts
 
@@ -18,8 +18,8 @@ from utils.scoring.metrics import counts, scores_from_counts
 class Scores(Protocol):
     """Takes batches of validation images, in order, and gives means."""
 
-    def add(self, losses: list[float], answers: np.ndarray, stack: Stack, rows: np.ndarray) -> None:
-        """A batch: its losses (B), probabilities as stored, and the rows (B,) of the stack that they are of."""
+    def add(self, losses: list[float], answers: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
+        """A batch: its losses (B), probabilities as stored, and the rows (B,) of the packed images that they are of."""
 
     def means(self) -> dict[str, float]:
         """Each measure by its name, val_loss among them."""
@@ -33,10 +33,10 @@ class PixelScores:
     tenths: int = 0
     ious: list[float] = field(default_factory=list)
 
-    def add(self, losses: list[float], answers: np.ndarray, stack: Stack, rows: np.ndarray) -> None:
+    def add(self, losses: list[float], answers: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
         """`answers`: (B, h, w), or (B, 2, h, w) with borders, float16."""
         masks = answers if answers.ndim == 3 else answers[:, 0]
-        inside, ours, theirs = counts(binarize(masks, 0.5), stack.masks[rows])
+        inside, ours, theirs = counts(binarize(masks, 0.5), packed.masks[rows])
         union = ours + theirs - inside
         self.losses += losses
         self.tenths += int(scores_from_counts(inside, ours, theirs).sum())
@@ -53,17 +53,17 @@ class PixelScores:
 
 
 @dataclass
-class ObjectScores:
+class InstanceScores:
     """The same, and objects: DSB2018's score of the objects that thresholds of .5 give, 0..1."""
 
     pixels: PixelScores = field(default_factory=PixelScores)
     matches: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, losses: list[float], answers: np.ndarray, stack: Stack, rows: np.ndarray) -> None:
+    def add(self, losses: list[float], answers: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
         """`answers`: (B, 2, h, w) float16, masks and borders."""
-        self.pixels.add(losses, answers, stack, rows)
+        self.pixels.add(losses, answers, packed, rows)
         for (mask, border), row in zip(answers, rows, strict=True):
-            self.matches.append(match_counts(label_objects(mask, border, ObjectRules()), stack.labels[row]))
+            self.matches.append(match_counts(label_instances(mask, border, InstanceRules()), packed.instances[row]))
 
     def means(self) -> dict[str, float]:
         """val_loss, iou, iout, objects."""
@@ -71,16 +71,16 @@ class ObjectScores:
 
 
 @dataclass
-class LabelScores:
+class ClassScores:
     """val_loss, and what utils/scoring/class_metrics.py has for labels of this kind."""
 
-    labels: Labels
+    labels: ImageClasses
     at_precision: float
     losses: list[float] = field(default_factory=list)
     answers: list[np.ndarray] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
-    def add(self, losses: list[float], answers: np.ndarray, stack: Stack, rows: np.ndarray) -> None:
+    def add(self, losses: list[float], answers: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
         """`answers`: (B, K) float32."""
         self.losses += losses
         self.answers.append(answers)
@@ -89,5 +89,5 @@ class LabelScores:
     def means(self) -> dict[str, float]:
         """val_loss, and the measures of the labels."""
         truths, answers = self.labels.matrix[self.rows], np.concatenate(self.answers).astype(np.float64)
-        found = label_scores(answers, truths, self.labels.exclusive, self.at_precision)
+        found = class_scores(answers, truths, self.labels.exclusive, self.at_precision)
         return {"val_loss": math.fsum(self.losses) / len(self.losses), **found}

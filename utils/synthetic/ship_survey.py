@@ -14,7 +14,7 @@ import numpy as np
 from utils.core.errors import UsageError
 from utils.core.progress import progress_bar
 from utils.core.tables import write_table
-from utils.data.rle import encode_objects
+from utils.data.rle import encode_instances
 from utils.synthetic.demo_files import check_folder, write_picture
 from utils.synthetic.ships import scene
 
@@ -78,7 +78,7 @@ def write_part(out_dir: Path, part: str, with_ships: Mapping[str, bool], seed: i
         write_picture(out_dir / f"{part}_v2" / name, drawn.image)
         counts = np.bincount(drawn.labels.ravel())[1:].tolist()
         ids += [name] * max(len(counts), 1)
-        run_lengths += encode_objects(drawn.labels) or [""]
+        run_lengths += encode_instances(drawn.labels) or [""]
         pixels += counts
     return Written(ids, run_lengths, pixels)
 
