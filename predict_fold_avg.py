@@ -12,15 +12,17 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from utils.competition.submission_writing import check_flags, finish_submission
+from utils.competition.after_prediction import gated_out_ids
+from utils.competition.decisions import decide_masks
+from utils.competition.submission_writing import write_mask_submission
 from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
 from utils.data.packed import read_manifest
 from utils.masks.averaging import check_weights, open_agreeing, weighted_mean
-from utils.masks.mask_file import mask_writer, open_masks
+from utils.masks.mask_file import PredictionInfo, mask_writer, open_masks
 from utils.masks.probability_file import open_probabilities
-from utils.scoring.stored_results import gated_out_ids, run_folder_of
+from utils.scoring.stored_results import run_folder_of
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,34 @@ def main(settings: Settings) -> None:
     if settings.data_dir:
         read_manifest(settings.data_dir)  # so that a mistyped folder shows now and not after the averaging
     first = files[0]
-    folders = [first.path.parent, run_folder_of(first.path)]
-    check_flags(settings.submission, settings.rules, folders)
-    gate = [open_probabilities(name) for name in settings.gate_probs]
-    quiet = gated_out_ids(settings.gate_th, folders, first.ids, gate)
-    about = {
-        "data_dir": settings.data_dir or first.about.get("data_dir"),
-        "part": first.about.get("part", "test"),
-        "mean_of": [str(masks.path) for masks in files],
-        "weights": shares.tolist(),
-    }
-    with mask_writer(out, first.ids, first.planes.shape[1:], about) as writer:
+    recorded, views = first.info.data_dir, {masks.info.tta for masks in files}
+    folder = settings.data_dir or (recorded if recorded and Path(recorded).is_dir() else None)
+    info = PredictionInfo(
+        data_dir=settings.data_dir or recorded,
+        part=first.info.part or "test",
+        images_digest=first.info.images_digest,
+        tta=views.pop() if len(views) == 1 else None,
+        mean_of=tuple(str(masks.path) for masks in files),
+        weights=tuple(shares.tolist()),
+    )
+    decisions = decide_masks(
+        settings.submission,
+        settings.rules,
+        [folder for masks in files for folder in (masks.path.parent, run_folder_of(masks.path))],
+        info,
+        Path(folder) if folder else None,
+        has_border=first.border is not None,
+        gate_th=settings.gate_th,
+        has_gate=bool(settings.gate_probs),
+    )
+    out_ids = gated_out_ids(decisions, first.ids, [open_probabilities(name) for name in settings.gate_probs])
+    for note in decisions.notes:
+        print(f"note: {note}", flush=True)
+    with mask_writer(out, first.ids, first.planes.shape[1:], info) as writer:
         for batch in weighted_mean(files, shares):
             writer.append(batch)
     print(f"{out}: the mean of {len(files)} mask files of {len(first.ids)} images")
-    finish_submission(open_masks(out), settings.submission, settings.rules, folders, settings.data_dir, quiet)
+    write_mask_submission(open_masks(out), decisions, settings.submission, out_ids)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
     python train.py --resume --experiment_dir experiments/a_fold0          # after a kill, a reboot, a Ctrl-C
     torchrun --standalone --nproc_per_node=4 train.py --batch_size 128 --experiment_dir experiments/a_fold0   # 4 GPUs
     python train.py --config experiments/a_fold0/config.json --fold 1 --experiment_dir experiments/a_fold1
+    python train.py --arch unet_resnet18 --folds all --experiment_dir experiments/a       # -> a_fold0, ..., a_oof.npy
 
 From Python, one after the other as you like: from train import train; train({"fold": 1, "n_epochs": 20, ...})
 """
@@ -20,14 +21,14 @@ from utils.core.training_settings import TrainSettings
 
 
 def train(settings: TrainSettings | Mapping[str, Any] | str) -> dict[str, Any]:
-    """Train as settings, or a dictionary or a JSON file of flags, say; the run's summary as in its summary.json."""
+    """Train as settings, or a dictionary or a JSON file of flags, say; return the run's summary as in summary.json."""
     settings = settings_of(TrainSettings, settings)
     from net.distributed import join_processes
-    from net.folds import train_run
+    from net.folds import train_experiment
     from net.tasks import mask_task
 
     with join_processes() as processes:
-        return train_run(settings, mask_task, processes)
+        return train_experiment(settings, mask_task, processes)
 
 
 if __name__ == "__main__":

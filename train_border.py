@@ -53,12 +53,12 @@ def train_border(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]
         raise UsageError(f"--border_weight {about.border_weight}: expected a weight greater than 0")
 
     from net.distributed import join_processes
-    from net.folds import train_run
+    from net.folds import train_experiment
     from net.tasks import border_task
 
     make_task = partial(border_task, border=about.border, width=about.border_width, weight=about.border_weight)
     with join_processes() as processes:
-        return train_run(settings, make_task, processes)
+        return train_experiment(settings, make_task, processes)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Everything else is as in train.py.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from utils.core.cli import run
 from utils.core.errors import UsageError
@@ -38,9 +38,6 @@ class LabelSettings:
     """column of train_with_folds.csv: a label, or several words, in each cell; default: whether the mask is empty."""
     at_precision: float = 0.95
     """the log has the highest recall with this precision (of one label alone)."""
-    folds: Literal["one", "all"] = "one"
-    """all: train every fold (to <experiment_dir>_fold<k>; what is finished is skipped, what is not goes on), and write
-    the out-of-fold probabilities of all images to <experiment_dir>_oof.npy."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, 
         raise UsageError(f"--at_precision {settings.labels.at_precision}: expected a share, above 0 and up to 1")
 
     from net.distributed import join_processes
-    from net.folds import train_all_folds, train_run
+    from net.folds import train_experiment
     from net.tasks import class_task
 
     about = settings.labels
@@ -75,9 +72,7 @@ def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, 
         class_task, data_dir=settings.data.data_dir, column=about.target, at_precision=about.at_precision
     )
     with join_processes() as processes:
-        if about.folds == "all":
-            return train_all_folds(settings, make_task, processes)
-        return train_run(settings, make_task, processes)
+        return train_experiment(settings, make_task, processes)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from net.engine import fit, predict
 from net.geometry import VAL_AUGS
 from net.machine import Machine, machine, workers_for
 from net.predictor import Predictor
+from net.preparation import prepare
 from net.tasks import mask_task
-from net.training import Run
 from net.tta import views_by_name
 from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar
@@ -106,15 +106,15 @@ class Strata(Contender):
             net=NetSettings(arch="unet_resnet18", encoder_weights="none"),
             run=RunSettings(experiment_dir=str(setup.folder / "run")),
         )
-        self.run = Run(settings, mask_task)
+        self.run = prepare(settings, mask_task)
         self.run.machine.tune()
         self.learner, self.loader = self.run.learner(), self.run.loader()
         self.how = f"{_name(self.run.machine.dtype)}, its defaults"
 
     def train(self) -> None:
-        self.run.parts.epoch += 1
-        with self.watch, EpochBar("training", self.run.parts.size, hidden=True) as bar:
-            fit(self.learner, self.loader, self.run.parts, bar, StopRequest(), "")
+        self.run.batches.epoch += 1
+        with self.watch, EpochBar("training", self.run.batches.size, hidden=True) as bar:
+            fit(self.learner, self.loader, self.run.batches, bar, StopRequest(), "")
 
     def predict(self) -> None:
         test, path = self.setup.test, self.setup.folder / "masks.npy"

@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from utils.competition.after_prediction import mask_tenths, validation_job
+from utils.competition.after_prediction import cleaned_validation, mask_tenths
+from utils.competition.decisions import mask_threshold
 from utils.core.cli import run
 from utils.core.errors import UserError
 from utils.core.prediction_settings import RuleSettings
 from utils.data.packed import open_packed
 from utils.masks.mask_file import open_masks
+from utils.masks.postprocessing import PostProcessing
 from utils.scoring.bootstrap import mean_interval
-from utils.scoring.stored_results import choose_threshold, run_folder_of
+from utils.scoring.stored_results import run_folder_of
 
 RULES = {
     "--min_area 20": RuleSettings(min_area=20),
@@ -64,11 +66,12 @@ def _tenths(settings: Settings, rules: RuleSettings) -> tuple[np.ndarray, float]
     found, seconds = [], 0.0
     for name in settings.masks_fn:
         masks = open_masks(name)
-        packed = open_packed(masks.about["data_dir"], "train")
+        packed = open_packed(masks.info.data_dir, "train")
         row_of = {one: row for row, one in enumerate(packed.ids)}
-        th, _, _ = choose_threshold(settings.th, 0, [run_folder_of(masks.path)])
+        th, _, _ = mask_threshold(settings.th, 0, [run_folder_of(masks.path)])
         truths, started = packed.masks[[row_of[one] for one in masks.ids]], time.perf_counter()
-        found.append(mask_tenths(validation_job(masks, rules, packed), truths, th, rules.min_area or 0))
+        how = PostProcessing(th, rules.min_area or 0, rules=rules)
+        found.append(mask_tenths(cleaned_validation(masks, how, packed), truths))
         seconds += time.perf_counter() - started
     return np.concatenate(found), seconds
 

@@ -23,7 +23,7 @@ import sys, tempfile, time
 from net.engine import evaluate, fit, predict
 from net.learner import Learner
 from net.tasks import mask_task
-from net.training import Run
+from net.preparation import prepare
 from utils.core.training_settings import DataSettings, NetSettings, RunSettings, TrainSettings
 
 imported, step = time.perf_counter(), Learner.step
@@ -36,7 +36,7 @@ def first_step(self):
 Learner.step = first_step
 with tempfile.TemporaryDirectory() as folder:
     data, net, run = DataSettings(data_dir=sys.argv[1]), NetSettings("unet_resnet18", "none"), RunSettings(folder)
-    Run(TrainSettings(data, net, run=run), mask_task).train()
+    prepare(TrainSettings(data, net, run=run), mask_task).train()
 """
 
 

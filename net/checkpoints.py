@@ -1,18 +1,18 @@
-"""What a run writes after every epoch, and how it finds its way back: snapshots, log.csv, the state for --resume."""
+"""Write every epoch of a run (snapshots, log.csv, the state for --resume), and go back to the last one on a resume."""
 
 import platform
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from net import snapshot as snapshots
 from net.learner import Learner, state_of
+from net.snapshot import SnapshotInfo
 from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
 from utils.core.tables import read_table
-from utils.masks.mask_file import move_masks
+from utils.masks.mask_file import PendingPredictions
 from utils.runs.run_folder import RunFolder
 
 FORMAT = 2
@@ -44,7 +44,7 @@ class Checkpoints:
     """
 
     folder: RunFolder
-    about: dict[str, Any]
+    info: SnapshotInfo
     """What every snapshot of the run says of itself."""
     keep: int
     """Snapshots that stay (in each cycle)."""
@@ -55,17 +55,20 @@ class Checkpoints:
     progress: Progress = field(default_factory=Progress)
 
     @property
-    def masks_of_epoch(self) -> Path:
-        """Where validation masks lie until it is known whether their epoch is kept."""
-        return self.folder.snapshots / ".val_masks.npy"
+    def pending(self) -> PendingPredictions:
+        """Where the predictions of an epoch lie until it is known whether they are kept."""
+        return PendingPredictions(self.folder.snapshots / ".val_masks.npy")
 
-    def add(self, learner: Learner, row: dict[str, Any], size: int | None) -> tuple[list[str], Progress]:
+    def add(
+        self, learner: Learner, row: dict[str, Any], size: int | None, predictions: PendingPredictions
+    ) -> tuple[list[str], Progress]:
         """Write an epoch: its snapshot if it is an improvement, then log.csv and the state; then remove what is worse.
 
         Args:
             learner: what the epoch has made of it.
             row: of log.csv.
             size: the net's in validation, None for images at their own size.
+            predictions: of the validation images; they are kept beside the snapshot, or discarded.
 
         Returns:
             the measures that were never better in this cycle, and how far the run has come.
@@ -76,24 +79,27 @@ class Checkpoints:
         improved = [name for name in self.kept_by if _improves(name, row[name], progress.best.get(name))]
         progress.best |= {name: row[name] for name in improved}
         if improved:
-            progress.kept = self._keep_snapshot(learner, row, size)
+            progress.kept = self._keep_snapshot(learner, row, size, predictions)
+        predictions.discard()
         self.folder.write_log(progress.rows)
-        data = {name: self.about[name] for name in DATA}
+        data = {name: getattr(self.info, name) for name in DATA}
         state = {"format": FORMAT, "progress": vars(progress), "data": data, **state_of(learner)}
         snapshots.write(self.folder.state, state)
         self.folder.keep_only(progress.kept)
         self.progress = progress
         return improved, progress
 
-    def _keep_snapshot(self, learner: Learner, row: dict[str, Any], size: int | None) -> list[str]:
+    def _keep_snapshot(
+        self, learner: Learner, row: dict[str, Any], size: int | None, predictions: PendingPredictions
+    ) -> list[str]:
         """Write the snapshot; those that stay, with it."""
         cycle = row["cycle"] if self.by_cycle else None
         file = self.folder.snapshot(row["epoch"], row["val_loss"], self.kept_by[-1], row[self.kept_by[-1]], cycle)
         metrics = {name: value for name, value in row.items() if name not in NO_RESULTS}
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        move_masks(self.masks_of_epoch, file.val_masks)
-        about = {**self.about, "size": size, "metrics": metrics, "versions": versions}
-        snapshots.save_snapshot(file.path, learner.predicting, about)
+        predictions.keep(file.val_masks)
+        info = replace(self.info, size=size, metrics=metrics, versions=versions)
+        snapshots.save_snapshot(file.path, learner.predicting, info)
         rivals = [name for name in self.progress.kept if self.folder.described(name).path.parent == file.path.parent]
         others = [name for name in self.progress.kept if name not in rivals]
         rivals.append(str(file.path.relative_to(self.folder.snapshots)))
@@ -119,7 +125,7 @@ class Checkpoints:
                 "with --snapshot to start from its best weights"
             )
         for name, what in DATA.items():
-            if state["data"][name] != self.about[name]:
+            if state["data"][name] != getattr(self.info, name):
                 raise UserError(f"--resume: the {what} are not those that {self.folder.path} began with; put them back")
         self.progress = Progress(**state["progress"])
         if self.progress.epoch >= n_epochs and self.folder.summary.is_file():  # without it, it was killed at the end
@@ -127,6 +133,7 @@ class Checkpoints:
             raise UsageError(f"--resume: {self.folder.path} has its {done} epochs; raise --n_epochs to train on")
         self.folder.write_log(self.progress.rows)
         self.folder.keep_only(self.progress.kept)
+        self.pending.discard()  # a kill may have left them
         self.folder.summary.unlink(missing_ok=True)
         return state
 
@@ -143,8 +150,6 @@ class Checkpoints:
 
     def finish(self, machine: str) -> dict[str, Any]:
         """Write summary.json, which says that the run is finished; the summary."""
-        for path in (self.masks_of_epoch, self.masks_of_epoch.with_suffix(".json")):
-            path.unlink(missing_ok=True)
         best = max((self.folder.described(name) for name in self.progress.kept), key=lambda file: file.rank)
         row = self.progress.rows[best.epoch - 1]
         summary = {

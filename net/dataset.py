@@ -1,4 +1,4 @@
-"""Packed rows -> tensors: the parts of an epoch in training, plain batches in validation and prediction."""
+"""Packed rows -> tensors: the microbatches of an epoch in training, plain batches in validation and prediction."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from net.augmentations import Vary
 from net.geometry import Fit
+from net.kinds import planes
 from net.tasks import Task
 from utils.data.packed import PackedImages
 
@@ -44,42 +45,35 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
         return [self._sample(image, turn, row) for image, (turn, row) in zip(images, keys, strict=True)]
 
     def _sample(self, image: np.ndarray, turn: int, row: int) -> tuple[Tensor, Tensor]:
-        truth, seed = self.task.truth(self.packed, row), [self.seed, turn, row]
-        if not self.task.kind.of_pixels:
-            return _planes(self._vary(image, None, seed)[0]), torch.from_numpy(self.task.target(truth))
-        varied, truth = self._vary(image, truth[..., None], seed)
-        return _planes(varied), _planes(self.task.target(truth[..., 0]))
-
-
-def _planes(image: np.ndarray) -> Tensor:
-    planes = np.require(image.transpose(2, 0, 1), requirements=["C", "W"])  # a packed row is read-only
-    return torch.from_numpy(planes)
+        kind, truth = self.task.kind, self.task.truth(self.packed, row)
+        varied, truth = kind.augmented(self._vary, image, truth, [self.seed, turn, row])
+        return planes(varied), kind.target_tensor(self.task.target(truth))
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one process learns from at once: a share of a group of images, for which one step is taken."""
+class Microbatch:
+    """What one process learns from at once: a share of a batch, for which one step is taken."""
 
     keys: list[Key]
-    group: int
-    """Images in the whole group, over all its parts and all processes."""
+    batch_size: int
+    """Images in the whole batch, over all its microbatches and all processes."""
     last: bool
-    """Whether the step is taken after this part."""
+    """Whether the step is taken after this microbatch."""
 
 
-class EpochParts:
-    """The parts of one epoch, in an order that (seed, pass) decides: each image exactly once a pass.
+class EpochBatches:
+    """The batches of one epoch, in an order that (seed, pass) decides: each image exactly once a pass.
 
-    Passes follow each other without a gap, and an epoch is the next `epoch_size` images of them. It is cut into groups
-    of at most accumulate x batch_size images, a group into parts of at most batch_size: cuts are as equal as can be, so
-    that no group ends up with a handful of images. Each process takes its share of every part; the groups are the same
-    for any number of processes, and those of `accumulate` k are those of a batch size k times as large.
+    Passes follow each other without a gap, and an epoch is the next `epoch_size` images of them. It is cut into batches
+    of at most accumulate x batch_size images, a batch into microbatches of at most batch_size: cuts are as equal as can
+    be, so that no batch ends up with a handful of images. Each process takes its share of every microbatch; the batches
+    are the same for any number of processes, and those of `accumulate` k are those of a batch size k times as large.
 
     Args:
         rows: packed rows to learn from.
         batch_size: images that all processes together see at once.
         seed: with the pass, decides the order.
-        accumulate: parts in a group.
+        accumulate: microbatches in a batch.
         epoch_size: images in an epoch; None is one pass.
         share: (number of this process, number of processes).
     """
@@ -101,46 +95,46 @@ class EpochParts:
 
     @property
     def steps(self) -> int:
-        """Groups in an epoch."""
+        """Batches in an epoch."""
         return -(-self.size // (self.batch_size * self.accumulate))
 
     @property
     def smallest(self) -> int:
-        """Images in the smallest part: what the processes have to share."""
-        return min(len(piece) for group in self._groups() for piece in group)
+        """Images in the smallest microbatch: what the processes have to share."""
+        return min(len(piece) for batch in self._batches() for piece in batch)
 
-    def _groups(self) -> Iterator[list[np.ndarray]]:
-        """Groups of the epoch, each cut into parts, as positions in the endless sequence of passes."""
+    def _batches(self) -> Iterator[list[np.ndarray]]:
+        """Yield the batches of the epoch, cut into microbatches, as positions in the endless sequence of passes."""
         positions = np.arange(self.epoch * self.size, (self.epoch + 1) * self.size)
-        for group in np.array_split(positions, self.steps):
-            yield np.array_split(group, -(-len(group) // self.batch_size))
+        for batch in np.array_split(positions, self.steps):
+            yield np.array_split(batch, -(-len(batch) // self.batch_size))
 
-    def parts(self) -> list[Part]:
-        """The parts of this process."""
+    def microbatches(self) -> list[Microbatch]:
+        """Return the microbatches of this process."""
         first, end = self.epoch * self.size, (self.epoch + 1) * self.size
         turns = range(first // len(self.rows), (end - 1) // len(self.rows) + 1)
         order = {turn: np.random.default_rng([self.seed, turn]).permutation(self.rows) for turn in turns}
         number, processes = self.share
-        parts = []
-        for group in self._groups():
-            for piece in group:
+        found = []
+        for batch in self._batches():
+            for piece in batch:
                 mine = (divmod(int(position), len(self.rows)) for position in np.array_split(piece, processes)[number])
                 keys = [(turn, int(order[turn][place])) for turn, place in mine]
-                parts.append(Part(keys, sum(map(len, group)), piece is group[-1]))
-        return parts
+                found.append(Microbatch(keys, sum(map(len, batch)), piece is batch[-1]))
+        return found
 
     def __len__(self) -> int:
-        return sum(map(len, self._groups()))
+        return sum(map(len, self._batches()))
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return (part.keys for part in self.parts())
+        return (part.keys for part in self.microbatches())
 
 
-def training_loader(samples: TrainingRows, parts: EpochParts, workers: int, pin_memory: bool) -> DataLoader:
-    """Batches of (images (B, C, S, S) uint8, targets (B, K, S, S) uint8) for the epoch that `parts` is set to."""
+def training_loader(samples: TrainingRows, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader:
+    """Batches of (images (B, C, S, S) uint8, targets (B, K, S, S) uint8) for the epoch that `batches` is set to."""
     return DataLoader(
         samples,
-        batch_sampler=parts,
+        batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
@@ -149,15 +143,13 @@ def training_loader(samples: TrainingRows, parts: EpochParts, workers: int, pin_
 
 def fitted(images: np.ndarray, fit: Fit) -> Tensor:
     """Images (B, h, w, C) uint8 at the net's size: (B, C, *frame) uint8."""
-    return torch.stack([_planes(fit.apply(image)) for image in images])
+    return torch.stack([planes(fit.apply(image)) for image in images])
 
 
 def fitted_targets(task: Task, packed: PackedImages, rows: np.ndarray, fit: Fit) -> Tensor:
     """What is right for validation images, at the net's size: (B, K, *frame) uint8, or (B, K) for labels."""
-    truths = (task.truth(packed, int(row)) for row in rows)
-    if not task.kind.of_pixels:
-        return torch.from_numpy(np.stack([task.target(truth) for truth in truths]))
-    return torch.stack([_planes(task.target(fit.apply(truth[..., None], nearest=True)[..., 0])) for truth in truths])
+    truths = (task.kind.fitted(task.truth(packed, int(row)), fit) for row in rows)
+    return torch.stack([task.kind.target_tensor(task.target(truth)) for truth in truths])
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from net.dataset import EpochParts, fitted, fitted_targets, normalised
+from net.dataset import EpochBatches, fitted, fitted_targets, normalised
 from net.distributed import Processes
 from net.kinds import RowWriter
 from net.learner import Learner
 from net.losses import Loss
-from net.predictor import Predictor, batches_of, stored
+from net.predictor import Predictor, batches_of
 from net.tasks import Task
 from net.tta import View
 from utils.core.errors import UserError
@@ -24,7 +24,7 @@ STEPS_BETWEEN_LOOKS = 10  # reading the loss waits for the device
 
 
 def fit(
-    learner: Learner, loader: DataLoader, parts: EpochParts, bar: EpochBar, stop: StopRequest, how_to_go_on: str
+    learner: Learner, loader: DataLoader, batches: EpochBatches, bar: EpochBar, stop: StopRequest, how_to_go_on: str
 ) -> tuple[float, int]:
     """Train one epoch, telling `bar` how far it is.
 
@@ -37,18 +37,18 @@ def fit(
     """
     learner.network.train()
     total, seen, steps, skipped = torch.zeros((), device=learner.machine.device), 0, 0, 0
-    for part, (images, targets) in zip(parts.parts(), loader, strict=True):
+    for part, (images, targets) in zip(batches.microbatches(), loader, strict=True):
         learner.processes.obey_stop(stop, how_to_go_on)
-        learner.learn(images, targets, part.group)
+        learner.learn(images, targets, part.batch_size)
         if not part.last:
             continue
         loss, steps = learner.step(), steps + 1
         if loss is None:
             skipped += 1
         else:
-            total, seen = total + loss * part.group, seen + part.group
+            total, seen = total + loss * part.batch_size, seen + part.batch_size
         looks = seen and steps % STEPS_BETWEEN_LOOKS == 0
-        bar.add(part.group, finite(float(total) / seen, bar.title, how_to_go_on) if looks else None)
+        bar.add(part.batch_size, finite(float(total) / seen, bar.title, how_to_go_on) if looks else None)
     if not seen:
         advice = "try a lower rate or --precision float32"
         raise UserError(f"{bar.title}: no step had a finite loss; {advice}. {how_to_go_on}")
@@ -82,12 +82,10 @@ def evaluate(
     processes: Processes,
     hidden: bool = False,
 ) -> dict[str, float]:
-    """Validation loss and scores over rows of the packed images; every answer goes to `writer`, as `stored` has it.
+    """Return validation loss and scores over rows of the packed images; every prediction goes to `writer`.
 
-    With `hidden` no bar is shown.
-
-    The processes share the batches, and the leading one, which alone needs a writer, adds up: the same numbers for
-    any number of processes.
+    The processes share the batches, and the main one, which alone needs a writer, adds up: the same numbers for any
+    number of processes. With `hidden` no bar is shown.
     """
     fit_in = predictor.val(packed.shape)
     predictor.network.eval()
@@ -95,13 +93,13 @@ def evaluate(
     def judge(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
         output = predictor.output(fitted(packed.images[batch], fit_in))
         wanted = fitted_targets(task, packed, batch, fit_in).to(predictor.machine.device).float()
-        return loss(output, wanted).tolist(), stored(predictor.answers(output, packed.shape), task.kind)
+        return loss(output, wanted).tolist(), task.kind.stored(predictor.probabilities(output, packed.shape))
 
     scores, batches = task.scores(), list(batches_of(rows, batch_size))
     judged = processes.map_in_order(batches, judge)
-    for batch, (losses, answers) in progress_bar(judged, "validation", total=len(batches), hidden=hidden):
-        scores.add(losses, answers, packed, batch)
-        writer.append(answers)
+    for batch, (losses, predictions) in progress_bar(judged, "validation", total=len(batches), hidden=hidden):
+        scores.add(losses, predictions, packed, batch)
+        writer.append(predictions)
     return processes.on_main(scores.means)
 
 
@@ -114,18 +112,18 @@ def predict(
     batch_size: int,
     processes: Processes,
 ) -> Iterator[np.ndarray]:
-    """The mean of probabilities over networks and views, in the order of `rows`, batch by batch, as `stored` has it.
+    """Yield the mean of probabilities over networks and views, in the order of `rows`, as files hold it.
 
-    The processes share the batches; the leading one gets them all, the others none.
+    The processes share the batches; the main one gets them all, the others none.
     """
 
     def mean(batch: np.ndarray) -> np.ndarray:
         pixels = images[batch]
         probabilities = sum(predictor.predict(pixels, views) for predictor in predictors) / len(predictors)
-        return stored(probabilities, predictors[0].kind)
+        return predictors[0].kind.stored(probabilities)
 
     images_a_batch = max(1, batch_size // len(views))  # the network sees all views of a batch at once
     batches = list(batches_of(rows, images_a_batch))
     done = processes.map_in_order(batches, mean)
     turns = progress_bar(done, "predicting", total=len(batches), hidden=not processes.is_main)
-    yield from (answers for _, answers in turns)
+    yield from (predictions for _, predictions in turns)

@@ -21,20 +21,20 @@ from torch.nn.functional import interpolate
 from net.dataset import normalised
 from net.export_formats import FORMATS, Run
 from net.geometry import STEP, Fit, ValAug
-from net.kinds import Kind, kind_of
+from net.kinds import Kind, PixelKind
 from net.machine import Machine
-from net.predictor import Predictor, rebuild, val_of
-from net.snapshot import load_snapshot
+from net.predictor import Predictor, kind_of, rebuild, val_of
+from net.snapshot import SnapshotInfo, load_snapshot
 from net.tta import VIEWS
 from utils.core.errors import UserError
 from utils.core.files import whole_file
-from utils.scoring.stored_results import run_folder_of, stored_class_thresholds, stored_rules, stored_threshold
+from utils.scoring.stored_results import read_class_thresholds, read_instance_rules, read_threshold, run_folder_of
 
 LEAST = STEP + 1
 """Pixels a side of images of any size: the deepest map has more than one, and a reflection turns round but once."""
 
 
-class Answers(nn.Module):
+class Predictions(nn.Module):
     """Images at the network's size (B, C, H, W) uint8 -> probabilities (B, K, H, W) or (B, K) float32.
 
     Args:
@@ -58,16 +58,16 @@ class Answers(nn.Module):
 class OneSize(nn.Module):
     """Images scaled for a Fit, (B, C, height, width) uint8 -> answers at the size of its shape."""
 
-    def __init__(self, answers: Answers, fit: Fit) -> None:
+    def __init__(self, predictions: Predictions, fit: Fit) -> None:
         super().__init__()
-        self.answers, self.fit = answers, fit
+        self.predictions, self.fit = predictions, fit
         places = fit.pad(np.stack(np.indices((fit.height, fit.width)), axis=-1))
         self.register_buffer("rows", torch.tensor(places[:, 0, 0]))
         self.register_buffer("columns", torch.tensor(places[0, :, 1]))
 
     def forward(self, images: Tensor) -> Tensor:
-        found = self.answers(images.index_select(2, self.rows).index_select(3, self.columns))
-        return self.fit.invert(found) if self.answers.kind.of_pixels else found
+        found = self.predictions(images.index_select(2, self.rows).index_select(3, self.columns))
+        return self.predictions.kind.at_image_size(found, self.fit)
 
 
 class AnySize(nn.Module):
@@ -76,16 +76,16 @@ class AnySize(nn.Module):
     Sizes are unknown while the graph is made, so that indices are computed in it; slices would tie it to one size.
     """
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, predictions: Predictions) -> None:
         super().__init__()
-        self.answers = answers
+        self.predictions = predictions
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2], images.shape[3]
         rows, top = _reflected(height, images.device)
         columns, left = _reflected(width, images.device)
-        found = self.answers(images.index_select(2, rows).index_select(3, columns))
-        if not self.answers.kind.of_pixels:
+        found = self.predictions(images.index_select(2, rows).index_select(3, columns))
+        if not isinstance(self.predictions.kind, PixelKind):
             return found
         inner_rows = torch.arange(height, device=images.device) + top
         inner_columns = torch.arange(width, device=images.device) + left
@@ -146,9 +146,9 @@ def export(path: Path, to: str, out: Path) -> Exported:
             the network by more than TOLERANCE.
     """
     snapshot = load_snapshot(path)
-    network, kind, val = rebuild(snapshot, path).requires_grad_(False), kind_of(snapshot.about), val_of(snapshot.about)
+    network, kind, val = rebuild(snapshot, path).requires_grad_(False), kind_of(snapshot.info), val_of(snapshot.info)
     predictor = Predictor(network, kind, val, Machine(torch.device("cpu"), torch.float32))
-    origin, fit = _origin(path, snapshot.about, kind), val(tuple(snapshot.about["shape"]))
+    origin, fit = _origin(path, snapshot.info, kind), val(snapshot.info.shape)
     tied = None
     if val.size is None:
         try:
@@ -165,12 +165,12 @@ def _written(predictor: Predictor, fit: Fit | None, origin: dict[str, Any], to: 
         Unexportable: it was not to be had, or is not what the network is.
     """
     channels = origin["channels_in"]
-    answers = Answers(predictor.network, predictor.kind, channels)
+    predictions = Predictions(predictor.network, predictor.kind, channels)
     if fit is None:
-        module, shapes = AnySize(answers), ANY_SIZES
+        module, shapes = AnySize(predictions), ANY_SIZES
         free = {0: ("batch", 1), 2: ("height", LEAST), 3: ("width", LEAST)}
     else:
-        module, shapes, free = OneSize(answers, fit), [fit.shape], {0: ("batch", 1)}
+        module, shapes, free = OneSize(predictions, fit), [fit.shape], {0: ("batch", 1)}
     about = {**_interface(predictor.kind, channels, fit), **origin}
     example = torch.from_numpy(_planes(_images(2, shapes[0], channels), predictor.val))
     with whole_file(out) as part:
@@ -204,18 +204,18 @@ def _interface(kind: Kind, channels: int, fit: Fit | None) -> dict[str, Any]:
             "scaled": scaled,
         },
         "probabilities": {
-            "shape": ["batch", len(kind.outputs), *(outside if kind.of_pixels else [])],
+            "shape": ["batch", len(kind.outputs), *(outside if isinstance(kind, PixelKind) else [])],
             "dtype": "float32",
             "of": list(kind.outputs),
         },
     }
 
 
-def _origin(path: Path, about: dict[str, Any], kind: Kind) -> dict[str, Any]:
+def _origin(path: Path, info: SnapshotInfo, kind: Kind) -> dict[str, Any]:
     """Which snapshot it is, what that says of itself, and the rules that its run has stored."""
     said = ("arch", "task", "channels_in", "fold", "data_digest", "val_ids_digest", "metrics")
     return {
-        **{name: about[name] for name in said if name in about},
+        **{name: getattr(info, name) for name in said},
         "snapshot": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
         "rules": _rules(kind, run_folder_of(path)),
         "torch": torch.__version__,
@@ -226,12 +226,12 @@ def _rules(kind: Kind, folder: Path | None) -> dict[str, Any] | None:
     """How probabilities become masks, objects or labels by the JSON files of the run; None where it has none."""
     if folder is None:
         return None
-    if not kind.of_pixels:
-        return stored_class_thresholds(folder)
-    if kind.name == "border" and (rules := stored_rules(folder)):
-        return asdict(rules)
-    stored = stored_threshold(folder)
-    return stored and dict(zip(("threshold", "min_area"), stored, strict=True))
+    if not isinstance(kind, PixelKind):
+        return (classes := read_class_thresholds(folder)) and classes.thresholds
+    if kind.name == "border" and (instances := read_instance_rules(folder)):
+        return asdict(instances.rules)
+    stored = read_threshold(folder)
+    return stored and {"threshold": stored.threshold, "min_area": stored.min_area}
 
 
 def _greatest_difference(run: Run, predictor: Predictor, shapes: Sequence[tuple[int, int]], channels: int) -> float:

@@ -1,4 +1,4 @@
-"""What a training step is: the gradients of a group of images, summed over parts and processes, then one update."""
+"""What a training step is: the gradients of a batch, summed over microbatches and processes, then one update."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +12,10 @@ from net.dataset import normalised
 from net.distributed import Processes
 from net.losses import Loss
 from net.machine import Machine
+from net.optimizers import optimizer_by_name
 from net.outputs import to_float32
-from net.schedulers import Schedule
+from net.schedulers import Schedule, scheduler_by_name
+from utils.core.training_settings import TrainSettings
 
 
 @dataclass
@@ -42,15 +44,21 @@ class Learner:
         """The network that is validated and kept: the mean of weights, where there is one."""
         return (self.average and self.average.network) or self.network
 
-    def learn(self, images: Tensor, targets: Tensor, group: int) -> None:
-        """Add the gradient of images (B, C, S, S) uint8 and targets (B, K, S, S) uint8, a part of `group` images."""
+    def learn(self, images: Tensor, targets: Tensor, batch_size: int) -> None:
+        """Add the gradient of a microbatch of a batch of `batch_size` images.
+
+        Args:
+            images: (B, C, S, S) uint8, [0, 255].
+            targets: (B, K, S, S) uint8, 0 or 1; (B, K) for classes of images.
+            batch_size: images in the whole batch, over all its microbatches and all processes.
+        """
         device = self.machine.device
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         if self.skip_bad and self._loss is None:
             self._statistics = [buffer.clone() for buffer in self.network.buffers()]
         with self.machine.autocast():
             output = self.network(normalised(images))
-        loss = self.loss(to_float32(output), targets.float()).sum() / group
+        loss = self.loss(to_float32(output), targets.float()).sum() / batch_size
         self.scaler.scale(loss).backward()
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
@@ -58,7 +66,7 @@ class Learner:
         """Update the weights with the gradients since the last step.
 
         Returns:
-            the mean loss of the group, a scalar; None if the step was skipped.
+            the mean loss of the batch, a scalar; None if the step was skipped.
         """
         loss, self._loss = self._loss, None
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
@@ -114,3 +122,32 @@ def restore(learner: Learner, state: dict[str, Any]) -> None:
     learner.scaler.load_state_dict(state["scaler"])
     if learner.average:
         learner.average.model.load_state_dict(state["average"])
+
+
+def new_learner(
+    settings: TrainSettings,
+    network: nn.Module,
+    loss: Loss,
+    machine: Machine,
+    processes: Processes,
+    epochs: int,
+    steps: int,
+) -> Learner:
+    """Make optimizer, schedule and mean of weights as at the start of a cycle of `epochs` with `steps` each."""
+    step = settings.step
+    optimizer = optimizer_by_name(settings.learn.optimizer)(network.parameters())
+    schedule = scheduler_by_name(settings.learn.scheduler)(optimizer, epochs, steps)
+    schedule.warmup = step.warmup
+    averaged = step.ema is not None or step.swa is not None
+    return Learner(
+        network=network,
+        optimizer=optimizer,
+        schedule=schedule,
+        scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16),
+        loss=loss,
+        machine=machine,
+        processes=processes,
+        average=Average(network, step.ema, step.swa) if averaged else None,
+        grad_clip=step.grad_clip,
+        skip_bad=step.on_nan == "skip",
+    )

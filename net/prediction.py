@@ -1,89 +1,164 @@
-"""Predict with snapshots: load them and the gate, write the mask file, make the submission."""
+"""Predict with snapshots: load them and the gate, decide what becomes of the masks, write the mask file, hand it on."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from net.distributed import Processes, join_processes
 from net.engine import predict
-from net.kinds import Kind, answer_writer
+from net.kinds import ImageKind, Kind
 from net.machine import Machine, machine
 from net.predictor import Predictor, load_predictors
 from net.snapshot import held_out_rows
 from net.tiles import tiles_for
 from net.tta import View, views_by_name
-from utils.competition.after_prediction import check_label_flags, finish_labels, finish_masks
-from utils.competition.submission_writing import check_flags
+from utils.competition.after_prediction import finish_classes, finish_masks
+from utils.competition.decisions import ClassDecisions, MaskDecisions, decide_classes, decide_masks
 from utils.core.errors import UsageError, UserError
 from utils.core.prediction_settings import PredictionSettings
 from utils.data.image_classes import NOT_EMPTY
 from utils.data.packed import PackedImages, ids_digest, open_packed
+from utils.masks.mask_file import PredictionInfo
 from utils.masks.probability_file import Probabilities, open_probabilities, write_probabilities
 from utils.runs.run_folder import find_snapshots
-from utils.scoring.stored_results import check_gate_th, run_folder_of
+from utils.scoring.stored_results import run_folder_of
 
-GATE = Kind("labels", (NOT_EMPTY,))
+GATE = ImageKind("labels", (NOT_EMPTY,))
 
 
-def load_gate(settings: PredictionSettings, packed: PackedImages, rows: np.ndarray, here: Machine) -> list[Predictor]:
-    """The nets of --gate, checked before anything is predicted.
+@dataclass(frozen=True)
+class Job:
+    """What is to be predicted, checked before the first image is."""
+
+    predictors: list[Predictor]
+    packed: PackedImages
+    rows: np.ndarray
+    """Rows of the packed images."""
+    views: list[View]
+    batch_size: int
+    info: PredictionInfo
+    """What the file of predictions will say of itself."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the networks predict."""
+        return self.predictors[0].kind
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the images, in order."""
+        return [self.packed.ids[row] for row in self.rows]
+
+
+def predict_and_submit(snapshots: Sequence[Path], tta: str, settings: PredictionSettings) -> None:
+    """Write the mean predictions of some snapshots over some views; for test images also the submission, checked.
+
+    Args:
+        snapshots: snapshot files; the mean is over all of them.
+        tta: names of views joined by `_`, such as null_hflip.
+        settings: which images (`part` val: the fold held out, whose score is printed), gate, threshold, names of files.
+    """
+    with join_processes() as processes, (here := machine(settings.machine, processes.local_rank)).tuned():
+        job = _prepare(snapshots, tta, settings, here)
+        decisions = _decide(job, settings, [run_folder_of(path) for path in snapshots])
+        gate = _load_gate(settings, job, here) if settings.gate.gate else []
+        if processes.is_main:
+            for note in decisions.notes:
+                print(f"note: {note}", flush=True)
+        _write_predictions(job, settings, processes)
+        probabilities = _write_gate(gate, job, settings, here, processes) if gate else None
+    if not processes.is_main:
+        return
+    if isinstance(decisions, MaskDecisions):
+        finish_masks(settings, decisions, job.packed, job.rows, probabilities)
+    else:
+        finish_classes(settings, decisions, job.packed, job.rows)
+
+
+def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, here: Machine) -> Job:
+    """Load the snapshots and find the rows that they are to predict.
+
+    Raises:
+        UsageError: unknown views, numbers that make no sense, snapshots of different folds with part val.
+        UserError: snapshots or images that cannot be used.
+    """
+    flags, views = settings.predict, views_by_name(tta)
+    if flags.batch_size is not None and flags.batch_size < 1:
+        raise UsageError(f"--batch_size {flags.batch_size}: expected 1 or more")
+    packed = open_packed(flags.data_dir, "train" if flags.part == "val" else "test")
+    tiles, batch_size = tiles_for(flags.tile, flags.overlap, packed.shape), flags.batch_size or here.pays_to_predict
+    predictors, infos = load_predictors(snapshots, here, packed, flags.arch)
+    rows = np.arange(len(packed.ids))
+    if flags.part == "val":
+        rows = held_out_rows(flags.data_dir, packed, infos, "--part val")
+    kind = predictors[0].kind
+    info = PredictionInfo(
+        data_dir=flags.data_dir,
+        part="train" if flags.part == "val" else "test",
+        images_digest=packed.images_digest,
+        snapshots=tuple(str(path) for path in snapshots),
+        tta=tta,
+        target=infos[0].target,
+        exclusive=kind.exclusive if isinstance(kind, ImageKind) else None,
+    )
+    if tiles:
+        predictors = [replace(predictor, tiles=tiles, at_once=batch_size) for predictor in predictors]
+        batch_size = len(views)  # one image at a time: the tiles are the batch
+    return Job(predictors, packed, rows, views, batch_size, info)
+
+
+def _decide(job: Job, settings: PredictionSettings, runs: Sequence[Path | None]) -> MaskDecisions | ClassDecisions:
+    """Decide how the predictions are used; raises as `decide_masks` and `decide_classes` do."""
+    kind = job.kind
+    if isinstance(kind, ImageKind):
+        return decide_classes(settings, runs, kind.outputs, kind.exclusive, job.info)
+    return decide_masks(
+        settings.submission,
+        settings.rules,
+        runs,
+        job.info,
+        Path(settings.predict.data_dir),
+        has_border=len(kind.outputs) > 1,
+        has_instances=job.packed.instances is not None,
+        gate_th=settings.gate.gate_th,
+        has_gate=bool(settings.gate.gate),
+    )
+
+
+def _write_predictions(job: Job, settings: PredictionSettings, processes: Processes) -> None:
+    """Write the mean predictions to --masks_fn, batch by batch."""
+    processes.check_equal({"packed images": job.packed.digest, "ids to predict": ids_digest(job.ids)})
+    place = job.kind.writer(settings.submission.masks_fn, job.ids, job.packed.shape, job.info)
+    with place if processes.is_main else nullcontext() as writer:
+        for batch in predict(job.predictors, job.packed.images, job.rows, job.views, job.batch_size, processes):
+            writer.append(batch)
+
+
+def _load_gate(settings: PredictionSettings, job: Job, here: Machine) -> list[Predictor]:
+    """Load the networks of --gate, checked before anything is predicted.
 
     A classifier of train_classifier.py without --target is a gate, and so is the image class of a deeply supervised
     mask net.
 
     Raises:
         UsageError: no snapshots.
-        UserError: nets that are no gate, or that have learned from the images they are asked about.
+        UserError: networks that are no gate, or that have learned from the images they are asked about.
     """
     predictors = []
     for path in find_snapshots(settings.gate.gate, "--gate"):  # one by one: a mask net and a classifier may go together
-        (predictor,), (about,) = load_predictors([path], here, packed)
+        (predictor,), (info,) = load_predictors([path], here, job.packed)
         predictors.append(_as_gate(predictor, path))
         if settings.predict.part == "val":
-            held_out = held_out_rows(settings.predict.data_dir, packed, [about], f"--gate {path}")
-            if not np.array_equal(held_out, rows):
+            held_out = held_out_rows(settings.predict.data_dir, job.packed, [info], f"--gate {path}")
+            if not np.array_equal(held_out, job.rows):
                 raise UserError(
-                    f"--gate {path}: holds out fold {about['fold']}, so it has learned from images of the fold that is "
+                    f"--gate {path}: holds out fold {info.fold}, so it has learned from images of the fold that is "
                     "predicted; give the gate of the same fold"
                 )
     return predictors
-
-
-def gate_probabilities(
-    predictors: Sequence[Predictor],
-    settings: PredictionSettings,
-    packed: PackedImages,
-    rows: np.ndarray,
-    here: Machine,
-    processes: Processes,
-) -> Probabilities | None:
-    """The mean probability that there is anything in each image, also written to <masks_fn>_gate.npy.
-
-    None but in the leading process.
-
-    Args:
-        predictors: what `load_gate` returned.
-        settings: the flags.
-        packed: the images.
-        rows: which of them are asked about.
-        here: what it runs on.
-        processes: that share the images.
-    """
-    batch_size = settings.predict.batch_size or here.pays_to_predict
-    found = list(predict(predictors, packed.images, rows, views_by_name("null"), batch_size, processes))
-    if not processes.is_main:
-        return None
-    ids, paths = [packed.ids[row] for row in rows], find_snapshots(settings.gate.gate, "--gate")
-    masks_fn = Path(settings.submission.masks_fn)
-    about = {"data_dir": settings.predict.data_dir, "snapshots": [str(path) for path in paths]}
-    about |= {"part": "train" if settings.predict.part == "val" else "test", "ids_digest": ids_digest(ids)}
-    out = masks_fn.with_name(f"{masks_fn.stem}_gate.npy")
-    write_probabilities(out, ids, np.concatenate(found), [NOT_EMPTY], about)
-    return open_probabilities(out)
 
 
 def _as_gate(predictor: Predictor, path: Path) -> Predictor:
@@ -97,85 +172,20 @@ def _as_gate(predictor: Predictor, path: Path) -> Predictor:
     )
 
 
-def predict_and_submit(snapshots: Sequence[Path], tta: str, settings: PredictionSettings) -> None:
-    """Write the mean answers of some snapshots over some views; for test images also the submission, checked.
+def _write_gate(
+    gate: Sequence[Predictor], job: Job, settings: PredictionSettings, here: Machine, processes: Processes
+) -> Probabilities | None:
+    """Write the mean probability that there is anything in each image to <masks_fn>_gate.npy, and return it.
 
-    Args:
-        snapshots: snapshot files; the mean is over all of them.
-        tta: names of views joined by `_`, such as null_hflip.
-        settings: which images (`part` val: the fold held out, whose score is printed), gate, threshold, names of files.
+    None in all processes but the main one.
     """
-    folders = [run_folder_of(path) for path in snapshots]
-    check_flags(settings.submission, settings.rules, folders)
-    check_gate_th(settings.gate.gate_th, bool(settings.gate.gate))
-    with join_processes() as processes, (here := machine(settings.machine, processes.local_rank)).tuned():
-        packed = open_packed(settings.predict.data_dir, "train" if settings.predict.part == "val" else "test")
-        job = _job_of(snapshots, tta, settings, packed, here)
-        if not job.kind.of_pixels:
-            check_label_flags(settings)
-        judges = load_gate(settings, packed, job.rows, here) if settings.gate.gate else []
-        _predict(job, settings, packed, processes)
-        gate = gate_probabilities(judges, settings, packed, job.rows, here, processes) if judges else None
+    batch_size = settings.predict.batch_size or here.pays_to_predict
+    found = list(predict(gate, job.packed.images, job.rows, views_by_name("null"), batch_size, processes))
     if not processes.is_main:
-        return
-    if job.kind.of_pixels:
-        finish_masks(settings, folders, packed, job.rows, gate)
-    else:
-        finish_labels(settings, folders, packed, job.rows)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is to be predicted, checked before the first image is."""
-
-    predictors: list[Predictor]
-    rows: np.ndarray
-    """Rows of the packed images."""
-    views: list[View]
-    batch_size: int
-    about: dict[str, Any]
-    """For the file of answers."""
-
-    @property
-    def kind(self) -> Kind:
-        return self.predictors[0].kind
-
-
-def _job_of(
-    snapshots: Sequence[Path], tta: str, settings: PredictionSettings, packed: PackedImages, here: Machine
-) -> _Job:
-    """Load the snapshots and find the rows that they are to answer for.
-
-    Raises:
-        UsageError: unknown views, numbers that make no sense, snapshots of different folds with part val.
-        UserError: snapshots or images that cannot be used.
-    """
-    flags, views = settings.predict, views_by_name(tta)
-    if flags.batch_size is not None and flags.batch_size < 1:
-        raise UsageError(f"--batch_size {flags.batch_size}: expected 1 or more")
-    tiles, batch_size = tiles_for(flags.tile, flags.overlap, packed.shape), flags.batch_size or here.pays_to_predict
-    predictors, abouts = load_predictors(snapshots, here, packed, flags.arch)
-    rows = np.arange(len(packed.ids))
-    if flags.part == "val":
-        rows = held_out_rows(flags.data_dir, packed, abouts, "--part val")
-    about = {
-        "data_dir": flags.data_dir,
-        "part": "train" if flags.part == "val" else "test",
-        "snapshots": [str(path) for path in snapshots],
-        "tta": tta,
-        **({"target": abouts[0]["target"]} if "target" in abouts[0] else {}),
-    }
-    if tiles:
-        predictors = [replace(predictor, tiles=tiles, at_once=batch_size) for predictor in predictors]
-        batch_size = len(views)  # one image at a time: the tiles are the batch
-    return _Job(predictors, rows, views, batch_size, about)
-
-
-def _predict(job: _Job, settings: PredictionSettings, packed: PackedImages, processes: Processes) -> None:
-    """Write the mean answers to --masks_fn, batch by batch."""
-    ids = [packed.ids[row] for row in job.rows]
-    processes.check_equal({"packed images": packed.digest, "ids to predict": ids_digest(ids)})
-    place = answer_writer(settings.submission.masks_fn, ids, packed.shape, job.kind, job.about)
-    with place if processes.is_main else nullcontext() as writer:
-        for answers in predict(job.predictors, packed.images, job.rows, job.views, job.batch_size, processes):
-            writer.append(answers)
+        return None
+    paths = tuple(str(path) for path in find_snapshots(settings.gate.gate, "--gate"))
+    masks_fn = Path(settings.submission.masks_fn)
+    out = masks_fn.with_name(f"{masks_fn.stem}_gate.npy")
+    info = replace(job.info, snapshots=paths, tta="null", target=None, exclusive=False)
+    write_probabilities(out, job.ids, np.concatenate(found), [NOT_EMPTY], info)
+    return open_probabilities(out)

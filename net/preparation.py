@@ -1,28 +1,92 @@
-"""TODO."""
+"""Prepare a run: find everything it needs, and check that it fits together, before anything is written."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import nn
 
-from net.averaging import Average
 from net.batchnorm import share_statistics
+from net.checkpoints import Checkpoints
+from net.dataset import EpochBatches
 from net.distributed import Processes
 from net.kinds import Kind
-from net.learner import Learner
-from net.losses import Loss
-from net.machine import Machine
+from net.losses import Loss, loss_by_name
+from net.machine import Machine, machine, workers_for
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
 from net.schedulers import scheduler_by_name
-from net.snapshot import start_from
-from utils.core.errors import UsageError
-from utils.core.training_settings import TrainSettings
-from utils.runs.run_folder import find_snapshots
+from net.snapshot import SnapshotInfo, start_from
+from net.stages import Stage, stages_of
+from net.tasks import Task
+from net.training import Run
+from utils.core.errors import UsageError, UserError
+from utils.core.settings import to_flat
+from utils.core.training_settings import TrainSettings, epochs_in_cycle
+from utils.data.folds import fold_rows
+from utils.data.packed import PackedImages, ids_digest, open_packed
+from utils.runs.run_folder import RunFolder, find_snapshots, stored_flags
+
+SAID = ("train_augs", "val_transforms", "loss", "optimizer", "scheduler", "seed")
+"""Flags that a snapshot repeats."""
+
+
+def prepare(
+    settings: TrainSettings, make_task: Callable[[PackedImages], Task], processes: Processes | None = None
+) -> Run:
+    """Find the data, the task and the network of one fold of one experiment; nothing is written.
+
+    Args:
+        settings: the flags; a script may have more groups of them than train.py.
+        make_task: from the packed images to what is learned of them.
+        processes: that work together; default: this one alone.
+
+    Raises:
+        UsageError: unknown names, flags that do not go together.
+        UserError: data or weights that are not there or do not fit.
+    """
+    data, learn, run, processes = settings.data, settings.learn, settings.run, processes or Processes()
+    cycle = epochs_in_cycle(settings)
+    optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # unknown names end here
+    here = machine(settings.machine, processes.local_rank)
+    workers = workers_for(here.device, data.loader_workers)
+    packed = open_packed(data.data_dir)
+    stages = stages_of(data, settings.sizes, learn.n_epochs, packed.shape)
+    task = make_task(packed)
+    loss = loss_by_name(learn.loss, task.losses)
+    train_rows, val_rows = _rows(settings, packed)
+    batches = _batches(settings, train_rows, processes)
+    info = _info(settings, stages, task, packed, val_rows)
+    checkpoints = Checkpoints(RunFolder(run.path), info, run.keep, task.kept_by, learn.cycles > 1)
+    flags = {f"--{name}": value for name, value in stored_flags(to_flat(settings)).items()}
+    found = {"packed images": packed.digest, "images of the fold": info.val_ids_digest}
+    processes.check_equal({**flags, **found, "precision": str(here.dtype)})
+    resumed = run.resume and checkpoints.folder.state.is_file()
+    network = starting_network(settings, packed.channels, task.kind, here, processes, resumed)
+    for stage in stages:
+        predictor = Predictor(network, task.kind, stage.val, here)
+        try_out(settings.net.arch, predictor, packed.channels, stage.size, loss)
+    return Run(
+        settings=settings,
+        processes=processes,
+        machine=here,
+        workers=workers,
+        packed=packed,
+        task=task,
+        loss=loss,
+        stages=stages,
+        batches=batches,
+        val_rows=val_rows,
+        network=network,
+        checkpoints=checkpoints,
+        epochs_in_cycle=cycle,
+    )
 
 
 def starting_network(
     settings: TrainSettings, channels_in: int, kind: Kind, machine: Machine, processes: Processes, resumed: bool
 ) -> nn.Module:
-    """The network with the weights that training starts from, the same in all processes.
+    """Build the network with the weights that training starts from, the same in all processes.
 
     With `resumed` they are random ones: those of the state replace them.
     """
@@ -42,7 +106,7 @@ def starting_network(
 
 @torch.inference_mode()
 def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, loss: Loss) -> None:
-    """A look at black images: a loss or `size` that does not suit the network is found before anything is written.
+    """Run the network on black images, so that a loss or `size` that does not suit it is found early.
 
     Raises:
         UsageError: the network cannot take images of this size, or the loss not its output.
@@ -53,34 +117,47 @@ def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, loss: 
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:160]
         raise UsageError(f"--arch {arch}: cannot take images of {size}x{size} ({reason}); choose another") from None
-    kind = predictor.kind
-    loss(output, torch.zeros(2, len(kind.outputs), *([size] * 2 * kind.of_pixels), device=predictor.machine.device))
+    loss(output, torch.zeros(2, *predictor.kind.target_shape(size), device=predictor.machine.device))
 
 
-def new_learner(
-    settings: TrainSettings,
-    network: nn.Module,
-    loss: Loss,
-    machine: Machine,
-    processes: Processes,
-    epochs: int,
-    steps: int,
-) -> Learner:
-    """Optimizer, schedule and mean of weights as at the start of a cycle of `epochs` with `steps` each."""
-    step = settings.step
-    optimizer = optimizer_by_name(settings.learn.optimizer)(network.parameters())
-    schedule = scheduler_by_name(settings.learn.scheduler)(optimizer, epochs, steps)
-    schedule.warmup = step.warmup
-    averaged = step.ema is not None or step.swa is not None
-    return Learner(
-        network=network,
-        optimizer=optimizer,
-        schedule=schedule,
-        scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16),
-        loss=loss,
-        machine=machine,
-        processes=processes,
-        average=Average(network, step.ema, step.swa) if averaged else None,
-        grad_clip=step.grad_clip,
-        skip_bad=step.on_nan == "skip",
+def _rows(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on and those held out; raises UserError if too few are left to train on."""
+    fold = settings.data.fold
+    train_rows, val_rows = fold_rows(settings.data.data_dir, packed.ids, fold)
+    if settings.sizes.only_nonempty:
+        train_rows = train_rows[[packed.masks[row].any() for row in train_rows]]
+    if len(train_rows) < 2:
+        raise UserError(f"--fold {fold}: leaves {len(train_rows)} images to train on, of 2 needed")
+    return train_rows, val_rows
+
+
+def _batches(settings: TrainSettings, train_rows: np.ndarray, processes: Processes) -> EpochBatches:
+    """Cut epochs into batches; raises UsageError if the processes cannot share the smallest microbatch."""
+    learn, share = settings.learn, (processes.rank, processes.size)
+    batches = EpochBatches(train_rows, learn.batch_size, learn.seed, settings.step.accumulate, learn.epoch_size, share)
+    if batches.smallest < processes.size:
+        raise UsageError(
+            f"--batch_size {learn.batch_size}: its smallest part has {batches.smallest} images, and {processes.size} "
+            "processes share it; take a larger one or fewer processes"
+        )
+    return batches
+
+
+def _info(
+    settings: TrainSettings, stages: list[Stage], task: Task, packed: PackedImages, val_rows: np.ndarray
+) -> SnapshotInfo:
+    """Return what each snapshot of the run says of itself."""
+    flags = to_flat(settings)
+    return SnapshotInfo(
+        arch=settings.net.arch,
+        task=task.kind.name,
+        outputs=task.kind.outputs,
+        channels_in=packed.channels,
+        shape=packed.shape,
+        val_augs=stages[0].val_augs,
+        fold=settings.data.fold,
+        data_digest=packed.digest,
+        val_ids_digest=ids_digest(packed.ids[row] for row in val_rows),
+        **{name: flags[name] for name in SAID},
+        **task.described,
     )

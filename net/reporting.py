@@ -19,7 +19,7 @@ from utils.runs.trackers import Tracking, tracking
 class Reporter:
     """Everybody who hears of a run; the leading process alone has one."""
 
-    record: Checkpoints
+    checkpoints: Checkpoints
     flags: dict[str, Any]
     left: TimeLeft
     tell: TellSettings
@@ -45,26 +45,28 @@ class Reporter:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The run has finished and its summary is written."""
-        folder = self.record.folder
+        folder = self.checkpoints.folder
         best = folder.path / summary["best_snapshot"]
         self.board.finish(self.flags, summary)
         card = write_model_card(folder.path)
         with TemporaryDirectory() as place:
             page = _page(folder.path, Path(place)) if self.tell.tracker else []
             self.tracking.finish(summary, [best, folder.config, folder.log, folder.summary, card, *page])
-        scores = ", ".join(f"{name} {summary[name]:.4f}" for name in reversed(self.record.kept_by))
+        scores = ", ".join(f"{name} {summary[name]:.4f}" for name in reversed(self.checkpoints.kept_by))
         print(f"best: {best}  ({scores})", flush=True)
 
 
 @contextmanager
-def reporting(record: Checkpoints, flags: dict[str, Any], tell: TellSettings, left: TimeLeft) -> Iterator[Reporter]:
-    """Tell whoever is to be told of the run in `record`, from the epochs that are done already to the end."""
-    folder = record.folder
+def reporting(
+    checkpoints: Checkpoints, flags: dict[str, Any], tell: TellSettings, left: TimeLeft
+) -> Iterator[Reporter]:
+    """Tell whoever is to be told of the run in `checkpoints`, from the epochs that are done already to the end."""
+    folder = checkpoints.folder
     with (
-        Board(folder.path / "tensorboard", record.progress.epoch) as board,
+        Board(folder.path / "tensorboard", checkpoints.progress.epoch) as board,
         tracking(tell.tracker, folder, flags) as tracked,
     ):
-        yield Reporter(record, flags, left, tell, board, tracked)
+        yield Reporter(checkpoints, flags, left, tell, board, tracked)
 
 
 def _page(run: Path, place: Path) -> list[Path]:

@@ -1,7 +1,7 @@
-"""What a snapshot file holds, and how it is written and read: tensors and plain values, never code.
+"""Snapshot files: a network's weights and the record that rebuilds it; tensors and plain values, never code.
 
     format      1
-    about       arch, task, outputs, channels_in, augmentations, fold, digests of data and ids, metrics, versions
+    about       the fields of SnapshotInfo
     weights     the network's state dict
 
 Everything is read with `weights_only=True`, so that a stranger's file cannot run anything.
@@ -9,7 +9,7 @@ Everything is read with `weights_only=True`, so that a stranger's file cannot ru
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from utils.core.errors import UsageError, UserError
 from utils.core.files import whole_file
+from utils.core.records import from_plain, to_plain
 from utils.data.folds import fold_rows
 from utils.data.packed import PackedImages, ids_digest
 
@@ -26,10 +27,52 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A network's weights and the description that rebuilds it."""
+class SnapshotInfo:
+    """What a snapshot says of itself; snapshots of earlier versions say less."""
 
-    about: dict[str, Any]
+    arch: str
+    task: str
+    """The name of its kind: mask, border, labels or label."""
+    channels_in: int
+    """1 (grey) or 3 (RGB)."""
+    val_augs: str = "val_128"
+    """How images are brought to the network's size."""
+    fold: int = 0
+    """The fold that was held out."""
+    data_digest: str = ""
+    """Of the packed images (and masks) that it was trained on ..."""
+    val_ids_digest: str = ""
+    """... and of the ids of those that were held out."""
+    outputs: tuple[str, ...] = ("mask",)
+    """A name for each logit."""
+    size: int | None = None
+    """Of the network's square in validation; None: images at their own size, or as `val_augs` says."""
+    shape: tuple[int, ...] = ()
+    """(height, width) of the packed images."""
+    train_augs: str = ""
+    val_transforms: str = ""
+    loss: str = ""
+    optimizer: str = ""
+    scheduler: str = ""
+    seed: int = 0
+    target: str | None = None
+    """Column whose classes were learned."""
+    exclusive: bool | None = None
+    """Whether each image has exactly one of the classes."""
+    border: str | None = None
+    """Which border was learned: outline, touching, both."""
+    border_width: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The row of log.csv of its epoch."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of Python and the packages that training used."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network's weights and what is known of them."""
+
+    info: SnapshotInfo
     weights: dict[str, Tensor]
 
 
@@ -62,9 +105,9 @@ def read(path: str | Path) -> Any:
         raise UserError(f"{path}: no snapshot, or a truncated one ({reason}); use another") from None
 
 
-def save_snapshot(path: str | Path, network: nn.Module, about: dict[str, Any]) -> None:
+def save_snapshot(path: str | Path, network: nn.Module, info: SnapshotInfo) -> None:
     """Write a snapshot that describes itself."""
-    write(path, {"format": FORMAT, "about": about, "weights": network.state_dict()})
+    write(path, {"format": FORMAT, "about": to_plain(info), "weights": network.state_dict()})
 
 
 def load_snapshot(path: str | Path) -> Snapshot:
@@ -78,7 +121,8 @@ def load_snapshot(path: str | Path) -> Snapshot:
         raise UserError(
             f"{path}: not a snapshot of this project (format {FORMAT}); use a file of experiments/*/snapshots"
         )
-    return Snapshot(values["about"], values["weights"])
+    info = from_plain(SnapshotInfo, values.get("about"), str(path), "use another snapshot, or train again")
+    return Snapshot(info, values["weights"])
 
 
 def start_from(network: nn.Module, path: str | Path, task: str) -> None:
@@ -127,26 +171,26 @@ def fill(network: nn.Module, weights: Any, path: str | Path) -> None:
     network.load_state_dict(weights)
 
 
-def held_out_rows(data_dir: str, packed: PackedImages, abouts: Sequence[dict[str, Any]], flag: str) -> np.ndarray:
-    """Rows that none of the snapshots was trained on: their common validation fold.
+def held_out_rows(data_dir: str, packed: PackedImages, infos: Sequence[SnapshotInfo], flag: str) -> np.ndarray:
+    """Return the rows that none of the snapshots was trained on: their common validation fold.
 
     Args:
         data_dir: the packed folder.
         packed: its training images.
-        abouts: what the snapshots say of themselves.
+        infos: what the snapshots say of themselves.
         flag: what asked for it, for messages.
 
     Raises:
         UsageError: the snapshots hold out different folds.
         UserError: other images than they were trained on, or other folds.
     """
-    folds = {about["fold"] for about in abouts}
+    folds = {info.fold for info in infos}
     if len(folds) > 1:
         raise UsageError(f"{flag}: the snapshots hold out different folds ({sorted(folds)}); predict a fold at a time")
-    if any(about["data_digest"] != packed.digest for about in abouts):
+    if any(info.data_digest != packed.digest for info in infos):
         raise UserError(f"{flag}: {data_dir} holds other images than the snapshots were trained on")
     rows = fold_rows(data_dir, packed.ids, fold := folds.pop())[1]
-    if any(about["val_ids_digest"] != ids_digest(packed.ids[row] for row in rows) for about in abouts):
+    if any(info.val_ids_digest != ids_digest(packed.ids[row] for row in rows) for info in infos):
         raise UserError(
             f"{flag}: fold {fold} in {data_dir} holds other images than the snapshots held out: they have learned "
             "from some of them; put back the train_with_folds.csv that they were trained with"

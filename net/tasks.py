@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from net.kinds import Kind
+from net.kinds import ImageKind, Kind, PixelKind
 from net.losses import CLASS_LOSSES, EXCLUSIVE_LOSSES, LOSSES, Loss, border_losses
 from utils.core.errors import UserError
 from utils.data.image_classes import nonempty_class, read_classes
@@ -35,8 +35,8 @@ class Task:
     """Makes what counts up the results of validation images."""
     kept_by: tuple[str, ...]
     """Measures whose best snapshots are kept; the last one ranks them."""
-    about: dict[str, Any] = field(default_factory=dict)
-    """What snapshots say of the target beyond their outputs."""
+    described: dict[str, Any] = field(default_factory=dict)
+    """What snapshots and prediction files say of the target beyond their outputs: fields of their records."""
 
     @property
     def measure(self) -> str:
@@ -52,7 +52,7 @@ def mask_task(packed: PackedImages) -> Task:
     """
     _need_masks(packed)
     return Task(
-        kind=Kind("mask", ("mask",)),
+        kind=PixelKind("mask", ("mask",)),
         truth=lambda packed, row: packed.masks[row],
         target=lambda mask: mask[..., None],
         losses=LOSSES,
@@ -79,13 +79,13 @@ def border_task(packed: PackedImages, border: str, width: int, weight: float) ->
         raise UserError("--border touching: the packed masks do not tell objects apart; use --border outline")
     edge = partial(border_of, kind=border if objects else "outline", width=width)
     return Task(
-        kind=Kind("border", ("mask", "border")),
+        kind=PixelKind("border", ("mask", "border")),
         truth=lambda packed, row: (packed.instances if objects else packed.masks)[row],
         target=lambda truth: np.stack([(truth != 0).astype(np.uint8), edge(truth)], axis=-1),
         losses=border_losses(weight),
         scores=InstanceScores if objects else PixelScores,
         kept_by=("val_loss", "iou", "iout", "objects") if objects else ("val_loss", "iou", "iout"),
-        about={"border": border, "border_width": width},
+        described={"border": border, "border_width": width},
     )
 
 
@@ -106,7 +106,7 @@ def class_task(packed: PackedImages, data_dir: str, column: str | None, at_preci
         labels = nonempty_class(packed.masks)
     else:
         labels = read_classes(Path(data_dir) / "train_with_folds.csv", column, packed.ids)
-    kind = Kind("label" if labels.exclusive else "labels", tuple(labels.names))
+    kind = ImageKind("label" if labels.exclusive else "labels", tuple(labels.names))
     measure = "accuracy" if labels.exclusive else "auc" if len(labels.names) == 1 else "f2"
     return Task(
         kind=kind,
@@ -115,7 +115,7 @@ def class_task(packed: PackedImages, data_dir: str, column: str | None, at_preci
         losses=EXCLUSIVE_LOSSES if labels.exclusive else CLASS_LOSSES,
         scores=partial(ClassScores, labels, at_precision),
         kept_by=("val_loss", measure),
-        about={"target": column},
+        described={"target": column, "exclusive": labels.exclusive},
     )
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.competition.decisions import instance_rules, mask_threshold
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
 from utils.core.files import whole_file
+from utils.core.prediction_settings import RuleSettings
 from utils.data.packed import PackedImages, open_packed
 from utils.masks.drawing import coloured, labelled
 from utils.masks.ground_truth import true_instances, true_masks
@@ -20,7 +22,7 @@ from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import Masks, binarize, open_masks
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 from utils.scoring.metrics import counts, scores_from_counts
-from utils.scoring.stored_results import choose_rules, choose_threshold, run_folder_of
+from utils.scoring.stored_results import run_folder_of
 
 TITLES = ("image", "truth", "probability", "mask")
 
@@ -62,15 +64,15 @@ def main(settings: Settings) -> None:
     if settings.n_rows < 1:
         raise UsageError(f"--n_rows {settings.n_rows}: expected 1 or more")
     masks = open_masks(settings.masks_fn)
-    run_folders = [run_folder_of(name) for name in [masks.path, *masks.about.get("snapshots", [])]]
-    packed = open_packed(settings.data_dir or masks.about.get("data_dir", "data"), masks.about.get("part", "test"))
+    run_folders = [run_folder_of(name) for name in [masks.path, *masks.info.snapshots]]
+    packed = open_packed(settings.data_dir or masks.info.data_dir or "data", masks.info.part or "test")
     if unknown := set(masks.ids) - set(packed.ids):
         raise UserError(f"{masks.path}: {len(unknown)} of its images are not packed there (such as {min(unknown)})")
     if settings.objects:
-        rules, origin = choose_rules(settings.th, None, None, None, run_folders)
+        rules, origin = instance_rules(settings.th, RuleSettings(), run_folders)
         th, shown = rules.th, _objects(masks, settings.truth_fn, rules)
     else:
-        th, _, origin = choose_threshold(settings.th, None, run_folders)
+        th, _, origin = mask_threshold(settings.th, None, run_folders, masks.info)
         shown = _masks(masks, settings.truth_fn, th)
     rows = [_row(masks, packed, place, shown[place], settings.objects) for place in _spread(shown, settings.n_rows)]
 

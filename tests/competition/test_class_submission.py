@@ -4,22 +4,29 @@ import numpy as np
 import pytest
 
 from utils.competition.class_submission import check_class_submission, write_class_submission
+from utils.competition.submission_check import sample_in
 from utils.core.errors import UserError
+from utils.masks.mask_file import PredictionInfo
 from utils.masks.probability_file import open_probabilities, write_probabilities
 
 ANIMALS = ["cat", "dog"]
 TAGS = ["clear", "haze", "road"]
 
 
-def finish(tmp_path, array, labels, sample=None, exclusive=True, thresholds=None, ids=("a", "b", "c"), **about):
+def finish(tmp_path, array, labels, sample=None, exclusive=True, thresholds=None, ids=("a", "b", "c"), **info):
     """(header, rows) of the submission of three images."""
     data = tmp_path / "data"
     data.mkdir(exist_ok=True)
     if sample:
         (data / "sample_submission.csv").write_text(sample)
-    write_probabilities(tmp_path / "p.npy", ids, np.array(array), labels, {"data_dir": str(data), **about})
+    info = PredictionInfo(data_dir=str(data), exclusive=exclusive, **info)
+    write_probabilities(tmp_path / "p.npy", ids, np.array(array), labels, info)
     path = write_class_submission(
-        open_probabilities(tmp_path / "p.npy"), thresholds, exclusive, tmp_path / "submissions", "net"
+        open_probabilities(tmp_path / "p.npy"),
+        thresholds,
+        sample_in(data) if info.part in (None, "test") else None,
+        tmp_path / "submissions",
+        "net",
     )
     assert path.name.startswith("net_20")
     header, *rows = path.read_text().splitlines()

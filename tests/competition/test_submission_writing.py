@@ -5,13 +5,14 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from helpers.masks import blobs, files_in, write_masks, write_packed
+from helpers.masks import blobs, files_in, submit, write_masks, write_packed
 
-from utils.competition.submission_check import check_submission, shapes_of
-from utils.competition.submission_writing import finish_submission, timestamped, write_submission
+from utils.competition.submission_check import check_submission
+from utils.competition.submission_writing import timestamped, write_submission
 from utils.core.errors import UserError
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
 from utils.core.tables import read_table
+from utils.data.packed import shapes_of
 from utils.data.rle import decode, encode
 from utils.masks.mask_file import binarize, open_masks
 
@@ -145,7 +146,7 @@ def test_timestamped_never_overwrites(tmp_path, monkeypatch):
         def now(cls):
             return cls(2031, 2, 3, 4, 5, 59)
 
-    monkeypatch.setattr("utils.competition.submission_writing.datetime", Clock)
+    monkeypatch.setattr("utils.core.files.datetime", Clock)
     names = []
     for _ in range(3):
         path = timestamped(tmp_path, "two nets")
@@ -156,7 +157,7 @@ def test_timestamped_never_overwrites(tmp_path, monkeypatch):
 
 def finish(masks, folder, fn="sub", data_dir=None, th=0.5, min_area=0):
     settings = SubmissionSettings(th=th, submission_dir=str(folder), fn=fn)
-    return finish_submission(masks, settings, RuleSettings(min_area=min_area), [], data_dir)
+    return submit(masks, settings, RuleSettings(min_area=min_area), [], data_dir)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 import cv2
 import numpy as np
 import pytest
-from helpers.masks import blobs, files_in, write_masks, write_packed
+from helpers.masks import blobs, files_in, submit, write_masks, write_packed
 from helpers.scripts import assert_refused, run_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +14,6 @@ from hypothesis.extra import numpy as npst
 from skimage.measure import label
 
 from utils.competition.submission_check import check_submission
-from utils.competition.submission_writing import finish_submission
 from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json, write_json
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
@@ -33,7 +32,7 @@ LABELS = npst.arrays(
 def finish(path, fn="sub", data_dir=None, **flags):
     """The submission of a mask file at threshold .5, beside it."""
     chosen = SubmissionSettings(th=0.5, submission_dir=str(path.parent / "subs"), fn=fn, **flags)
-    return finish_submission(open_masks(path), chosen, RuleSettings(), [], data_dir)
+    return submit(open_masks(path), chosen, RuleSettings(), [], data_dir)
 
 
 def discs(n_images, shape=SHAPE):

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as npst
 from utils.core.errors import UserError
 from utils.core.files import write_json
 from utils.data.image_classes import nonempty_class, read_classes
+from utils.masks.mask_file import PredictionInfo
 from utils.masks.probability_file import open_probabilities, write_probabilities
 from utils.scoring.class_metrics import CLIP, auc, best_common_f2, class_scores, recall_at
 
@@ -149,15 +150,15 @@ def test_several_labels_beside_scikit_learn_at_every_threshold(problem):
     assert list(class_scores(probabilities, truths, exclusive=False)) == ["f2", "log_loss"]
 
 
-def write(tmp_path, array=((0.5, 0.25),), ids=("a",), labels=("cat", "dog"), **about):
+def write(tmp_path, array=((0.5, 0.25),), ids=("a",), labels=("cat", "dog"), **info):
     path = tmp_path / "out" / "probabilities.npy"
-    write_probabilities(path, list(ids), np.array(array), list(labels), about)
+    write_probabilities(path, list(ids), np.array(array), list(labels), PredictionInfo(**info))
     return path
 
 
 def test_probabilities_come_back(tmp_path):
     file = open_probabilities(write(tmp_path, data_dir="data", part="test"))
-    assert (file.ids, file.labels, file.about) == (["a"], ["cat", "dog"], {"data_dir": "data", "part": "test"})
+    assert (file.ids, file.labels, file.info) == (["a"], ["cat", "dog"], PredictionInfo("data", "test"))
     assert (file.array.dtype, file.array.tolist()) == (np.float32, [[0.5, 0.25]])
     assert sorted(path.name for path in file.path.parent.iterdir()) == ["probabilities.json", "probabilities.npy"]
 
@@ -191,6 +192,6 @@ def test_files_that_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"expected float32 probabilities \(images, labels\).* this is a mask file"):
         open_probabilities(path)
     with pytest.raises(UserError, match=r"ends in .npy"):
-        write_probabilities(tmp_path / "probabilities.csv", ["a"], np.zeros((1, 1)), ["cat"], {})
+        write_probabilities(tmp_path / "probabilities.csv", ["a"], np.zeros((1, 1)), ["cat"], PredictionInfo())
     with pytest.raises(ValueError, match="shape"):
-        write_probabilities(tmp_path / "probabilities.npy", ["a"], np.zeros((1, 2)), ["cat"], {})
+        write_probabilities(tmp_path / "probabilities.npy", ["a"], np.zeros((1, 2)), ["cat"], PredictionInfo())

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.competition.decisions import decide_masks
+from utils.competition.submission_writing import write_mask_submission
 from utils.core.files import write_json
-from utils.masks.mask_file import binarize, mask_writer
+from utils.masks.mask_file import PredictionInfo, binarize, mask_writer
 from utils.scoring.metrics import iout
 
 
@@ -13,11 +15,11 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
 
 
-def write_masks(path, ids, probabilities, **about):
+def write_masks(path, ids, probabilities, **info):
     """A mask file with its description."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mask_writer(path, ids, probabilities.shape[1:], about) as writer:
+    with mask_writer(path, ids, probabilities.shape[1:], PredictionInfo(**info)) as writer:
         writer.append(probabilities)
     return path
 
@@ -69,3 +71,19 @@ def score_at(probabilities, truth, th, min_area=0):
 def every_threshold(probabilities):
     """All values at which a mask changes; the score is the same from one up to the next."""
     return sorted({0.0, *np.unique(probabilities).astype(np.float64).tolist()})
+
+
+def submit(masks, settings, rules, runs=(), data_dir=None, gated_out=None, gate_th=None):
+    """The submission of an opened mask file, as the predict scripts make it; `gated_out`: ids, None without a gate."""
+    folder = data_dir or masks.info.data_dir
+    decisions = decide_masks(
+        settings,
+        rules,
+        runs,
+        masks.info,
+        Path(folder) if folder and Path(folder).is_dir() else None,
+        has_border=masks.border is not None,
+        gate_th=gate_th,
+        has_gate=gated_out is not None,
+    )
+    return write_mask_submission(masks, decisions, settings, gated_out)

@@ -11,9 +11,9 @@ from helpers.scripts import assert_refused, run_here
 
 from net.dataset import fitted, normalised
 from net.geometry import VAL_AUGS
-from net.kinds import Kind
+from net.kinds import ImageKind, PixelKind
 from net.predictor import rebuild
-from net.snapshot import load_snapshot, save_snapshot
+from net.snapshot import SnapshotInfo, load_snapshot, save_snapshot
 from utils.core.files import write_json
 from utils.core.tables import read_table
 from utils.data.folds import fold_rows
@@ -23,20 +23,26 @@ from utils.masks.mask_file import binarize, open_masks
 from utils.masks.probability_file import open_probabilities
 from utils.runs.run_folder import RunFolder, find_snapshots
 
-GATE = Kind("labels", ("not_empty",))
+GATE = ImageKind("labels", ("not_empty",))
 
 
 def untrained(folder, data_dir, arch, kind=None, fold=0, seed=0):
     """An experiment folder with a snapshot as training would leave it, of random weights."""
-    kind, packed, run = kind or Kind("mask", ("mask",)), open_packed(data_dir), RunFolder(folder)
+    kind, packed, run = kind or PixelKind("mask", ("mask",)), open_packed(data_dir), RunFolder(folder)
     torch.manual_seed(seed)
-    about = {
-        **{"arch": arch, "task": kind.name, "outputs": list(kind.outputs), "channels_in": packed.channels},
-        **{"val_augs": "val_128", "size": 128, "fold": fold, "data_digest": packed.digest},
-        "val_ids_digest": ids_digest(packed.ids[row] for row in fold_rows(data_dir, packed.ids, fold)[1]),
-    }
+    info = SnapshotInfo(
+        arch=arch,
+        task=kind.name,
+        outputs=kind.outputs,
+        channels_in=packed.channels,
+        val_augs="val_128",
+        size=128,
+        fold=fold,
+        data_digest=packed.digest,
+        val_ids_digest=ids_digest(packed.ids[row] for row in fold_rows(data_dir, packed.ids, fold)[1]),
+    )
     write_json(run.config, {"arch": arch})
-    save_snapshot(run.snapshot(1, 0.5, "score", 0.5, None).path, kind.build(arch, packed.channels), about)
+    save_snapshot(run.snapshot(1, 0.5, "score", 0.5, None).path, kind.build(arch, packed.channels), info)
     return folder
 
 
@@ -50,7 +56,7 @@ def nets(survey, tmp_path_factory):
         mask_1=untrained(folder / "mask_1", survey, mask, fold=1),
         gate=untrained(folder / "gate", survey, gate, GATE),
         gate_1=untrained(folder / "gate_1", survey, gate, GATE, fold=1, seed=1),
-        labels=untrained(folder / "labels", survey, gate, Kind("label", ("cat", "dog"))),
+        labels=untrained(folder / "labels", survey, gate, ImageKind("label", ("cat", "dog"))),
         deep=untrained(folder / "deep", survey, "ds_resnet_34"),
     )
 

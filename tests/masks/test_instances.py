@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import ndimage
 
-from utils.core.errors import UsageError, UserError
-from utils.core.files import write_json
 from utils.masks.instances import InstanceRules, fill_instance_holes, label_instances
-from utils.scoring.stored_results import choose_rules, stored_rules
 
 VALUES = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]) | st.floats(0, 1, width=16)
 DTYPES = st.sampled_from([np.float16, np.float32, np.float64])
@@ -194,33 +191,3 @@ def test_quick_enough():
 
 
 STORED = {"th": 0.25, "seed_th": 0.75, "min_area": 20, "fill_holes": True, "score": 0.5}
-
-
-def test_stored_rules(tmp_path):
-    assert stored_rules(tmp_path) is None
-    write_json(tmp_path / "objects.json", STORED)
-    assert stored_rules(tmp_path) == InstanceRules(0.25, 0.75, 20, True)
-    wrong = ({"th": "0.5"}, {"th": 2}, {"seed_th": None}, {"min_area": -1}, {"min_area": 1.5}, {"fill_holes": 1})
-    for contents in ([], {}, *({**STORED, **change} for change in wrong)):
-        write_json(tmp_path / "objects.json", contents)
-        with pytest.raises(UserError, match=r"objects\.json: expected") as error:
-            stored_rules(tmp_path)
-        assert error.value.exit_code == 1
-
-
-def test_choose_rules(tmp_path):
-    nothing = (None, None, None, None)
-    assert choose_rules(*nothing, [None, tmp_path]) == (InstanceRules(), "no objects.json found")
-    stored, other = tmp_path / "run", tmp_path / "other"
-    write_json(stored / "objects.json", STORED)
-    write_json(other / "objects.json", {**STORED, "th": 0.5})
-    origin = str(stored / "objects.json")
-    assert choose_rules(*nothing, [None, tmp_path, stored, other]) == (InstanceRules(0.25, 0.75, 20, True), origin)
-    some = choose_rules(0.0, None, 0, False, [stored])
-    assert some == (InstanceRules(0.0, 0.75, 0, False), f"--th --min_area --fill_holes, for the rest {origin}")
-    assert choose_rules(None, 0.5, None, None, [stored])[0] == InstanceRules(0.25, 0.5, 20, True)
-    every = choose_rules(0.1, 0.2, 3, True, [stored])
-    assert every == (InstanceRules(0.1, 0.2, 3, True), "--th --seed_th --min_area --fill_holes")
-    for place, flag, value in ((0, "--th", 1.5), (1, "--seed_th", float("nan")), (2, "--min_area", -1)):
-        with pytest.raises(UsageError, match=flag):
-            choose_rules(*(value if at == place else None for at in range(4)), [stored])

@@ -5,10 +5,9 @@ import time
 
 import numpy as np
 import pytest
-from helpers.masks import write_masks, write_packed
+from helpers.masks import submit, write_masks, write_packed
 from helpers.scripts import assert_refused, run_here
 
-from utils.competition.submission_writing import finish_submission
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
@@ -45,7 +44,7 @@ def rows_of(folder, probabilities, images=None, gated_out=(), **flags):
         write_json(folder / "data" / "manifest.json", manifest)
     path = write_masks(folder / "m.npy", ids, np.float32(probabilities), data_dir=str(folder / "data"), part="test")
     chosen = SubmissionSettings(submission_dir=str(folder / "subs"), objects=flags.pop("objects", False))
-    written = finish_submission(open_masks(path), chosen, RuleSettings(**flags), [folder], None, gated_out)
+    written = submit(open_masks(path), chosen, RuleSettings(**flags), [folder], None, gated_out)
     cells = {}
     for name, cell in zip(*read_table(written).values(), strict=True):
         cells.setdefault(name, []).append(cell)
@@ -147,10 +146,10 @@ def test_a_rule_that_looks_at_images_needs_them(tmp_path):
     path = write_masks(tmp_path / "m.npy", ["a"], np.ones((1, 5, 7), np.float32), data_dir="gone", part="test")
     rules, chosen = RuleSettings(constant_is_empty=True), SubmissionSettings(submission_dir=str(tmp_path / "subs"))
     with pytest.raises(UserError, match="--constant_is_empty looks at the images, and they are not here; --data_dir"):
-        finish_submission(open_masks(path), chosen, rules, [])
+        submit(open_masks(path), chosen, rules, [])
     write_packed(tmp_path / "data", {"test": (["b"], None, (5, 7))})
     with pytest.raises(UserError, match=r"1 images of .* are not packed there \(such as a\)"):
-        finish_submission(open_masks(path), chosen, rules, [], tmp_path / "data")
+        submit(open_masks(path), chosen, rules, [], tmp_path / "data")
 
 
 def test_crf_says_how_to_install_it(tmp_path, monkeypatch):

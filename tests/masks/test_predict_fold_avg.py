@@ -10,7 +10,7 @@ from utils.core.tables import read_table
 from utils.data.rle import decode
 from utils.masks import averaging as average
 from utils.masks.averaging import check_weights, open_agreeing, weighted_mean
-from utils.masks.mask_file import binarize, mask_writer, open_masks
+from utils.masks.mask_file import PredictionInfo, binarize, mask_writer, open_masks
 from utils.masks.probability_file import write_probabilities
 
 SCRIPT = "predict_fold_avg.py"
@@ -57,8 +57,8 @@ def test_script(folder):
     mean = open_masks(folder / "mean.npy")
     np.testing.assert_array_equal(mean.array, mean_by_hand(folder, (1, 1, 2)).astype(np.float32).astype(np.float16))
     assert mean.ids == IDS
-    assert mean.about["mean_of"] == ["m0.npy", "m1.npy", "m2.npy"]
-    assert (mean.about["data_dir"], mean.about["part"]) == ("data", "test")
+    assert mean.info.mean_of == ("m0.npy", "m1.npy", "m2.npy")
+    assert (mean.info.data_dir, mean.info.part) == ("data", "test")
     (path,) = (folder / "submissions").iterdir()
     assert path.name.startswith("submission_20")
     table = read_table(path)
@@ -128,7 +128,7 @@ def test_refusals(folder):
 
 def test_a_gate_silences_what_it_does_not_let_through(folder):
     p = np.array([0.9, 0.2, 0.5, 0.51, 0.1, 0.7], np.float32)
-    write_probabilities(folder / "empty.npy", IDS, p[:, None], ["not_empty"], {})
+    write_probabilities(folder / "empty.npy", IDS, p[:, None], ["not_empty"], PredictionInfo())
     words = ("m0.npy", "--th", 0.3, "--gate_probs", "empty.npy", "--masks_fn", "mean.npy")
     done = run_here(SCRIPT, *words, cwd=folder)
     assert "gate: silences 3 of 6 images at 0.5" in done.stdout, done.stderr
@@ -138,7 +138,7 @@ def test_a_gate_silences_what_it_does_not_let_through(folder):
     assert not all(masks)  # the file keeps what the net has said
     assert empty == [quiet or mask for quiet, mask in zip(p <= 0.5, masks, strict=True)]
     assert_refused(run_here(SCRIPT, "m0.npy", "--gate_th", 0.3, cwd=folder), 2, "--gate_th 0.3", "no gate")
-    write_probabilities(folder / "other.npy", ["x"], p[:1, None], ["not_empty"], {})
+    write_probabilities(folder / "other.npy", ["x"], p[:1, None], ["not_empty"], PredictionInfo())
     refused = run_here(SCRIPT, "m0.npy", "--gate_probs", "other.npy", "--masks_fn", "n.npy", cwd=folder)
     assert_refused(refused, 1, "other.npy", "no gate probability for 6 of 6 images")
     taken = run_here(SCRIPT, "m0.npy", "--masks_fn", "gate.npy", cwd=folder)
@@ -149,7 +149,7 @@ def test_a_gate_silences_what_it_does_not_let_through(folder):
 def test_borders_are_averaged_with_the_masks(folder):
     for fold in range(2):
         planes = np.stack([blobs(6, seed=fold)[0], blobs(6, seed=fold + 7)[0]], axis=1)
-        with mask_writer(folder / f"b{fold}.npy", IDS, (2, 31, 31), {"data_dir": "data", "part": "test"}) as writer:
+        with mask_writer(folder / f"b{fold}.npy", IDS, (2, 31, 31), PredictionInfo("data", "test")) as writer:
             writer.append(planes)
     done = run_here(SCRIPT, "b0.npy", "b1.npy", "--weights", 1, 3, "--masks_fn", "mean.npy", cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import torch
 from net.architectures import ARCHITECTURES, build_network, decoders
 from net.outputs import DeepOutput, fused
 from net.predictor import rebuild
-from net.snapshot import Snapshot, load_snapshot, save_snapshot
+from net.snapshot import Snapshot, SnapshotInfo, load_snapshot, save_snapshot
 from utils.core.errors import UsageError, UserError
 
 BY_DECODER = {
@@ -35,8 +35,8 @@ def test_built_run_saved_loaded(name, tmp_path):
     unlearned = [n for n, p in network.named_parameters() if p.grad is None and not n.startswith("encoder.")]
     assert unlearned == []
 
-    about = {"arch": name, "channels_in": 1, "task": "mask"}
-    save_snapshot(tmp_path / "snapshot", network, about)
+    info = SnapshotInfo(arch=name, channels_in=1, task="mask")
+    save_snapshot(tmp_path / "snapshot", network, info)
     again = rebuild(load_snapshot(tmp_path / "snapshot"), tmp_path / "snapshot")
     with torch.inference_mode():
         assert torch.equal(fused(again(pixels)), fused(network.eval()(pixels)))
@@ -94,6 +94,6 @@ def test_weights_that_cannot_be_downloaded_end_in_one_line(monkeypatch):
 
 def test_a_snapshot_in_memory_describes_itself():
     network = build_network("unet_resnet18", 1)
-    about = {"arch": "unet_resnet18", "channels_in": 1, "task": "mask"}
-    again = rebuild(Snapshot(about, network.state_dict()), "memory")
+    info = SnapshotInfo(arch="unet_resnet18", channels_in=1, task="mask")
+    again = rebuild(Snapshot(info, network.state_dict()), "memory")
     assert not again.training

@@ -23,7 +23,7 @@ import sys
 import numpy as np
 import torch
 from torch import nn
-from net.dataset import EpochParts
+from net.dataset import EpochBatches
 from net.engine import fit
 from net.learner import Learner
 from net.losses import LOSSES
@@ -45,10 +45,10 @@ machine = Machine(torch.device("cpu"), torch.float32)
 with join_processes() as together:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     learner = Learner(network, optimizer, schedule, scaler, LOSSES["BCEDice"], machine, together, grad_clip=0.5)
-    parts = EpochParts(np.arange(23), 4, 3, accumulate=2, share=(together.rank, together.size))
+    parts = EpochBatches(np.arange(23), 4, 3, accumulate=2, share=(together.rank, together.size))
     losses = []
     for parts.epoch in range(2):
-        rows = [[row for _, row in part.keys] for part in parts.parts()]
+        rows = [[row for _, row in part.keys] for part in parts.microbatches()]
         loader = [(images[part], targets[part]) for part in rows]
         losses.append(fit(learner, loader, parts, EpochBar("epoch", 23), StopRequest(), "")[0])
 torch.save({"weights": torch.cat([weight.detach().flatten() for weight in network.parameters()]), "losses": losses},

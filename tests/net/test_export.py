@@ -12,12 +12,12 @@ import torch
 from helpers.masks import files_in, write_packed
 from helpers.scripts import ROOT, assert_refused, run_here
 
-from net.export import Answers
+from net.export import Predictions
 from net.export_formats import FORMATS, Format
-from net.kinds import Kind
+from net.kinds import ImageKind, PixelKind
 from net.machine import Machine
 from net.predictor import load_predictors
-from net.snapshot import save_snapshot
+from net.snapshot import SnapshotInfo, save_snapshot
 from net.tta import VIEWS
 from utils.core.errors import Interrupted
 from utils.core.files import write_json
@@ -25,7 +25,8 @@ from utils.masks.mask_file import open_masks
 
 NAME = "epoch_1.loss_0.5000.iout_0.500"
 ENDS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
-MASK, BORDER, LABEL = Kind("mask", ("mask",)), Kind("border", ("mask", "border")), Kind("label", ("cat", "cow", "dog"))
+MASK, BORDER = PixelKind("mask", ("mask",)), PixelKind("border", ("mask", "border"))
+LABEL = ImageKind("label", ("cat", "cow", "dog"))
 SIZES = {"val_128": 128, "val_256": 256, "val_native": None}
 
 
@@ -41,9 +42,9 @@ def make_run(tmp_path):
         run = tmp_path / "run_fold0"
         (run / "snapshots").mkdir(parents=True)
         write_json(run / "config.json", {})
-        about = {"arch": arch, "task": kind.name, "outputs": list(kind.outputs), "channels_in": channels, "fold": 0}
-        about |= {"val_augs": val_augs, "size": SIZES[val_augs], "shape": list(shape), "data_digest": "d1"}
-        save_snapshot(run / "snapshots" / NAME, network, about)
+        about = {"arch": arch, "task": kind.name, "outputs": kind.outputs, "channels_in": channels, "fold": 0}
+        about |= {"val_augs": val_augs, "size": SIZES[val_augs], "shape": shape, "data_digest": "d1"}
+        save_snapshot(run / "snapshots" / NAME, network, SnapshotInfo(**about))
         return run
 
     return make
@@ -192,12 +193,12 @@ def test_where_an_exporter_cannot_leave_the_size_open_the_file_is_for_the_size_o
 @pytest.mark.parametrize("factor", [1.1, float("nan")])
 def test_a_file_that_answers_otherwise_is_not_left(make_run, monkeypatch, factor):
     def of_another_contrast(module, *rest):
-        before = module.answers.gain.clone()
-        module.answers.gain.mul_(factor)
+        before = module.predictions.gain.clone()
+        module.predictions.gain.mul_(factor)
         try:
             return own.write(module, *rest)
         finally:
-            module.answers.gain.copy_(before)
+            module.predictions.gain.copy_(before)
 
     own, run = replaced(monkeypatch, "torchscript", write=of_another_contrast), make_run()
     done = run_here("utils/export.py", run, "--to", "torchscript")
@@ -220,7 +221,7 @@ def test_a_network_that_an_exporter_cannot_follow_is_one_line(make_run, monkeypa
     def by_its_content(self, images):
         return torch.sigmoid(images.float() - 128 if images.float().mean() > 100 else images.float())
 
-    monkeypatch.setattr(Answers, "forward", by_its_content)
+    monkeypatch.setattr(Predictions, "forward", by_its_content)
     run = make_run()
     done = run_here("utils/export.py", run, "--to", "torch_export")
     assert_refused(done, 1, "--to torch_export: unet_tu-test_resnet cannot be exported to it", "try --to onnx or")

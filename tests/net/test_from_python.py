@@ -102,4 +102,4 @@ def test_the_sisters_do_the_same(flags, tmp_path):
     summary = train_border({**flags, "border_width": 2})
     assert summary["iout"] >= 0
     (snapshot,) = find_snapshots([str(tmp_path / "first")])
-    assert load_snapshot(snapshot).about["border_width"] == 2
+    assert load_snapshot(snapshot).info.border_width == 2

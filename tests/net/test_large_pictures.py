@@ -12,7 +12,7 @@ from bench.kill_resume import differences
 from bench.warm import start
 from net.augmentations import TRAIN_AUGS, Crop
 from net.geometry import VAL_AUGS
-from net.kinds import Kind
+from net.kinds import PixelKind
 from net.machine import Machine
 from net.predictor import Predictor
 from net.snapshot import load_snapshot
@@ -107,7 +107,7 @@ def net():
 @torch.inference_mode()
 def test_tiles_give_the_whole_image_away_from_their_frames(size, overlap, views):
     images = np.random.default_rng(1).integers(0, 256, (2, 150, 170, 3), dtype=np.uint8)
-    whole = Predictor(net(), Kind("border", ("mask", "border")), VAL_AUGS["val_native"], CPU)
+    whole = Predictor(net(), PixelKind("border", ("mask", "border")), VAL_AUGS["val_native"], CPU)
     tiled = Predictor(whole.network, whole.kind, whole.val, CPU, Tiles(size, overlap), at_once=3)
     expected, found = (predictor.predict(images, views_by_name(views)) for predictor in (whole, tiled))
     assert found.shape == expected.shape == (2, 2, 150, 170)
@@ -158,8 +158,8 @@ def test_a_run_grows_by_stages_through_a_kill_and_its_snapshots_remember_their_s
     assert differences(RunFolder(runs[0]), RunFolder(runs[1])) == []
     sizes = {}
     for snapshot in sorted(runs[0].glob("snapshots/epoch_*")):
-        about = load_snapshot(snapshot).about
-        sizes[about["metrics"]["epoch"]] = about["size"]
+        info = load_snapshot(snapshot).info
+        sizes[info.metrics["epoch"]] = info.size
         done = run_here(
             *("predict.py", "--snapshot", snapshot, "--data_dir", survey, "--part", "val"),
             *("--masks_fn", tmp_path / "val.npy"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from net.averaging import Average
-from net.dataset import EpochParts, normalised
+from net.dataset import EpochBatches, normalised
 from net.engine import fit, measure_statistics
 from net.learner import Learner, restore, state_of
 from net.losses import LOSSES
@@ -42,12 +42,12 @@ def build(norm=False, optimizer="sgd_0.1", scheduler="none", steps=100, warmup=0
 
 
 def batches(parts):
-    rows = [[row for _, row in part.keys] for part in parts.parts()]
+    rows = [[row for _, row in part.keys] for part in parts.microbatches()]
     return [(IMAGES[part], TARGETS[part]) for part in rows]
 
 
 def epoch(learner, batch_size=4, accumulate=1, number=0):
-    parts = EpochParts(np.arange(N), batch_size, 3, accumulate)
+    parts = EpochBatches(np.arange(N), batch_size, 3, accumulate)
     parts.epoch = number
     return fit(learner, batches(parts), parts, EpochBar("epoch", N, hidden=True), StopRequest(), "")
 
@@ -123,7 +123,7 @@ def test_ema_is_the_running_mean_of_every_steps_weights_and_statistics():
 
 def test_swa_is_the_mean_of_epochs_with_statistics_of_its_own():
     learner, ends = build(norm=True, swa=2), []
-    parts = EpochParts(np.arange(N), 4, 3)
+    parts = EpochBatches(np.arange(N), 4, 3)
     for number in range(4):
         epoch(learner, number=number)
         if learner.average.after_epoch(learner.network, number + 1):
@@ -167,7 +167,7 @@ def test_a_skipped_step_leaves_no_trace(value):
     mean, skipped = epoch(learner)
     good = build(norm=True, ema=0.6)
     losses, seen = [], 0
-    for number, (images, targets) in enumerate(batches(EpochParts(np.arange(N), 4, 3))):
+    for number, (images, targets) in enumerate(batches(EpochBatches(np.arange(N), 4, 3))):
         if number not in (1, 4):
             good.learn(images, targets, len(images))
             losses.append(good.step() * len(images))

@@ -65,11 +65,11 @@ def test_the_logged_scores_are_those_of_the_stored_masks(trained, survey):
 
 
 def test_a_snapshot_describes_itself(trained, survey):
-    about = load_snapshot(find_snapshots([str(trained)])[0]).about
-    assert (about["arch"], about["task"], about["fold"], about["channels_in"]) == ("unet_resnet18", "mask", 0, 1)
-    assert about["data_digest"] == open_packed(survey).digest
-    assert set(about["metrics"]) >= {"val_loss", "iou", "iout"}
-    assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
+    info = load_snapshot(find_snapshots([str(trained)])[0]).info
+    assert (info.arch, info.task, info.fold, info.channels_in) == ("unet_resnet18", "mask", 0, 1)
+    assert info.data_digest == open_packed(survey).digest
+    assert set(info.metrics) >= {"val_loss", "iou", "iout"}
+    assert info.versions["torch"] == torch.__version__.partition("+")[0]
 
 
 def test_two_epochs_and_two_more_are_four_and_workers_change_nothing(survey, trained, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from helpers.scripts import TINIEST, assert_refused, end_together, run_here, start_together, succeed
 
 from bench.kill_resume import differences
-from net.kinds import Kind
+from net.kinds import ImageKind
 from net.losses import bce, border_losses, lovasz_hinge
 from net.snapshot import load_snapshot
 from net.tasks import border_task
@@ -46,8 +46,8 @@ def border_run(ships, tmp_path_factory):
 
 def test_a_run_keeps_both_planes_and_ranks_by_objects(ships, border_run):
     snapshot = find_snapshots([str(border_run)])[0]
-    about = load_snapshot(snapshot).about
-    assert (about["task"], about["outputs"], about["border"]) == ("border", ["mask", "border"], "both")
+    info = load_snapshot(snapshot).info
+    assert (info.task, info.outputs, info.border) == ("border", ("mask", "border"), "both")
     masks = open_masks(snapshot.with_name(f"val_masks_{snapshot.name}.npy"))
     packed, rows = open_packed(ships), fold_rows(ships, open_packed(ships).ids, 0)[1]
     assert masks.planes.shape == (len(rows), 2, 128, 128)
@@ -56,7 +56,7 @@ def test_a_run_keeps_both_planes_and_ranks_by_objects(ships, border_run):
         for mask, border, row in zip(masks.array, masks.border, rows, strict=True)
     ]
     score = float(dsb2018_scores(np.stack([match_counts(*pair) for pair in pairs])).mean())
-    assert about["metrics"]["objects"] == pytest.approx(score)
+    assert info.metrics["objects"] == pytest.approx(score)
     assert snapshot.name.endswith(f"objects_{score:.3f}")
     assert (border_run / "log.csv").read_text().startswith("epoch,cycle,train_loss,val_loss,iou,iout,objects,lr")
 
@@ -137,7 +137,7 @@ def test_the_mask_is_the_first_plane_and_probabilities_of_one_label_add_up(ships
     target = border_task(packed, "touching", 2, 1.0).target(packed.instances[row])
     assert np.array_equal(target[..., 0], packed.instances[row] != 0)
     assert np.array_equal(target[..., 1], border_of(packed.instances[row], "touching", 2))
-    sums = Kind("label", ("cat", "dog")).probabilities(torch.randn(3, 2)).sum(1)
+    sums = ImageKind("label", ("cat", "dog")).probabilities(torch.randn(3, 2)).sum(1)
     assert torch.allclose(sums, torch.ones(3))
 
 

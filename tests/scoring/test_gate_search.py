@@ -10,11 +10,11 @@ from hypothesis.extra import numpy as npst
 from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
 from utils.masks.gate import OPEN, gate_probability, gated_out
-from utils.masks.mask_file import binarize, open_masks
+from utils.masks.mask_file import PredictionInfo, binarize, open_masks
 from utils.masks.probability_file import open_probabilities, write_probabilities
 from utils.scoring.gate_search import best_gated, fit_gated
 from utils.scoring.metrics import iout
-from utils.scoring.stored_results import GATE_FILE, choose_gate_th, stored_gate
+from utils.scoring.stored_results import GATE_FILE, read_gate
 from utils.scoring.threshold_search import best, best_joint, join, steps_of
 
 
@@ -133,7 +133,9 @@ def case(tmp_path, gate, n_files=1, masks_and_truth=None):
     for part, rows in enumerate(np.array_split(np.arange(len(gate)), n_files)):
         names = [ids[row] for row in rows]
         files.append(open_masks(write_masks(tmp_path / f"masks{part}.npy", names, masks[rows])))
-        write_probabilities(tmp_path / f"gate{part}.npy", names[::-1], gate[rows][::-1, None], ["not_empty"], {})
+        write_probabilities(
+            tmp_path / f"gate{part}.npy", names[::-1], gate[rows][::-1, None], ["not_empty"], PredictionInfo()
+        )
         gates.append(open_probabilities(tmp_path / f"gate{part}.npy"))
     return files, gates, str(tmp_path / "truth.npy")
 
@@ -156,7 +158,8 @@ def test_a_perfect_gate_helps(tmp_path, n_files):
     assert stored["cross_fitted"]["difference"] > 0
     assert fit.cross_fitted.n_parts == (5 if n_files == 1 else 3)
     write_json(tmp_path / GATE_FILE, stored)
-    assert choose_gate_th(None, [None, tmp_path]) == (fit.gate.threshold, str(tmp_path / GATE_FILE))
+    found = read_gate(tmp_path)
+    assert (found.threshold, found.origin) == (fit.gate.threshold, str(tmp_path / GATE_FILE))
 
 
 def test_the_cross_fit_by_hand(tmp_path):
@@ -191,7 +194,7 @@ def test_noise_does_not_help(tmp_path):
     assert (stored["gate_threshold"], stored["low"], stored["high"]) == (None, None, None)
     assert "lets every image through" in constant.as_text()
     write_json(tmp_path / GATE_FILE, stored)
-    assert stored_gate(tmp_path) == OPEN
+    assert read_gate(tmp_path).threshold == OPEN
 
 
 def test_one_image_has_no_cross_fit(tmp_path):
@@ -210,32 +213,16 @@ def test_refusals(tmp_path):
         fit_gated([files[0], files[0]], gates, truth_fn, [0])
     with pytest.raises(UsageError, match="--min_area -1"):
         fit_gated(files, gates, truth_fn, [-1])
-    write_probabilities(tmp_path / "tags.npy", ["i0"], np.ones((1, 2)), ["cat", "dog"], {})
+    write_probabilities(tmp_path / "tags.npy", ["i0"], np.ones((1, 2)), ["cat", "dog"], PredictionInfo())
     with pytest.raises(UserError, match=r"tags.npy: expected probabilities of not_empty, found cat, dog"):
         gate_probability([open_probabilities(tmp_path / "tags.npy")], ["i0"])
 
 
 def test_probabilities_of_several_files_are_joined_and_averaged(tmp_path):
     for name, ids, values in (("a", ["x", "y"], [0.25, 0.5]), ("b", ["y", "z"], [1.0, 0.125])):
-        write_probabilities(tmp_path / f"{name}.npy", ids, np.array(values)[:, None], ["not_empty"], {})
+        write_probabilities(tmp_path / f"{name}.npy", ids, np.array(values)[:, None], ["not_empty"], PredictionInfo())
     files = [open_probabilities(tmp_path / f"{name}.npy") for name in "ab"]
     assert gate_probability(files, ["z", "y", "x"]).tolist() == [0.125, 0.75, 0.25]
-
-
-def test_the_threshold_of_the_flag_then_of_the_file_then_half(tmp_path):
-    assert choose_gate_th(None, [None, tmp_path]) == (0.5, f"no {GATE_FILE} found")
-    assert stored_gate(tmp_path) is None
-    write_json(tmp_path / GATE_FILE, {"gate_threshold": 0.25, "helps": False})
-    th, origin = choose_gate_th(None, [tmp_path])
-    assert (th, stored_gate(tmp_path)) == (0.25, 0.25)
-    assert "not sure to help" in origin
-    assert choose_gate_th(0.0, [tmp_path]) == (0.0, "--gate_th")
-    with pytest.raises(UsageError, match=r"--gate_th 1.5"):
-        choose_gate_th(1.5, [tmp_path])
-    for wrong in ({"gate_threshold": 2}, {"threshold": 0.5}, []):
-        write_json(tmp_path / GATE_FILE, wrong)
-        with pytest.raises(UserError, match=r"gate.json: expected a gate_threshold in \[0, 1\] or null"):
-            choose_gate_th(None, [tmp_path])
 
 
 def test_parts_join_to_the_whole():

@@ -17,7 +17,7 @@ from utils.masks.mask_file import open_masks
 from utils.scoring import instance_search as module
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
 from utils.scoring.instance_search import fit_instances, search
-from utils.scoring.stored_results import stored_rules
+from utils.scoring.stored_results import read_instance_rules
 
 SCRIPT = "optimize_threshold.py"
 SHAPE = (20, 24)
@@ -204,7 +204,7 @@ def test_the_script_on_packed_nuclei(tmp_path):
     assert "stored in experiments/border_fold0/objects.json" in said
     stored = read_json(run / "objects.json")
     assert (stored["metric"], stored["n_images"], stored["masks"]) == ("dsb2018", 2, [words[1]])
-    rules = stored_rules(run)
+    rules = read_instance_rules(run).rules
     assert stored["score"] == pytest.approx(
         scores_of(planes.astype(np.float16), [labels["b"], labels["a"]], rules).mean()
     )

@@ -9,7 +9,7 @@ from helpers.scripts import assert_refused, run_here, run_script
 
 from utils.core.files import read_json, write_json
 from utils.data.rle import encode
-from utils.scoring.stored_results import stored_threshold
+from utils.scoring.stored_results import read_threshold
 from utils.scoring.threshold_search import best, steps_of
 
 SCRIPT = "optimize_threshold.py"
@@ -48,7 +48,7 @@ def test_folds_of_two_runs(tmp_path):
     assert cross["score"] == pytest.approx(np.mean(expected))
     for fold in (0, 1):
         assert (tmp_path / f"experiments/fold{fold}/threshold.png").read_bytes().startswith(b"\x89PNG")
-        assert stored_threshold(tmp_path / f"experiments/fold{fold}") == (stored["threshold"], 0)
+        assert read_threshold(tmp_path / f"experiments/fold{fold}").value == (stored["threshold"], 0)
 
 
 @pytest.mark.parametrize("kind", ["csv", "npy", "folder"])

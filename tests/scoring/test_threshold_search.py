@@ -7,12 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from utils.core.errors import UsageError, UserError
-from utils.core.files import write_json
 from utils.masks.mask_file import binarize
 from utils.scoring.bootstrap import bootstrap_interval, mean_interval
 from utils.scoring.metrics import counts, scores_from_counts
-from utils.scoring.stored_results import choose_threshold, stored_threshold
 from utils.scoring.threshold_search import best, best_joint, cross_fitted, interleaved, join, steps_of
 
 
@@ -194,24 +191,3 @@ def test_bootstrap_of_any_scores():
     assert mean_interval(scores) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.003)
     assert mean_interval(scores) == mean_interval(scores[::-1])
     assert mean_interval(np.full(3, 0.25)) == (0.25, 0.25)
-
-
-def test_stored_threshold(tmp_path):
-    assert stored_threshold(tmp_path) is None
-    write_json(tmp_path / "threshold.json", {"threshold": 0.25, "min_area": 20})
-    assert stored_threshold(tmp_path) == (0.25, 20)
-    for wrong in ([], {}, {"threshold": "0.5"}, {"threshold": 2}, {"threshold": 0.5, "min_area": -1}):
-        write_json(tmp_path / "threshold.json", wrong)
-        with pytest.raises(UserError, match=r"threshold\.json"):
-            stored_threshold(tmp_path)
-
-
-def test_choose_threshold(tmp_path):
-    assert choose_threshold(None, None, [None, tmp_path])[:2] == (0.5, 0)
-    write_json(tmp_path / "threshold.json", {"threshold": 0.25, "min_area": 20})
-    assert choose_threshold(None, None, [None, tmp_path]) == (0.25, 20, str(tmp_path / "threshold.json"))
-    assert choose_threshold(0.0, None, [tmp_path]) == (0.0, 20, "--th")
-    assert choose_threshold(None, 0, [tmp_path])[:2] == (0.25, 0)
-    for th, area in ((1.5, None), (-0.1, None), (float("nan"), None), (None, -1)):
-        with pytest.raises(UsageError):
-            choose_threshold(th, area, [])

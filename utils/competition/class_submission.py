@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from utils.competition.submission_check import Verdict, sample_in
+from utils.competition.submission_check import Verdict
 from utils.core.errors import UserError
-from utils.core.files import whole_file
+from utils.core.files import timestamped, whole_file
 from utils.core.tables import read_table, write_table
 from utils.masks.probability_file import Probabilities
 from utils.scoring.class_metrics import CLIP
@@ -32,24 +32,21 @@ HEADER = ("id", "label")
 def write_class_submission(
     probabilities: Probabilities,
     thresholds: Mapping[str, float] | None,
-    exclusive: bool,
+    sample: Path | None,
     submission_dir: str | Path,
     fn: str,
-    data_dir: str | Path | None = None,
 ) -> Path:
     """Write the submission of a file of probabilities, check it, and print where it is and what it holds.
 
-    Columns, style and order are those of data_dir/sample_submission.csv where that is there; else the columns are
-    id,label, with the name of the most probable label, all names above their thresholds, or the probability of the
-    only label.
+    Columns, style and order are those of the sample submission where there is one; else the columns are id,label, with
+    the name of the most probable label, all names above their thresholds, or the probability of the only label.
 
     Args:
         probabilities: of N images and K labels.
         thresholds: of each label, for the style `names`; None: .5 for all.
-        exclusive: an image has exactly one of the labels.
-        submission_dir: folder for the file, which is named by `utils.competition.submission_writing.timestamped`.
+        sample: the sample submission; None: there is none.
+        submission_dir: folder for the file, which is named by `utils.core.files.timestamped`.
         fn: start of its name.
-        data_dir: the packed folder the images are from; None: the one that the file names, if it is here.
 
     Returns:
         the path of the submission.
@@ -58,9 +55,7 @@ def write_class_submission(
         UserError: the sample wants something else than these labels, a label has no threshold, or the check found a
             problem; then nothing is written.
     """
-    from utils.competition.submission_writing import timestamped
-
-    sample = _sample_of(probabilities, data_dir)
+    exclusive = bool(probabilities.info.exclusive)
     table = read_table(sample) if sample else None
     labels, ids = probabilities.labels, list(probabilities.ids)
     style = style_of(table, labels, exclusive, str(sample))
@@ -223,11 +218,3 @@ def _said(style: Style, labels: Sequence[str]) -> str:
         "names": "the labels above their thresholds",
         "columns": "the probability of each label",
     }[style]
-
-
-def _sample_of(probabilities: Probabilities, data_dir: str | Path | None) -> Path | None:
-    """The sample submission, if the images are those to submit and it is there."""
-    folder = data_dir if data_dir is not None else probabilities.about.get("data_dir")
-    if not folder or probabilities.about.get("part", "test") != "test":
-        return None
-    return sample_in(folder)

@@ -12,10 +12,9 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.core.tables import read_rows
 from utils.data.formats import Format, read_format, run_length_columns
-from utils.data.packed import read_manifest
+from utils.data.packed import Shapes
 from utils.data.rle import paint, spans
 
-Shapes = tuple[int, int] | Mapping[str, tuple[int, int]]  # (height, width) of all masks, or of each id
 SHOWN = 10
 SAMPLES = ("sample_submission_v2.csv", "sample_submission.csv", "stage1_sample_submission.csv")
 LOOKED_AT = 500
@@ -184,20 +183,3 @@ def _spans(cell: str, shape: tuple[int, int] | None) -> tuple[np.ndarray, np.nda
 def _edge(mask: np.ndarray) -> int:
     """The number of neighbouring pixel pairs of which one is mask."""
     return int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
-
-
-def shapes_of(data_dir: str | Path) -> Shapes:
-    """Sizes of the source images of a packed folder: one for all, or by id where they differ.
-
-    Raises:
-        UserError: not packed.
-    """
-    shapes: dict[str, tuple[int, int]] = {}
-    for described in read_manifest(data_dir)["parts"].values():
-        packed = described["arrays"]["images"]["shape"][1:3]
-        for name, size in zip(
-            described["ids"], described.get("sizes") or [packed] * len(described["ids"]), strict=True
-        ):
-            shapes[name] = (size[0], size[1])
-    distinct = set(shapes.values())
-    return distinct.pop() if len(distinct) == 1 else shapes

@@ -26,12 +26,13 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
     """Within the block the first SIGINT or SIGTERM is only noted; a second one acts as it does elsewhere.
 
-    In another thread than the main one, which no signal reaches, nothing is ever noted.
+    It is noted in `request`, which whoever goes on after the block may look at. In another thread than the main one,
+    which no signal reaches, nothing is ever noted.
     """
-    request = StopRequest()
+    request = request or StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

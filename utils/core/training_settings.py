@@ -18,6 +18,9 @@ class DataSettings:
     """folder with the packed images (utils/stack_and_save.py) and train_with_folds.csv (utils/make_folds.py)."""
     fold: int = 0
     """the fold that is held out to validate on; the others are trained on."""
+    folds: Literal["one", "all"] = "one"
+    """all: train every fold to <experiment_dir>_fold<k> (what is finished is skipped, what was interrupted goes on),
+    and write the out-of-fold predictions of all images to <experiment_dir>_oof.npy."""
     train_augs: str = "train_128_v1"
     """how training images are varied: train_128_v1, train_128_v2, train_128_v3, train_256_v1."""
     val_augs: str = "val_128"

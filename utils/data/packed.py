@@ -10,7 +10,7 @@ train_with_folds.csv   the same with a column `fold` (utils/make_folds.py)
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from utils.core.files import read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+Shapes = tuple[int, int] | Mapping[str, tuple[int, int]]
+"""(height, width) of all masks, or of each id."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,18 @@ class PackedImages:
     """(N, H, W, C) uint8, [0, 255], memory-mapped."""
     masks: np.ndarray | None
     """(N, H, W) uint8, 0 or 1, memory-mapped; None for images without truth."""
-    labels: np.ndarray | None
+    instances: np.ndarray | None
     """(N, H, W) uint16, objects numbered from 1; None where the source has none."""
     ids: list[str]
     sizes: list[tuple[int, int]] | None
     """(height, width) of each source image where packing resized them; None where sizes are as they were."""
     digest: str
     """sha256 of images (and masks) as packed: what a snapshot says it was trained on."""
+
+    @property
+    def images_digest(self) -> str:
+        """The digest of the images alone, whatever is known of their masks."""
+        return self.digest.partition(":")[0]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -94,7 +101,7 @@ def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
     return PackedImages(
         images=arrays["images"],
         masks=arrays.get("masks"),
-        labels=arrays.get("labels"),
+        instances=arrays.get("labels"),
         ids=described["ids"],
         sizes=[(height, width) for height, width in sizes] if sizes else None,
         digest=":".join(entry["sha256"][:16] for entry in described["arrays"].values()),
@@ -114,3 +121,20 @@ def _open_described(folder: Path, entry: dict[str, Any]) -> np.ndarray:
 def ids_digest(ids: Iterable[str]) -> str:
     """16 hex digits that say which images these are, and in which order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def shapes_of(data_dir: str | Path) -> Shapes:
+    """Sizes of the source images of a packed folder: one for all, or by id where they differ.
+
+    Raises:
+        UserError: not packed.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for described in read_manifest(data_dir)["parts"].values():
+        packed = described["arrays"]["images"]["shape"][1:3]
+        for name, size in zip(
+            described["ids"], described.get("sizes") or [packed] * len(described["ids"]), strict=True
+        ):
+            shapes[name] = (size[0], size[1])
+    distinct = set(shapes.values())
+    return distinct.pop() if len(distinct) == 1 else shapes

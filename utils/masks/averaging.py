@@ -35,6 +35,12 @@ def open_agreeing(paths: Sequence[str]) -> list[Masks]:
             raise UserError(
                 f"{other.path}: masks of {other.planes.shape[1:]}, those of {first.path} are {first.planes.shape[1:]}"
             )
+        digests = {masks.info.images_digest for masks in (first, other)} - {None}
+        if len(digests) > 1:
+            raise UserError(
+                f"{other.path}: was predicted from other images than {first.path}, under the same ids (packed again in "
+                "between); predict both again"
+            )
         if other.ids != first.ids and sorted(other.ids) != sorted(first.ids):
             odd = sorted(set(other.ids) ^ set(first.ids))
             raise UserError(

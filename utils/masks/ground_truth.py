@@ -12,7 +12,7 @@ from utils.core.tables import read_table
 from utils.data.formats import read_format, run_length_columns
 from utils.data.packed import open_packed
 from utils.data.rle import decode_instances, decode_union
-from utils.masks.mask_file import Masks
+from utils.masks.mask_file import Masks, check_same_images
 
 
 def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
@@ -56,6 +56,8 @@ def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray
         array, ids = _open_pair(Path(source))
     else:
         packed = open_packed(source, "train")
+        if truth_fn is None:
+            check_same_images(masks.path, masks.info, packed, source)
         array, ids = packed.masks, packed.ids
     if array is None:
         raise UserError(f"{source}: its images are packed without masks, so there is no truth to compare with")
@@ -98,6 +100,8 @@ def true_instances(
     if Path(source).suffix == ".npy":
         raise UserError(f"--truth_fn {source}: masks do not tell objects apart; name a packed folder or a csv")
     packed = open_packed(source, "train")
+    if truth_fn is None:
+        check_same_images(masks.path, masks.info, packed, source)
     if packed.instances is None:
         raise UserError(
             f"{source}: packed without labels, so its truth does not tell objects apart; pack a source with a mask or "
@@ -123,9 +127,9 @@ def _by_id(
 
 
 def _recorded_folder(masks: Masks) -> str:
-    folder, part = masks.about.get("data_dir"), masks.about.get("part", "train")
-    if not isinstance(folder, str) or part != "train":
-        found = "does not say of which data" if not isinstance(folder, str) else f"is of the {part} images"
+    folder, part = masks.info.data_dir, masks.info.part or "train"
+    if folder is None or part != "train":
+        found = "does not say of which data" if folder is None else f"is of the {part} images"
         raise UsageError(f"{masks.path} {found}, so its true masks are not known; name them with --truth_fn")
     if not Path(folder).is_dir():
         raise UserError(f"{masks.path} was made from {folder}, which is not here; name the true masks with --truth_fn")

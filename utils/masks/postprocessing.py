@@ -1,20 +1,109 @@
-"""A dense conditional random field (Krähenbühl and Koltun, NIPS 2011): probabilities that follow the image's edges.
+"""Post-processing: how the probabilities of an image become a mask, or a map of instances, in this order:
 
-pydensecrf2 does the inference; it is an extra, `pip install -e '.[crf]'`, that needs a C++ compiler.
+1. `crf` refines the probabilities by the image's edges, before the threshold: a dense conditional random field
+   (Krähenbühl and Koltun, NIPS 2011) of pydensecrf2, an extra that needs a C++ compiler (`pip install -e '.[crf]'`).
+2. `min_area` empties a mask of fewer pixels, as the threshold was fitted; `fill_holes` then gives what a mask encloses
+   to it. Instances are made from seeds over `seed_th`, filled, and then each counted (utils/masks/instances.py).
+3. `keep_largest` leaves the K largest connected components or instances.
+4. `constant_is_empty` empties images of one single colour, and `full_is_empty` masks that cover the whole image.
+
+Pixels are neighbours by their edges, not by their corners.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.core.errors import UsageError
+from utils.core.errors import UsageError, UserError
 from utils.core.prediction_settings import RuleSettings
-from utils.masks.instances import fill_instance_holes
+from utils.data.packed import Shapes
+from utils.masks.instances import InstanceRules, fill_instance_holes, label_instances
+from utils.masks.mask_file import Masks, binarize
 
 LEAST = 1e-4
 """Probabilities are kept this far from 0 and 1, where their logarithms end; float16 rounds to 1 from .99976."""
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """How the probabilities of one image become a mask, or instances."""
+
+    threshold: float = 0.5
+    """A pixel is mask where its probability is greater ..."""
+    min_area: int = 0
+    """... and a mask of fewer pixels is empty."""
+    instances: InstanceRules = field(default_factory=InstanceRules)
+    """Threshold, seeds, minimum area and holes of instances."""
+    rules: RuleSettings = field(default_factory=RuleSettings)
+    """The flags: CRF, holes of masks, largest components, full and constant images."""
+
+
+@dataclass(frozen=True)
+class PostProcessed:
+    """The masks and instances of a mask file after post-processing, made one image at a time."""
+
+    masks: Masks
+    how: PostProcessing
+    shapes: Shapes
+    """(height, width) of the masks to make, for all or by id; probabilities of another size are resized."""
+    image_of: Callable[[str], np.ndarray] | None = None
+    """id -> the packed image (H, W, C) uint8, where a rule needs it."""
+    empty: Collection[str] = ()
+    """ids whose mask is empty whatever was predicted: gated out, or of one single colour."""
+
+    def each_mask(self, ids: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yield the bool mask of each image, of the size that `shapes` gives it."""
+        rows = {name: row for row, name in enumerate(self.masks.ids)}
+        return (self._mask(name, rows[name]) for name in ids)
+
+    def each_instance_map(self) -> Iterator[np.ndarray]:
+        """Yield the label map (H, W) uint16 of each image, in the order and at the size of the mask file.
+
+        Raises:
+            UserError: more instances in an image than can be numbered.
+        """
+        return (self._instance_map(name, row) for row, name in enumerate(self.masks.ids))
+
+    def shape_of(self, name: str) -> tuple[int, int]:
+        """Return the (height, width) that an image's mask should have."""
+        return self.shapes if isinstance(self.shapes, tuple) else self.shapes[name]
+
+    def _mask(self, name: str, row: int) -> np.ndarray:
+        shape, th = self.shape_of(name), self.how.threshold
+        if name in self.empty:
+            return np.zeros(shape, dtype=bool)
+        probabilities = self._probabilities(name, row)
+        mask = binarize(probabilities, th)
+        if np.count_nonzero(mask) < self.how.min_area:
+            return np.zeros(shape, dtype=bool)
+        if mask.shape != shape:
+            mask = binarize(_resized(probabilities, shape), th)
+        return clean_mask(mask, self.how.rules)
+
+    def _instance_map(self, name: str, row: int) -> np.ndarray:
+        if name in self.empty:
+            return np.zeros(self.masks.array.shape[1:], dtype=np.uint16)
+        border = None if self.masks.border is None else self.masks.border[row]
+        try:
+            labels = label_instances(self._probabilities(name, row), border, self.how.instances)
+        except ValueError as error:
+            raise UserError(f"{self.masks.path}: {name}: {error}; a larger --th or --min_area leaves fewer") from None
+        return clean_instances(labels, self.how.rules)
+
+    def _probabilities(self, name: str, row: int) -> np.ndarray:
+        """(H, W) of one image, refined by its edges if the rules say so."""
+        probabilities = self.masks.array[row]
+        return refined(probabilities, self.image_of(name)) if self.how.rules.crf else probabilities
+
+
+def _resized(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) probabilities as float32 of another (height, width)."""
+    import cv2
+
+    return cv2.resize(probabilities.astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 class Potentials(NamedTuple):

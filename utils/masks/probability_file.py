@@ -1,21 +1,19 @@
-"""Files of label probabilities: NAME.npy, float32 (images, labels) in [0, 1], and NAME.json with ids and labels."""
+"""Files of class probabilities: NAME.npy, float32 (images, classes) in [0, 1], and NAME.json with ids and classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from utils.core.arrays import array_writer, open_array
 from utils.core.errors import UserError
-from utils.core.files import read_json, write_json
-from utils.masks.mask_file import check_name
+from utils.masks.mask_file import PredictionInfo, check_name, read_description, write_description
 
 
 @dataclass(frozen=True)
 class Probabilities:
-    """An opened file of label probabilities."""
+    """An opened file of class probabilities."""
 
     path: Path
     array: np.ndarray
@@ -23,13 +21,17 @@ class Probabilities:
     ids: list[str]
     """N images, each once."""
     labels: list[str]
-    """K names."""
-    about: dict[str, Any]
-    """What made it: `data_dir`, `part` (train or test), `snapshots`, ..."""
+    """K names of classes."""
+    info: PredictionInfo = field(default_factory=PredictionInfo)
+
+    @property
+    def planes(self) -> np.ndarray:
+        """(N, K) float32: all that the file holds, under the name that mask files have for it."""
+        return self.array
 
 
 def write_probabilities(
-    path: str | Path, ids: Sequence[str], array: np.ndarray, labels: Sequence[str], about: dict[str, Any]
+    path: str | Path, ids: Sequence[str], array: np.ndarray, labels: Sequence[str], info: PredictionInfo
 ) -> None:
     """Write probabilities and their description.
 
@@ -39,8 +41,8 @@ def write_probabilities(
         path: ends in .npy.
         ids: N images.
         array: (N, K) floats, [0, 1]; stored as float32.
-        labels: K names.
-        about: plain values that say what made them.
+        labels: K names of classes.
+        info: what made them.
 
     Raises:
         UserError: another ending.
@@ -53,21 +55,19 @@ def write_probabilities(
     with array_writer(path, array.shape, np.float32) as writer:
         writer.append(array)
         path.with_suffix(".json").unlink(missing_ok=True)
-    write_json(path.with_suffix(".json"), {"ids": list(ids), "labels": list(labels), **about})
+    write_description(path, {"ids": list(ids), "labels": list(labels)}, info)
 
 
 def open_probabilities(path: str | Path) -> Probabilities:
-    """Read a file of label probabilities.
+    """Read a file of class probabilities.
 
     Raises:
-        UserError: no such file, truncated, without its .json, not (images, labels) float32, ids or labels of another
+        UserError: no such file, truncated, without its .json, not (images, classes) float32, ids or classes of another
             number, an id twice, or a value outside [0, 1].
     """
     path = Path(path)
     array = open_array(path)
     beside = path.with_suffix(".json")
-    if not beside.is_file():
-        raise UserError(f"{path}: its {beside.name} with the ids is missing; keep the two together or predict again")
     if array.dtype != np.float32 or array.ndim != 2:
         what = (
             "; this is a mask file, what train_classifier.py and its snapshots write is not" if array.ndim > 2 else ""
@@ -75,9 +75,8 @@ def open_probabilities(path: str | Path) -> Probabilities:
         raise UserError(
             f"{path}: expected float32 probabilities (images, labels), found {array.dtype} {array.shape}{what}"
         )
-    about = read_json(beside)
-    about = about if isinstance(about, dict) else {}
-    ids, labels = about.pop("ids", None), about.pop("labels", None)
+    values, info = read_description(path)
+    ids, labels = values.get("ids"), values.get("labels")
     for found, needed, what in ((ids, array.shape[0], "ids"), (labels, array.shape[1], "labels")):
         if not isinstance(found, list) or len(found) != needed:
             number = len(found) if isinstance(found, list) else "no"
@@ -87,4 +86,4 @@ def open_probabilities(path: str | Path) -> Probabilities:
         raise UserError(f"{beside}: image {again} is listed twice; predict again")
     if array.size and not (array.min() >= 0 and array.max() <= 1):  # also when there is a NaN
         raise UserError(f"{path}: expected probabilities in [0, 1], found {array.min():g} to {array.max():g}")
-    return Probabilities(path, np.array(array), ids, labels, about)
+    return Probabilities(path, np.array(array), ids, labels, info)

@@ -279,15 +279,15 @@ def _cached(run: Path, path: Path, threshold: tuple[float, int] | None, cache: C
     if judged is not None and before[: len(mark)] == mark and mark_of(*(name for name, *_ in before)) == before:
         return judged
     masks = open_masks(path)
-    opened = cache.packed_at(masks.about.get("data_dir"), run, masks.ids)
+    opened = cache.packed_at(masks.info.data_dir, run, masks.ids)
     judged = _judged(run, masks, opened, threshold)
     cache.judged[key] = mark + opened.mark, judged
     return judged
 
 
 def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[float, int] | None) -> Judged:
-    if masks.about.get("part", "train") != "train":
-        raise UserError(f"is of the {masks.about['part']} images, whose truth is not known")
+    if (masks.info.part or "train") != "train":
+        raise UserError(f"is of the {masks.info.part} images, whose truth is not known")
     if len(set(masks.ids)) < len(masks.ids):
         raise UserError("lists an image twice; predict again")
     truths = list(true_masks(masks, str(opened.folder)))  # memory-mapped, as the masks are

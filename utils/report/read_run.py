@@ -16,7 +16,7 @@ from utils.report.facts import RunFacts, RunState
 from utils.report.judge import Cache, judge
 from utils.runs.run_folder import RunFolder, SnapshotFile, snapshots_in
 from utils.runs.status import STATUS_FILE, read_status
-from utils.scoring.stored_results import LABELS_FILE, OBJECTS_FILE, THRESHOLD_FILE, stored_threshold
+from utils.scoring.stored_results import LABELS_FILE, OBJECTS_FILE, THRESHOLD_FILE, read_threshold
 
 T = TypeVar("T")
 MEASURES = ("objects", "iout", "auc", "f2", "accuracy")
@@ -56,7 +56,8 @@ def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
     state, note = _state(path, folder.summary.is_file(), problems)
     stored, judged = _object_in(path / THRESHOLD_FILE, path, problems), None
     if measure in OF_MASKS:
-        threshold = attempt(partial(stored_threshold, path), problems, path, THRESHOLD_FILE) if stored else None
+        found = attempt(partial(read_threshold, path), problems, path, THRESHOLD_FILE) if stored else None
+        threshold = (found.threshold, found.min_area) if found else None
         judged = judge(path, stored, threshold, snapshots[0] if snapshots else None, cache, problems)
     best, best_epoch = _best(log, snapshots, measure)
     return RunFacts(

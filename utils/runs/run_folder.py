@@ -23,7 +23,7 @@ SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9]+)_(\d\.\d+)"
 
 # flags that may differ between a run and its continuation
 FREE_ON_RESUME = {
-    *("n_epochs", "keep", "resume", "config", "debug", "experiment_dir", "data_dir"),
+    *("n_epochs", "keep", "folds", "resume", "config", "debug", "experiment_dir", "data_dir"),
     *("device", "precision", "compile", "autotune", "loader_workers", "encoder_weights", "snapshot", "on_nan"),
     *("quiet", "tracker", "notify"),
 }

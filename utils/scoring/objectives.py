@@ -81,7 +81,7 @@ def fit_tags(settings: OptimizeSettings) -> Result:
 
 def _labels_of(file: Probabilities, truth_fn: str | None) -> ImageClasses:
     """The true labels of the images of a file: of the csv `truth_fn`, else of the folder that the file names."""
-    column, folder = file.about.get("target"), file.about.get("data_dir")
+    column, folder = file.info.target, file.info.data_dir
     if file.labels == [NOT_EMPTY]:
         raise UsageError(f"{file.path}: probabilities of a gate; give them to --gate_probs, beside mask files")
     if not column or not (truth_fn or folder):

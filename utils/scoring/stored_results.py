@@ -1,244 +1,290 @@
-"""Read what optimize_threshold.py has stored in run folders: threshold.json, gate.json, objects.json, labels.json."""
+"""Read what optimize_threshold.py has stored in run folders, and choose between what several runs have stored.
+
+threshold.json   threshold and minimum area of masks
+gate.json        the same together with the gate's threshold
+objects.json     the rules that make instances, and the gate's threshold where a gate was fitted with them
+labels.json      a threshold for each class of images
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
-from functools import partial
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
-from utils.core.errors import UsageError, UserError
+from utils.core.errors import UserError
 from utils.core.files import read_json
-from utils.masks.gate import OPEN, gate_probability, gated_out
+from utils.masks.gate import OPEN
 from utils.masks.instances import InstanceRules
-from utils.masks.probability_file import Probabilities
+from utils.masks.mask_file import PredictionInfo, read_description
 
-T = TypeVar("T")
 THRESHOLD_FILE = "threshold.json"
 GATE_FILE = "gate.json"
+OBJECTS_FILE = "objects.json"
+LABELS_FILE = "labels.json"
+AGAIN = "run optimize_threshold.py again"
 
 
-def run_folder_of(masks_path: str | Path) -> Path | None:
-    """The experiment folder that a mask file lies in: the nearest folder above it with a config.json, four at most."""
-    for folder in list(Path(masks_path).resolve().parents)[:4]:  # <run>/snapshots/cycle_0/masks.npy, and one to spare
+@dataclass(frozen=True)
+class FittedOn:
+    """The predictions that a stored result was fitted on."""
+
+    files: tuple[str, ...] = ()
+    """Mask or probability files, one a fold."""
+    n_images: int = 0
+    tta: str | None = None
+    """Their views; None where it is not known."""
+    n_snapshots: int | None = None
+    """Snapshots that each file is the mean of; None where it is not known."""
+
+
+class Stored(Protocol):
+    """What the stored results have in common."""
+
+    path: Path
+    fitted_on: FittedOn
+
+    @property
+    def value(self) -> Any:
+        """What is compared between runs."""
+
+
+S = TypeVar("S", bound=Stored)
+
+
+@dataclass(frozen=True)
+class StoredThreshold:
+    """threshold.json, or the same values of gate.json."""
+
+    path: Path
+    threshold: float
+    min_area: int
+    fitted_on: FittedOn
+
+    @property
+    def value(self) -> tuple[float, int]:
+        """Threshold and minimum area."""
+        return self.threshold, self.min_area
+
+
+@dataclass(frozen=True)
+class StoredGate:
+    """The gate's threshold in gate.json or objects.json."""
+
+    path: Path
+    threshold: float
+    """OPEN where no gate was best."""
+    helps: bool
+    """Whether the gate was sure to help."""
+    fitted_on: FittedOn
+
+    @property
+    def value(self) -> float:
+        """The threshold."""
+        return self.threshold
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, for the user."""
+        if self.threshold == OPEN:
+            return f"{self.path}, which lets every image through"
+        return str(self.path) if self.helps else f"{self.path}, by which the gate is not sure to help"
+
+
+@dataclass(frozen=True)
+class StoredInstances:
+    """objects.json."""
+
+    path: Path
+    rules: InstanceRules
+    fitted_on: FittedOn
+
+    @property
+    def value(self) -> InstanceRules:
+        """The rules."""
+        return self.rules
+
+
+@dataclass(frozen=True)
+class StoredClasses:
+    """labels.json."""
+
+    path: Path
+    thresholds: dict[str, float]
+    """By class; empty where the most probable class is taken."""
+    fitted_on: FittedOn
+
+    @property
+    def value(self) -> dict[str, float]:
+        """The thresholds."""
+        return self.thresholds
+
+
+def run_folder_of(path: str | Path) -> Path | None:
+    """Return the experiment folder that a file lies in: the nearest folder above with a config.json, four at most."""
+    for folder in list(Path(path).resolve().parents)[:4]:  # <run>/snapshots/cycle_0/masks.npy, and one to spare
         if (folder / "config.json").is_file():
             return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     return None
 
 
-def stored_threshold(folder: str | Path, name: str = THRESHOLD_FILE) -> tuple[float, int] | None:
-    """(threshold, min_area) from the threshold.json (or gate.json, ...) in a folder, or None if there is none.
+def read_threshold(folder: str | Path, name: str = THRESHOLD_FILE) -> StoredThreshold | None:
+    """Read the threshold.json (or gate.json) of a folder; None if there is none.
 
     Raises:
         UserError: it is not what optimize_threshold.py writes.
     """
     path = Path(folder) / name
-    if not path.is_file():
+    if (stored := _object_in(path)) is None:
         return None
-    stored = read_json(path)
-    th, area = (stored.get("threshold"), stored.get("min_area", 0)) if isinstance(stored, dict) else (None, 0)
-    if not isinstance(th, int | float) or not 0 <= th <= 1 or not isinstance(area, int) or area < 0:
-        raise UserError(f"{path}: expected a threshold in [0, 1] and a min_area, found {th} and {area}; write it again")
-    return float(th), area
+    th, area = stored.get("threshold"), stored.get("min_area", 0)
+    if not _is_share(th):
+        raise UserError(f'{path}: expected a number in [0, 1] under "threshold", found {th!r:.80}; {AGAIN}')
+    if not _is_area(area):
+        raise UserError(f'{path}: expected a number of pixels under "min_area", found {area!r:.80}; {AGAIN}')
+    return StoredThreshold(path, float(th), area, _fitted_on(stored))
 
 
-def choose_threshold(
-    th: float | None, min_area: int | None, folders: Iterable[str | Path | None], gated: bool = False
-) -> tuple[float, int, str]:
-    """What a flag says, else the first threshold.json in `folders` (None is skipped), else .5 and 0.
-
-    Behind a gate (`gated`) a gate.json comes first: it has the threshold that was found together with the gate's.
-
-    Returns:
-        (threshold, min_area, where the threshold is from: a few words for the user).
+def read_gate(folder: str | Path, name: str = GATE_FILE) -> StoredGate | None:
+    """Read the gate's threshold from the gate.json (or objects.json) of a folder; None if it holds none.
 
     Raises:
-        UsageError: th outside [0, 1] or min_area below 0.
+        UserError: it is not what optimize_threshold.py writes.
     """
-    if th is not None and not 0 <= th <= 1:
-        raise UsageError(f"--th {th}: a threshold of probabilities is in [0, 1]")
-    if min_area is not None and min_area < 0:
-        raise UsageError(f"--min_area {min_area}: a number of pixels is not negative")
-    folders, found, origin = list(folders), (0.5, 0), f"no {THRESHOLD_FILE} found"
-    for name in (GATE_FILE, THRESHOLD_FILE) if gated else (THRESHOLD_FILE,):
-        folder, stored = first_stored(partial(stored_threshold, name=name), folders)
-        if stored is not None:
-            found, origin = stored, str(Path(folder) / name)
-            break
-    return (
-        found[0] if th is None else th,
-        found[1] if min_area is None else min_area,
-        origin if th is None else "--th",
-    )
+    path = Path(folder) / name
+    stored = _object_in(path)
+    if stored is None or (name == OBJECTS_FILE and "gate_threshold" not in stored):
+        return None
+    th = stored.get("gate_threshold", "nothing")
+    if th is not None and not _is_share(th):
+        raise UserError(
+            f'{path}: expected a number in [0, 1] or null under "gate_threshold", found {th!r:.80}; {AGAIN}'
+        )
+    return StoredGate(path, OPEN if th is None else float(th), bool(stored.get("helps")), _fitted_on(stored))
 
 
-def first_stored(
-    read: Callable[[str | Path], T | None], folders: Iterable[str | Path | None]
-) -> tuple[str | Path, T] | tuple[None, None]:
-    """The first of `folders` (None is skipped) in which `read` finds something, and what it finds."""
-    for folder in folders:
-        if folder is not None and (stored := read(folder)) is not None:
-            return folder, stored
-    return None, None
-
-
-OBJECTS_FILE = "objects.json"
-
-
-def stored_rules(folder: str | Path) -> InstanceRules | None:
-    """The rules in the objects.json of a folder, or None if there is none.
+def read_instance_rules(folder: str | Path) -> StoredInstances | None:
+    """Read the objects.json of a folder; None if there is none.
 
     Raises:
         UserError: it is not what optimize_threshold.py writes.
     """
     path = Path(folder) / OBJECTS_FILE
-    if not path.is_file():
+    if (stored := _object_in(path)) is None:
         return None
-    stored = read_json(path)
-    values = {field.name: stored.get(field.name) for field in fields(InstanceRules)} if isinstance(stored, dict) else {}
+    values = {entry.name: stored.get(entry.name) for entry in fields(InstanceRules)}
     if not (
-        all(_is_number(values.get(name)) and 0 <= values[name] <= 1 for name in ("th", "seed_th"))
-        and isinstance(values["min_area"], int)
-        and values["min_area"] >= 0
+        all(_is_share(values[name]) for name in ("th", "seed_th"))
+        and _is_area(values["min_area"])
         and isinstance(values["fill_holes"], bool)
     ):
         raise UserError(
-            f"{path}: expected th and seed_th in [0, 1], a min_area, and fill_holes true or false, "
-            f"found {values or 'something else'}; write it again"
+            f"{path}: expected th and seed_th in [0, 1], a min_area, and fill_holes true or false, found {values}; "
+            f"{AGAIN}"
         )
-    return InstanceRules(**values)
+    return StoredInstances(path, InstanceRules(**values), _fitted_on(stored))
 
 
-def choose_rules(
-    th: float | None,
-    seed_th: float | None,
-    min_area: int | None,
-    fill_holes: bool | None,
-    folders: Iterable[str | Path | None],
-) -> tuple[InstanceRules, str]:
-    """What flags say (None: not given), else the first objects.json in `folders` (None is skipped), else the defaults.
-
-    Returns:
-        (rules, where they are from: a few words for the user).
-
-    Raises:
-        UsageError: a threshold outside [0, 1] or min_area below 0.
-        UserError: an objects.json that is none.
-    """
-    for flag, value in (("--th", th), ("--seed_th", seed_th)):
-        if value is not None and not 0 <= value <= 1:
-            raise UsageError(f"{flag} {value}: a threshold of probabilities is in [0, 1]")
-    if min_area is not None and min_area < 0:
-        raise UsageError(f"--min_area {min_area}: a number of pixels is not negative")
-    flags = {"th": th, "seed_th": seed_th, "min_area": min_area, "fill_holes": fill_holes}
-    given = {name: value for name, value in flags.items() if value is not None}
-    folder, rules = first_stored(stored_rules, folders)
-    origin = f"no {OBJECTS_FILE} found" if folder is None else str(Path(folder) / OBJECTS_FILE)
-    named = " ".join(f"--{name}" for name in given)
-    if given:
-        origin = named if len(given) == len(flags) else f"{named}, for the rest {origin}"
-    return InstanceRules(**{**vars(rules or InstanceRules()), **given}), origin
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def stored_gate(folder: str | Path) -> float | None:
-    """The gate's threshold from the gate.json in a folder, OPEN where no gate was best; None if there is no file.
+def read_class_thresholds(folder: str | Path) -> StoredClasses | None:
+    """Read the labels.json of a folder; None if there is none.
 
     Raises:
         UserError: it is not what optimize_threshold.py writes.
     """
-    stored = _read(folder)
-    return None if stored is None else stored["gate_threshold"]
-
-
-def choose_gate_th(flag: float | None, folders: Iterable[str | Path | None]) -> tuple[float, str]:
-    """What --gate_th says, else the first gate.json in `folders` (None is skipped), else .5.
-
-    Returns:
-        (threshold, where it is from: a few words for the user).
-
-    Raises:
-        UsageError: the flag is outside [0, 1].
-        UserError: as `stored_gate`.
-    """
-    if flag is not None:
-        check_gate_th(flag, there_is_one=True)
-        return flag, "--gate_th"
-    folder, stored = first_stored(_read, folders)
-    if stored is None:
-        return 0.5, f"no {GATE_FILE} found"
-    th, path = stored["gate_threshold"], Path(folder) / GATE_FILE
-    if th == OPEN:
-        return th, f"{path}, which lets every image through"
-    return th, str(path) if stored.get("helps") else f"{path}, by which the gate is not sure to help"
-
-
-def _read(folder: str | Path) -> dict[str, Any] | None:
-    path = Path(folder) / GATE_FILE
-    if not path.is_file():
+    path = Path(folder) / LABELS_FILE
+    if (stored := _object_in(path)) is None:
         return None
-    stored = read_json(path)
-    th = stored.get("gate_threshold", "none") if isinstance(stored, dict) else "none"
-    if th is None:
-        return {**stored, "gate_threshold": OPEN}
-    if isinstance(th, bool) or not isinstance(th, int | float) or not 0 <= th <= 1:
-        raise UserError(f"{path}: expected a gate_threshold in [0, 1] or null, found {th}; write it again")
-    return {**stored, "gate_threshold": float(th)}
+    thresholds = stored.get("thresholds")
+    if not isinstance(thresholds, Mapping) or not all(map(_is_share, thresholds.values())):
+        raise UserError(f"{path}: expected thresholds in [0, 1] by label, found {thresholds!r:.80}; {AGAIN}")
+    return StoredClasses(path, {name: float(th) for name, th in thresholds.items()}, _fitted_on(stored))
 
 
-def check_gate_th(gate_th: float | None, there_is_one: bool) -> None:
-    """Raise a UsageError for a threshold outside [0, 1], or without a gate that it is for."""
-    if gate_th is None:
-        return
-    if not 0 <= gate_th <= 1:
-        raise UsageError(f"--gate_th {gate_th}: a threshold of probabilities is in [0, 1]")
-    if not there_is_one:
-        raise UsageError(f"--gate_th {gate_th}: there is no gate that it is for; name one, or leave it out")
+def choose_stored(read: Callable[[Path], S | None], runs: Iterable[str | Path | None]) -> tuple[S | None, list[str]]:
+    """Choose between what several runs have stored.
 
-
-def gated_out_ids(
-    gate_th: float | None, folders: Iterable[str | Path | None], ids: Sequence[str], files: Sequence[Probabilities]
-) -> set[str] | None:
-    """Ids that a gate silences, and a line about them; None without a gate.
+    Where they differ, that which was fitted over all of the runs together is taken, else that which was fitted on the
+    most images (of equal ones the first).
 
     Args:
-        gate_th: what --gate_th says.
-        folders: run folders to look for gate.json.
-        ids: the images.
-        files: the gate's probabilities; none: there is no gate.
+        read: one of the readers above.
+        runs: run folders; None is skipped.
+
+    Returns:
+        what is taken, None if no run has anything; and lines for the user where runs differ.
 
     Raises:
-        UserError, UsageError: as `gate_probability` and `choose_gate_th`.
+        UserError: as `read`.
     """
-    check_gate_th(gate_th, bool(files))
-    if not files:
-        return None
-    th, origin = choose_gate_th(gate_th, folders)
-    which = gated_out(gate_probability(files, ids), th)
-    print(f"gate: silences {np.count_nonzero(which)} of {len(which)} images at {th:.6g} ({origin})")
-    return {name for name, hush in zip(ids, which, strict=True) if hush}
+    folders = list(dict.fromkeys(Path(run) for run in runs if run is not None))
+    found = [stored for folder in folders if (stored := read(folder)) is not None]
+    if not found:
+        return None, []
+    if all(stored.value == found[0].value for stored in found):
+        return found[0], []
+    over_all = [stored for stored in found if _covers(stored.fitted_on, [one.path.parent for one in found])]
+    taken = over_all[0] if over_all else max(found, key=lambda stored: stored.fitted_on.n_images)
+    why = "which was fitted over all of these runs" if over_all else f"fitted on {taken.fitted_on.n_images} images"
+    advice = "" if over_all else "; optimize_threshold.py with the validation masks of all folds fits one for all"
+    others = ", ".join(str(stored.path) for stored in found if stored.value != taken.value)
+    return taken, [f"{taken.path} is taken, {why}; {others} says otherwise{advice}"]
 
 
-LABELS_FILE = "labels.json"
+def unlike(stored: Stored, info: PredictionInfo, runs: Sequence[str | Path | None]) -> list[str]:
+    """Say in a line each how predictions differ from those that a stored result was fitted on.
 
-
-def stored_class_thresholds(folder: str | Path) -> dict[str, float] | None:
-    """Label -> threshold from the labels.json in a folder (empty: the most probable label), None if there is none.
-
-    Raises:
-        UserError: it is not what `ClassFit.as_json` describes.
+    Args:
+        stored: the result.
+        info: what is predicted now; views and snapshots that are not known are not compared.
+        runs: the run of each snapshot.
     """
-    path = Path(folder) / LABELS_FILE
+    fitted, lines = stored.fitted_on, []
+    if fitted.tta and info.tta and fitted.tta != info.tta:
+        lines.append(f"{stored.path} was fitted on masks of the views {fitted.tta}, these are of {info.tta}")
+    each = len(info.snapshots) / max(1, len({run for run in runs if run is not None}))
+    if fitted.n_snapshots and info.snapshots and fitted.n_snapshots != each:
+        lines.append(
+            f"{stored.path} was fitted on means over {fitted.n_snapshots} snapshots of a run, these are over {each:g}"
+        )
+    return [f"{line}; fit it again on masks of the same kind (--part val) if the score matters" for line in lines]
+
+
+def _object_in(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     stored = read_json(path)
-    thresholds = stored.get("thresholds") if isinstance(stored, dict) else None
-    if not isinstance(thresholds, Mapping) or not all(
-        isinstance(th, int | float) and 0 <= th <= 1 for th in thresholds.values()
-    ):
-        raise UserError(f"{path}: expected thresholds in [0, 1] by label, found {thresholds}; write it again")
-    return {name: float(th) for name, th in thresholds.items()}
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(stored).__name__}; {AGAIN}")
+    return stored
+
+
+def _fitted_on(stored: Mapping[str, Any]) -> FittedOn:
+    """What a result says of the files it is from; those of earlier versions leave views and snapshots to the files."""
+    files = stored.get("masks") or stored.get("probabilities")
+    names = tuple(name for name in files if isinstance(name, str)) if isinstance(files, list) else ()
+    n_images = stored.get("n_images")
+    tta, n_snapshots = stored.get("tta"), stored.get("n_snapshots")
+    if "tta" not in stored and names and Path(names[0]).with_suffix(".json").is_file():
+        try:
+            info = read_description(Path(names[0]))[1]
+        except UserError:
+            info = PredictionInfo()
+        tta, n_snapshots = info.tta, len(info.snapshots) or None
+    return FittedOn(
+        files=names,
+        n_images=n_images if isinstance(n_images, int) else 0,
+        tta=tta if isinstance(tta, str) else None,
+        n_snapshots=n_snapshots if isinstance(n_snapshots, int) else None,
+    )
+
+
+def _covers(fitted: FittedOn, folders: Sequence[Path]) -> bool:
+    """Whether each run has a file among those that a result was fitted on."""
+    return all(any(folder.name in Path(name).parts for name in fitted.files) for folder in folders)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_area(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -18,7 +18,7 @@ from utils.scoring.metrics import counts, scores_from_counts
 class Scores(Protocol):
     """Takes batches of validation images, in order, and gives means."""
 
-    def add(self, losses: list[float], answers: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
+    def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
         """A batch: its losses (B), probabilities as stored, and the rows (B,) of the packed images that they are of."""
 
     def means(self) -> dict[str, float]:
@@ -33,9 +33,9 @@ class PixelScores:
     tenths: int = 0
     ious: list[float] = field(default_factory=list)
 
-    def add(self, losses: list[float], answers: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
-        """`answers`: (B, h, w), or (B, 2, h, w) with borders, float16."""
-        masks = answers if answers.ndim == 3 else answers[:, 0]
+    def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
+        """`predictions`: (B, h, w), or (B, 2, h, w) with borders, float16."""
+        masks = predictions if predictions.ndim == 3 else predictions[:, 0]
         inside, ours, theirs = counts(binarize(masks, 0.5), packed.masks[rows])
         union = ours + theirs - inside
         self.losses += losses
@@ -46,7 +46,7 @@ class PixelScores:
         """val_loss, iou, iout."""
         number = len(self.ious)
         return {
-            "val_loss": math.fsum(self.losses) / number,
+            **_mean_loss(self.losses),
             "iou": math.fsum(self.ious) / number,
             "iout": self.tenths / (10 * number),
         }
@@ -59,10 +59,10 @@ class InstanceScores:
     pixels: PixelScores = field(default_factory=PixelScores)
     matches: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, losses: list[float], answers: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
-        """`answers`: (B, 2, h, w) float16, masks and borders."""
-        self.pixels.add(losses, answers, packed, rows)
-        for (mask, border), row in zip(answers, rows, strict=True):
+    def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
+        """`predictions`: (B, 2, h, w) float16, masks and borders."""
+        self.pixels.add(losses, predictions, packed, rows)
+        for (mask, border), row in zip(predictions, rows, strict=True):
             self.matches.append(match_counts(label_instances(mask, border, InstanceRules()), packed.instances[row]))
 
     def means(self) -> dict[str, float]:
@@ -77,17 +77,22 @@ class ClassScores:
     labels: ImageClasses
     at_precision: float
     losses: list[float] = field(default_factory=list)
-    answers: list[np.ndarray] = field(default_factory=list)
+    predictions: list[np.ndarray] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
-    def add(self, losses: list[float], answers: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
-        """`answers`: (B, K) float32."""
+    def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
+        """`predictions`: (B, K) float32."""
         self.losses += losses
-        self.answers.append(answers)
+        self.predictions.append(predictions)
         self.rows += rows.tolist()
 
     def means(self) -> dict[str, float]:
         """val_loss, and the measures of the labels."""
-        truths, answers = self.labels.matrix[self.rows], np.concatenate(self.answers).astype(np.float64)
-        found = class_scores(answers, truths, self.labels.exclusive, self.at_precision)
-        return {"val_loss": math.fsum(self.losses) / len(self.losses), **found}
+        truths, predictions = self.labels.matrix[self.rows], np.concatenate(self.predictions).astype(np.float64)
+        found = class_scores(predictions, truths, self.labels.exclusive, self.at_precision)
+        return {**_mean_loss(self.losses), **found}
+
+
+def _mean_loss(losses: list[float]) -> dict[str, float]:
+    """The mean loss under its name; nothing where predictions were added without losses."""
+    return {"val_loss": math.fsum(losses) / len(losses)} if losses else {}

@@ -1,0 +1,257 @@
+"""Decide once, before the first image is predicted, how predictions become a submission, and where each value is from.
+
+A flag comes first, then what optimize_threshold.py has stored in the runs of the snapshots, then the default.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+
+from utils.competition.class_submission import style_of
+from utils.competition.submission_check import sample_in
+from utils.core.errors import UsageError, UserError
+from utils.core.prediction_settings import PredictionSettings, RuleSettings, SubmissionSettings
+from utils.core.tables import read_table
+from utils.data.formats import FORMATS, Format, read_format
+from utils.data.image_classes import NOT_EMPTY
+from utils.masks.instances import InstanceRules
+from utils.masks.mask_file import PredictionInfo
+from utils.masks.postprocessing import PostProcessing, check_rules
+from utils.scoring.stored_results import (
+    GATE_FILE,
+    OBJECTS_FILE,
+    THRESHOLD_FILE,
+    Stored,
+    choose_stored,
+    read_class_thresholds,
+    read_gate,
+    read_instance_rules,
+    read_threshold,
+    unlike,
+)
+
+FOR_CLASSES = ("masks_fn", "fn", "submission_dir")
+"""What classes of images need of the flags of a submission."""
+Runs = Sequence[str | Path | None]
+"""The run folder of each snapshot (or mask file); None for one that lies in no run."""
+
+
+@dataclass(frozen=True)
+class MaskDecisions:
+    """How a mask file becomes a submission, or the scores of a validation fold."""
+
+    how: PostProcessing
+    threshold_from: str
+    """Where the mask's threshold is from, a few words for the user ..."""
+    instances_from: str
+    """... and the rules of instances."""
+    gate_threshold: float | None
+    """Images whose gate probability is not greater get an empty mask; None: there is no gate."""
+    gate_from: str
+    form: Format
+    """Whose rules the submission follows."""
+    sample: Path | None
+    """The sample submission that ids and order are compared with."""
+    folder: Path | None
+    """The packed folder of the images."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of these choices, a line each."""
+
+
+@dataclass(frozen=True)
+class ClassDecisions:
+    """How a probability file becomes a submission of classes."""
+
+    thresholds: dict[str, float] | None
+    """By class; None: .5 for all."""
+    sample: Path | None
+    notes: tuple[str, ...] = ()
+
+
+def decide_masks(
+    submission: SubmissionSettings,
+    rules: RuleSettings,
+    runs: Runs,
+    info: PredictionInfo,
+    folder: Path | None,
+    has_border: bool,
+    has_instances: bool = False,
+    gate_th: float | None = None,
+    has_gate: bool = False,
+) -> MaskDecisions:
+    """Decide how masks are thresholded, cleaned and submitted.
+
+    Args:
+        submission: the flags of the submission.
+        rules: the flags of post-processing.
+        runs: where thresholds may be stored.
+        info: what the mask file says, or will say, of itself.
+        folder: the packed folder of its images.
+        has_border: whether borders are predicted.
+        has_instances: whether a validation fold is scored by instances too.
+        gate_th: what --gate_th says.
+        has_gate: whether there is a gate.
+
+    Raises:
+        UsageError: flags that make no sense, alone, together, or with these data.
+        UserError: a stored result that is none.
+    """
+    check_rules(rules)
+    _check_shares(submission.th, rules, gate_th, has_gate)
+    sample = sample_in(folder) if folder and info.part in (None, "test") else None
+    form = _form(submission, rules, sample, info.part)
+    if rules.seed_th is not None and not has_border:
+        raise UsageError(
+            f"--seed_th {rules.seed_th}: seeds are where mask minus border is greater, and these networks predict no "
+            "border; leave it out"
+        )
+    of_instances = form.of_instances or has_instances
+    threshold, min_area, threshold_from, notes = _mask_threshold(submission.th, rules.min_area, runs, info, has_gate)
+    instances, instances_from, more = _instance_rules(submission.th, rules, runs if of_instances else [], info)
+    gate, gate_from, still = _gate(gate_th, has_gate, runs, form.of_instances)
+    used = [*(more if form.of_instances else [*notes, *more]), *still]
+    return MaskDecisions(
+        how=PostProcessing(threshold, min_area, instances, rules),
+        threshold_from=threshold_from,
+        instances_from=instances_from,
+        gate_threshold=gate,
+        gate_from=gate_from,
+        form=form,
+        sample=sample,
+        folder=folder,
+        notes=tuple(dict.fromkeys(used)),
+    )
+
+
+def decide_classes(
+    settings: PredictionSettings, runs: Runs, outputs: Sequence[str], exclusive: bool, info: PredictionInfo
+) -> ClassDecisions:
+    """Decide how probabilities of classes are submitted.
+
+    Args:
+        settings: the flags.
+        runs: where thresholds may be stored.
+        outputs: the classes.
+        exclusive: an image has exactly one of them.
+        info: what the probability file will say of itself.
+
+    Raises:
+        UsageError: a flag that is about masks.
+        UserError: a labels.json that is none or lacks a class, a sample submission that wants something else.
+    """
+    given = [flag for flag, value in (("gate", settings.gate.gate), ("tile", settings.predict.tile)) if value]
+    for group in (settings.submission, settings.rules):
+        flags = [entry for entry in fields(group) if entry.name not in FOR_CLASSES]
+        given += [entry.name for entry in flags if getattr(group, entry.name) != entry.default]
+    if given:
+        raise UsageError(f"--{given[0]}: is for masks, and the snapshot is of labels; leave it out")
+    if settings.predict.part != "test" or list(outputs) == [NOT_EMPTY]:
+        return ClassDecisions(None, None)
+    stored, notes = choose_stored(read_class_thresholds, runs)
+    sample = sample_in(settings.predict.data_dir)
+    style = style_of(read_table(sample) if sample else None, outputs, exclusive, str(sample))
+    if stored and style == "names" and (missing := [name for name in outputs if name not in stored.thresholds]):
+        raise UserError(f"{stored.path}: no threshold for {missing[0]}; fit the thresholds of these labels")
+    notes += unlike(stored, info, runs) if stored else []
+    return ClassDecisions(stored.thresholds if stored else None, sample, tuple(notes))
+
+
+def mask_threshold(
+    th: float | None, min_area: int | None, runs: Runs, info: PredictionInfo | None = None
+) -> tuple[float, int, str]:
+    """Return threshold, minimum area, and where the threshold is from, for masks that are only looked at.
+
+    Raises:
+        UsageError: th outside [0, 1] or min_area below 0.
+        UserError: a threshold.json that is none.
+    """
+    _check_shares(th, RuleSettings(min_area=min_area), None, False)
+    return _mask_threshold(th, min_area, runs, info or PredictionInfo(), False)[:3]
+
+
+def instance_rules(th: float | None, rules: RuleSettings, runs: Runs) -> tuple[InstanceRules, str]:
+    """Return the rules of instances and where they are from; raises as `mask_threshold` does."""
+    _check_shares(th, rules, None, False)
+    return _instance_rules(th, rules, runs, PredictionInfo())[:2]
+
+
+def _check_shares(th: float | None, rules: RuleSettings, gate_th: float | None, has_gate: bool) -> None:
+    for flag, value in (("--th", th), ("--seed_th", rules.seed_th), ("--gate_th", gate_th)):
+        if value is not None and not 0 <= value <= 1:
+            raise UsageError(f"{flag} {value}: a threshold of probabilities is in [0, 1]")
+    if rules.min_area is not None and rules.min_area < 0:
+        raise UsageError(f"--min_area {rules.min_area}: a number of pixels is not negative")
+    if gate_th is not None and not has_gate:
+        raise UsageError(f"--gate_th {gate_th}: there is no gate that it is for; name one, or leave it out")
+
+
+def _mask_threshold(
+    th: float | None, min_area: int | None, runs: Runs, info: PredictionInfo, gated: bool
+) -> tuple[float, int, str, list[str]]:
+    """What flags say, else the stored threshold (behind a gate that of gate.json, which was found with it), else .5."""
+    stored, notes = None, []
+    for name in (GATE_FILE, THRESHOLD_FILE) if gated else (THRESHOLD_FILE,):
+        if stored is None:
+            stored, notes = choose_stored(partial(read_threshold, name=name), runs)
+    if th is not None:
+        return th, (stored.min_area if stored else 0) if min_area is None else min_area, "--th", []
+    area = min_area if min_area is not None else stored.min_area if stored else 0
+    if stored is None:
+        return 0.5, area, f"no {THRESHOLD_FILE} found", []
+    return stored.threshold, area, str(stored.path), [*notes, *unlike(stored, info, runs)]
+
+
+def _instance_rules(
+    th: float | None, rules: RuleSettings, runs: Runs, info: PredictionInfo
+) -> tuple[InstanceRules, str, list[str]]:
+    """What flags say, else the stored rules, else the defaults."""
+    stored, notes = choose_stored(read_instance_rules, runs)
+    origin = str(stored.path) if stored else f"no {OBJECTS_FILE} found"
+    flags = {"th": th, "seed_th": rules.seed_th, "min_area": rules.min_area, "fill_holes": rules.fill_holes}
+    given = {name: value for name, value in flags.items() if value is not None}
+    named = " ".join(f"--{name}" for name in given)
+    if len(given) == len(flags):
+        return InstanceRules(**given), named, []
+    notes += unlike(stored, info, runs) if stored else []
+    base = stored.rules if stored else InstanceRules()
+    return replace(base, **given), f"{named}, for the rest {origin}" if given else origin, notes
+
+
+def _gate(gate_th: float | None, has_gate: bool, runs: Runs, of_instances: bool) -> tuple[float | None, str, list[str]]:
+    """The flag, else the stored threshold of the gate (of instances that of objects.json, if it has one), else .5."""
+    if not has_gate:
+        return None, "", []
+    stored: tuple[Stored | None, list[str]] = (None, [])
+    if of_instances:
+        stored = choose_stored(partial(read_gate, name=OBJECTS_FILE), runs)
+    if stored[0] is None:
+        stored = choose_stored(read_gate, runs)
+    if gate_th is not None:
+        return gate_th, "--gate_th", []
+    if stored[0] is None:
+        return 0.5, f"no {GATE_FILE} found", []
+    return stored[0].threshold, stored[0].origin, stored[1]
+
+
+def _form(submission: SubmissionSettings, rules: RuleSettings, sample: Path | None, part: str | None) -> Format:
+    """What --format says, else what the columns of the sample submission say, else dsb2018 with --objects, else tgs."""
+    if submission.format:
+        form, origin = FORMATS[submission.format], f"--format {submission.format}"
+    elif sample is None:
+        form, origin = FORMATS["dsb2018" if submission.objects else "tgs"], "without --objects the submission"
+    else:
+        form = read_format(sample)
+        origin = f"{sample}, which has the columns {','.join(form.columns)},"
+    about_instances = {
+        "--objects": submission.objects,
+        "--label_pngs": submission.label_pngs is not None,
+        "--seed_th": rules.seed_th is not None and part in (None, "test"),
+    }
+    given = [flag for flag, is_given in about_instances.items() if is_given]
+    if given and not form.of_instances:
+        raise UsageError(
+            f"{given[0]}: {origin} has one row an image; leave it out, or take --format dsb2018 or airbus, which have "
+            "one row an object"
+        )
+    return form
