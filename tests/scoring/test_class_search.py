@@ -149,7 +149,7 @@ def test_what_is_stored_comes_back(tmp_path):
 def test_refusals():
     probabilities, truths = tags(4, 2)
     file = given_file(probabilities, ["l0", "l1"])
-    with pytest.raises(UserError, match=r"p.npy: image i0 is in p.npy too"):
+    with pytest.raises(UserError, match=r"image i0 is in p.npy and again in p.npy"):
         fit_classes([file, file], [named(truths)] * 2)
     with pytest.raises(UserError, match=r"p.npy: probabilities of cat, dog; the true labels are l0, l1"):
         fit_classes([given_file(probabilities, ["cat", "dog"])], [named(truths)])

@@ -239,7 +239,7 @@ def test_refusals(tmp_path):
         (("v0.npy", "v0.npy"), 1, ("image0",)),
         (("logits.npy",), 1, ("logits.npy: row 0", "[0, 1]")),
         (("nan.npy",), 1, ("nan.npy: row 0", "nan")),
-        (("none.npy",), 1, ("none.npy: holds no masks",)),
+        (("none.npy",), 1, ("none.npy: holds no images",)),
         (("unknown.npy",), 1, ("x", "no true mask for 1 of the 1")),
         (("v0.npy", "--min_area", "-1"), 2, ("--min_area -1",)),
         (("v0.npy", "--metric", "dsb2081"), 2, ("--metric dsb2081", "did you mean dsb2018")),

@@ -1,5 +1,7 @@
 """The exact threshold: against brute force over every value, its interval, and the cross-fit by hand."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from helpers.masks import blobs, every_threshold, score_at
@@ -8,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from utils.masks.mask_file import binarize
-from utils.scoring.bootstrap import bootstrap_interval, mean_interval
+from utils.scoring.bootstrap import mean_interval
 from utils.scoring.metrics import counts, scores_from_counts
-from utils.scoring.threshold_search import best, best_joint, cross_fitted, interleaved, join, steps_of
+from utils.scoring.threshold_search import best, best_joint, cross_fit_threshold, join, select, steps_of
 
 
 def problems(dtype):
@@ -140,13 +142,20 @@ def test_parts_and_their_join_are_the_whole(problem, n_parts, th):
     whole = steps_of(*problem, (0, 3))
     expected = scores_from_counts(*counts(binarize(problem[0], th), problem[1]))
     np.testing.assert_array_equal(whole[0].tenths_at(th), expected)
-    parts = interleaved(whole, n_parts)
-    assert [part[3].n_images for part in parts] == [len(problem[0][start::n_parts]) for start in range(n_parts)]
+    images = np.arange(len(problem[0]))
+    parts = [select(whole, images[start::n_parts]) for start in range(n_parts)]
+    assert [part[3].n_images for part in parts] == [len(images[start::n_parts]) for start in range(n_parts)]
     for start, part in enumerate(parts):
         np.testing.assert_array_equal(part[0].tenths_at(th), expected[start::n_parts])
     np.testing.assert_array_equal(
         join(parts)[0].tenths_at(th), np.concatenate([expected[start::n_parts] for start in range(n_parts)])
     )
+
+
+def tenths_of(parts):
+    """The cross-fitted tenths of all images; `parts` are the steps of each part."""
+    ends = np.cumsum([0, *(part[0].n_images for part in parts)])
+    return np.concatenate(cross_fit_threshold(join(parts), [np.arange(*ends) for ends in pairwise(ends)]))
 
 
 def test_cross_fit_by_hand():
@@ -155,13 +164,13 @@ def test_cross_fit_by_hand():
     first, second = np.array([[[0.25, 0.125]]]), np.array([[[0.75, 0.5]]])
     parts = [steps_of(first, truth), steps_of(second, truth)]
     # part 0 at (.5 + .75) / 2: nothing predicted, 0; part 1 at (.125 + .25) / 2: both pixels, IoU .5, 0
-    assert cross_fitted(parts).tolist() == [0, 0]
+    assert tenths_of(parts).tolist() == [0, 0]
     assert best(join(parts)[0]).score == 0.5  # what a fit on the same images would claim
     third = np.array([[[0.75, 0.0625]]])  # right in [.0625, .75)
     parts = [steps_of(image, truth) for image in (first, second, third)]
     # part 0: the others are both right in [.5, .75), 0 there; part 1: [.125, .25), both pixels, 0;
     # part 2: the others are never both right, the wider is [.5, .75), where part 2 is right
-    assert cross_fitted(parts).tolist() == [0, 0, 10]
+    assert tenths_of(parts).tolist() == [0, 0, 10]
 
 
 def test_cross_fit_takes_the_area_from_the_others():
@@ -171,18 +180,17 @@ def test_cross_fit_takes_the_area_from_the_others():
     real[0, :3] = 0.6
     both = np.concatenate([speck, real]), np.concatenate([truth, real > 0.5])
     parts = [steps_of(*both, (0, 3)), steps_of(speck, truth, (0, 3))]
-    assert cross_fitted(parts)[2] == 10  # masks under 3 pixels are empty, as part 0 wants it
-    assert cross_fitted([{0: part[0]} for part in parts])[2] == 0
+    assert tenths_of(parts)[2] == 10  # masks under 3 pixels are empty, as part 0 wants it
+    assert tenths_of([{0: part[0]} for part in parts])[2] == 0
 
 
 def test_bootstrap():
     tenths = np.random.default_rng(0).integers(0, 11, 400)
-    low, high = bootstrap_interval(tenths)
+    low, high = mean_interval(tenths / 10)
     spread = 1.96 * tenths.std() / 10 / np.sqrt(400)
     assert low == pytest.approx(tenths.mean() / 10 - spread, abs=0.004)
     assert high == pytest.approx(tenths.mean() / 10 + spread, abs=0.004)
-    assert bootstrap_interval(tenths) == (low, high)
-    assert bootstrap_interval(np.full(7, 10)) == (1.0, 1.0)
+    assert mean_interval(tenths / 10) == (low, high)
 
 
 def test_bootstrap_of_any_scores():

@@ -10,11 +10,13 @@ from itertools import takewhile
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+
 from utils.report.facts import Group, Overview, RunFacts
 from utils.runs.run_folder import FREE_ON_RESUME
 from utils.scoring.bootstrap import difference
-from utils.scoring.cross_fit import CrossFitted
-from utils.scoring.threshold_search import cross_fit
+from utils.scoring.cross_fit import CrossFitted, partition
+from utils.scoring.threshold_search import cross_fit_threshold, join
 
 MEASURES = ("iout", "objects", "auc", "accuracy", "f2")
 """Groups are ranked within what their runs are ranked by, in this order."""
@@ -149,9 +151,11 @@ def _honest(runs: Sequence[RunFacts]) -> tuple[dict[str, float], CrossFitted | N
         scores = {name: float(score) for one in judged for name, score in zip(one.masks.ids, one.honest, strict=True)}
         return scores, judged[0].cross if judged else None
     areas = set.intersection(*(set(one.by_area) for one in judged))
-    tenths, cross = cross_fit([{area: one.by_area[area] for area in areas} for one in judged])
+    pooled = join([{area: one.by_area[area] for area in areas} for one in judged])
+    by_part = cross_fit_threshold(pooled, partition([len(one.masks.ids) for one in judged]))
     ids = [name for one in judged for name in one.masks.ids]
-    return dict(zip(ids, (tenths / 10).tolist(), strict=True)), cross
+    scores = (np.concatenate(by_part) / 10).tolist()  # each file is a part, so that they are in order
+    return dict(zip(ids, scores, strict=True)), CrossFitted.of(by_part, unit=10)
 
 
 def _stored_cross(runs: Sequence[RunFacts]) -> CrossFitted | None:

@@ -17,9 +17,10 @@ from utils.report.attempt import attempt
 from utils.report.facts import GalleryRow, Judged, Reliability, Share
 from utils.runs.run_folder import SnapshotFile
 from utils.scoring.bootstrap import mean_interval
+from utils.scoring.cross_fit import CrossFitted, partition
 from utils.scoring.metrics import counts
 from utils.scoring.stored_results import THRESHOLD_FILE
-from utils.scoring.threshold_search import best, best_joint, cross_fit, steps_of
+from utils.scoring.threshold_search import best, best_joint, cross_fit_threshold, steps_of
 
 N_BINS = 10
 COVERAGES = (("empty", 0.0), ("thin", 0.1), ("half", 0.75), ("nearly full", 1.0))
@@ -297,7 +298,11 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
     steps = by_area[min_area]
     tenths = steps.tenths_at(th)
     counted = count_images(masks.array, truths, th, min_area)
-    honest, cross = cross_fit([by_area])
+    parts = partition([len(masks.ids)])
+    by_part = cross_fit_threshold(by_area, parts)
+    honest = tenths.copy()  # of one image there is nothing else to fit on
+    for images, scores in zip(parts, by_part, strict=False):
+        honest[images] = scores
     return Judged(
         masks=masks,
         packed=opened.packed,
@@ -309,8 +314,8 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
         steps=steps,
         best=best(steps, min_area),
         tenths=tenths,
-        honest=(tenths if honest is None else honest) / 10,
-        cross=cross,
+        honest=honest / 10,
+        cross=CrossFitted.of(by_part, unit=10),
         shares=coverage_shares(tenths, counted.coverage),
         empties=counted.empties,
         reliability=counted.reliability,

@@ -23,11 +23,6 @@ def mean_interval(scores: np.ndarray, n_resamples: int = 2000, seed: int = 4545)
     return float(low), float(high)
 
 
-def bootstrap_interval(tenths: np.ndarray, n_resamples: int = 2000, seed: int = 4545) -> tuple[float, float]:
-    """As `mean_interval`, for scores (N,) in whole tenths, 0..10; the interval is of scores, 0..1."""
-    return mean_interval(tenths / 10, n_resamples, seed)
-
-
 @dataclass(frozen=True)
 class Difference:
     """ "Is B better than A?": the mean of B - A over the images that both predicted out of fold (paired bootstrap)."""

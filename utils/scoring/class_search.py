@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +10,8 @@ from utils.core.errors import UserError
 from utils.data.image_classes import ImageClasses
 from utils.masks.mask_file import binarize
 from utils.masks.probability_file import Probabilities
-from utils.scoring.bootstrap import mean_interval
 from utils.scoring.class_metrics import UNIT, common_steps, f2_units
-from utils.scoring.cross_fit import PARTS_OF_ONE_FILE, CrossFitted, cross_fitted_line
+from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
 from utils.scoring.threshold_search import Steps, middle_of, widest
 
 LABELS_FILE = "labels.json"
@@ -89,26 +87,26 @@ def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) 
         if file.labels != truth.names:
             ours, theirs = ", ".join(file.labels[:8]), ", ".join(truth.names[:8])
             raise UserError(f"{file.path}: probabilities of {ours}; the true labels are {theirs}; predict again")
-    _check_distinct(files)
+    check_files(files)
     exclusive, names = truths[0].exclusive, truths[0].names
     rule: Rule = "accuracy" if len(names) == 1 else "argmax" if exclusive else "f2"
-    parts = [(file.array, truth.matrix) for file, truth in zip(files, truths, strict=True)]
-    pooled = _join(parts)
-    n_images = len(pooled[0])
-    if len(files) == 1:
-        n_parts = min(PARTS_OF_ONE_FILE, n_images)
-        parts = [tuple(array[part::n_parts] for array in pooled) for part in range(n_parts)]
-    thresholds, intervals = _fitted(rule, *pooled)
-    score = _mean(_units(rule, *pooled, thresholds))
-    common = np.full(len(names), _common(*pooled)) if rule == "f2" else thresholds
+    given = np.concatenate([file.array for file in files])
+    true = np.concatenate([truth.matrix for truth in truths])
+    thresholds, intervals = _fitted(rule, given, true)
+    common = np.full(len(names), _common(given, true)) if rule == "f2" else thresholds
+    cross_fitted = cross_fit(
+        partition([len(file.ids) for file in files]),
+        fit=lambda images: _fitted(rule, given[images], true[images])[0],
+        score=lambda fitted, images: _units(rule, given[images], true[images], fitted),
+    )
     return ClassFit(
         rule=rule,
         thresholds=dict(zip(names, thresholds.tolist(), strict=False)),
         intervals=dict(zip(names, intervals, strict=False)),  # none for argmax
-        score=score,
-        score_at_common=_mean(_units(rule, *pooled, common)),
-        cross_fitted=_cross_fit(rule, parts) if len(parts) > 1 else None,
-        n_images=n_images,
+        score=_mean(_units(rule, given, true, thresholds)),
+        score_at_common=_mean(_units(rule, given, true, common)),
+        cross_fitted=CrossFitted.of(cross_fitted, UNIT),
+        n_images=len(given),
         n_files=len(files),
     )
 
@@ -185,33 +183,5 @@ def _units(rule: Rule, probabilities: np.ndarray, truths: np.ndarray, thresholds
     return f2_units((predicted & true).sum(axis=1), predicted.sum(axis=1), true.sum(axis=1))
 
 
-def _cross_fit(rule: Rule, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> CrossFitted:
-    units = []
-    for held_out, part in enumerate(parts):
-        others = _join([other for place, other in enumerate(parts) if place != held_out])
-        units.append(_units(rule, *part, _fitted(rule, *others)[0]))
-    scores = np.concatenate(units)
-    return CrossFitted(_mean(scores), *mean_interval(scores / UNIT), len(parts))
-
-
-def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    probabilities, truths = zip(*parts, strict=True)
-    return np.concatenate(probabilities), np.concatenate(truths)
-
-
 def _mean(units: np.ndarray) -> float:
     return int(units.sum()) / (UNIT * len(units))
-
-
-def _check_distinct(files: Sequence[Probabilities]) -> None:
-    seen: dict[str, Path] = {}
-    for file in files:
-        if not file.ids:
-            raise UserError(f"{file.path}: holds no images")
-        for name in file.ids:
-            if name in seen:
-                raise UserError(
-                    f"{file.path}: image {name} is in {seen[name]} too; give validation files of different folds, "
-                    "each image once"
-                )
-            seen[name] = file.path

@@ -6,27 +6,24 @@ tenths of an empty mask of the others. It changes only at steps of the masks' sc
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from utils.core.errors import UsageError
 from utils.masks.gate import OPEN, gate_probability, gated_out
 from utils.masks.mask_file import Masks
 from utils.masks.probability_file import Probabilities
-from utils.scoring.bootstrap import mean_interval
-from utils.scoring.cross_fit import PARTS_OF_ONE_FILE, CrossFitted, cross_fitted_line
+from utils.scoring.cross_fit import CrossFitted, cross_fit, cross_fitted_line, partition
 from utils.scoring.threshold_search import (
     Best,
     ByArea,
     Steps,
     best,
     best_joint,
-    check_distinct,
-    interleaved,
-    join,
+    cross_fit_threshold,
     middle_of,
-    steps_of_file,
+    select,
+    steps_of_files,
 )
 
 
@@ -136,21 +133,39 @@ def _when_empty(steps: Steps) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class GateCrossFitted:
-    """Scores when no image has a say in its own thresholds, 0..1; intervals are 95 % bootstraps over images."""
+class GateCrossFitted(CrossFitted):
+    """The mean of cross-fitted scores with a gate (without it where the other parts are best without), and without."""
 
-    score: float
-    """with the gate (where the other parts are best without one: without it)."""
-    low: float
-    high: float
     score_without: float
+    """0..1."""
     difference: float
     """score - score_without."""
     difference_low: float
-    """interval of the difference, paired: an image is drawn with both of its scores."""
+    """95 % bootstrap interval of the difference, paired: an image is drawn with both of its scores."""
     difference_high: float
-    n_parts: int
-    """files, or parts of the one file."""
+
+    @classmethod
+    def paired(cls, by_part: Sequence[np.ndarray], without: Sequence[np.ndarray], unit: int = 1) -> Self | None:
+        """Average the scores of all images, with and without the gate, and their differences.
+
+        Args:
+            by_part: as `cross_fit` returns them, with the gate.
+            without: the same without it.
+            unit: as for `CrossFitted.of`.
+
+        Returns:
+            None if there are no scores, which is so with one image.
+        """
+        # equal differences are equal numbers: .3 - .2 and .4 - .3 are not before they are rounded
+        differences = [(with_gate - plain).round(12) for with_gate, plain in zip(by_part, without, strict=True)]
+        cross, plain, gain = (CrossFitted.of(scores, unit) for scores in (by_part, without, differences))
+        return cross and cls(
+            **vars(cross),
+            score_without=plain.score,
+            difference=gain.score,
+            difference_low=gain.low,
+            difference_high=gain.high,
+        )
 
 
 @dataclass(frozen=True)
@@ -210,10 +225,8 @@ class GatedFit:
             f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
             f"score there      {best.score:.5f}   (fitted on these images; without the gate {self.without.score:.5f})",
         ]
-        cross = self.cross_fitted
-        of_gated = cross and CrossFitted(cross.score, cross.low, cross.high, cross.n_parts)
-        lines.append(cross_fitted_line(of_gated, self.n_files))
-        if cross:
+        lines.append(cross_fitted_line(self.cross_fitted, self.n_files))
+        if cross := self.cross_fitted:
             interval = f"95 % interval {cross.difference_low:+.5f} to {cross.difference_high:+.5f}"
             lines.append(f"without gate     {cross.score_without:.5f}   (cross-fitted too)")
             lines.append(f"difference       {cross.difference:+.5f}   ({interval})")
@@ -243,48 +256,32 @@ def fit_gated(
         UserError: no truth, something that is no probability, an image in two mask files or not in the gate's.
         UsageError: an area below 0.
     """
-    if min(min_areas, default=0) < 0:
-        raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
-    check_distinct(files)
-    probabilities = [gate_probability(gate, masks.ids) for masks in files]
-    areas = sorted({0, *min_areas})
-    parts = [steps_of_file(masks, truth_fn, areas) for masks in files]
-    pooled, all_probabilities = join(parts), np.concatenate(probabilities)
-    found, gate_found = best_gated(pooled, all_probabilities)
-    n_images = len(all_probabilities)
-    if len(files) == 1:
-        n_parts = min(PARTS_OF_ONE_FILE, n_images)
-        parts = interleaved(pooled, n_parts)
-        probabilities = [all_probabilities[part::n_parts] for part in range(n_parts)]
+    probabilities = np.concatenate([gate_probability(gate, masks.ids) for masks in files])
+    pooled = steps_of_files(files, truth_fn, min_areas)
+    parts = partition([len(masks.ids) for masks in files])
+    found, gate_found = best_gated(pooled, probabilities)
     return GatedFit(
         best=found,
         gate=gate_found,
         without=best_joint(pooled),
-        cross_fitted=_cross_fit(parts, probabilities) if len(parts) > 1 else None,
-        n_gated_out=int(gated_out(all_probabilities, gate_found.threshold).sum()) if gate_found else 0,
-        n_images=n_images,
+        cross_fitted=GateCrossFitted.paired(
+            _cross_fit_gated(pooled, probabilities, parts), cross_fit_threshold(pooled, parts), unit=10
+        ),
+        n_gated_out=int(gated_out(probabilities, gate_found.threshold).sum()) if gate_found else 0,
+        n_images=len(probabilities),
         n_files=len(files),
     )
 
 
-def _cross_fit(parts: Sequence[ByArea], probabilities: Sequence[np.ndarray]) -> GateCrossFitted:
-    tenths, without = [], []
-    for held_out, part in enumerate(parts):
-        places = [place for place in range(len(parts)) if place != held_out]
-        others = join([parts[place] for place in places])
-        plain = best_joint(others)
-        without.append(part[plain.min_area].tenths_at(plain.threshold))
-        found, gate = best_gated(others, np.concatenate([probabilities[place] for place in places]))
-        th = gate.threshold if gate else OPEN
-        tenths.append(gated(part[found.min_area], probabilities[held_out], th).tenths_at(found.threshold))
-    scores, scores_without = np.concatenate(tenths), np.concatenate(without)
-    differences = scores - scores_without
-    n_tenths = 10 * len(scores)
-    return GateCrossFitted(
-        int(scores.sum()) / n_tenths,
-        *mean_interval(scores / 10),
-        int(scores_without.sum()) / n_tenths,
-        int(differences.sum()) / n_tenths,
-        *mean_interval(differences / 10),
-        len(parts),
-    )
+def _cross_fit_gated(by_area: ByArea, probabilities: np.ndarray, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Do as `cross_fit_threshold` with the gate."""
+
+    def fit(images: np.ndarray) -> tuple[Best, Gate | None]:
+        return best_gated(select(by_area, images), probabilities[images])
+
+    def score(fitted: tuple[Best, Gate | None], images: np.ndarray) -> np.ndarray:
+        found, gate = fitted
+        steps = gated(by_area[found.min_area], probabilities, gate.threshold if gate else OPEN)
+        return steps.tenths_at(found.threshold)[images]
+
+    return cross_fit(parts, fit, score)

@@ -8,7 +8,7 @@ searched, drawn from all parts alike, and what is found is scored on all: .02 s 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,8 @@ from utils.core.progress import progress_bar
 from utils.masks.ground_truth import true_instances
 from utils.masks.instances import InstanceRules, fill_instance_holes, grow_instances
 from utils.masks.mask_file import Masks
-from utils.scoring.bootstrap import mean_interval
-from utils.scoring.cross_fit import PARTS_OF_ONE_FILE, CrossFitted, cross_fitted_line
+from utils.scoring.cross_fit import CrossFitted, check_files, cross_fitted_line, leave_one_out, partition
 from utils.scoring.instance_metrics import INSTANCE_METRICS, counts_without_small, match_instances
-from utils.scoring.threshold_search import check_distinct
 
 # noisy probabilities of 26 nuclei images, three kinds: as good as all 361 pairs in steps of .05, or better, with 49
 COARSE = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -232,39 +230,26 @@ def fit_instances(
     if min(min_areas, default=0) < 0:
         raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
     pick(INSTANCE_METRICS, metric, "--metric")
-    check_distinct(files)
+    check_files(files)
     _check_alike(files)
-    parts, has_border = _parts(files), files[0].border is not None
+    parts, has_border = partition([len(masks.ids) for masks in files]), files[0].border is not None
     drawn = [_drawn(part, -(-MOST_SEARCHED // len(parts))) for part in parts]
-    others = [np.concatenate(drawn[:part] + drawn[part + 1 :]) for part in range(len(parts)) if len(parts) > 1]
     scores = RuleScores(files, truth_fn, sorted({0, *(min_areas or MIN_AREAS)}), metric)
-    best, *without_part = search(scores, [np.concatenate(drawn), *others], has_border)
+    # all are searched together, so that an image is read once for all of them
+    best, *of_others = search(scores, [np.concatenate(drawn), *leave_one_out(drawn)], has_border)
+    cross_fitted = [scores.of(found, part) for found, part in zip(of_others, parts, strict=False)]
     everything = np.concatenate(parts)
     return InstanceFit(
         rules=scores.rules(best),
         metric=metric,
         score=float(scores.of(best, everything).mean()),
         score_of_components=float(scores.of(COMPONENTS, everything).mean()),
-        cross_fitted=_cross_fit(scores, without_part, parts) if without_part else None,
+        cross_fitted=CrossFitted.of(cross_fitted),
         n_images=len(everything),
         n_files=len(files),
         n_searched=sum(map(len, drawn)),
         has_border=has_border,
     )
-
-
-def _cross_fit(scores: RuleScores, without_part: Sequence[Found], parts: Sequence[np.ndarray]) -> CrossFitted:
-    honest = np.concatenate([scores.of(found, part) for found, part in zip(without_part, parts, strict=True)])
-    return CrossFitted(float(honest.mean()), *mean_interval(honest), len(parts))
-
-
-def _parts(files: Sequence[Masks]) -> list[np.ndarray]:
-    """The numbers of the images of each file, or of every fifth image of one."""
-    ends = np.cumsum([0, *(len(masks.ids) for masks in files)])
-    if len(files) > 1:
-        return [np.arange(start, end) for start, end in pairwise(ends)]
-    n_parts = min(PARTS_OF_ONE_FILE, int(ends[-1]))
-    return [np.arange(part, ends[-1], n_parts) for part in range(n_parts)]
 
 
 def _drawn(images: np.ndarray, most: int) -> np.ndarray:
@@ -275,8 +260,6 @@ def _drawn(images: np.ndarray, most: int) -> np.ndarray:
 
 def _check_alike(files: Sequence[Masks]) -> None:
     for masks in files:
-        if not masks.ids:
-            raise UserError(f"{masks.path}: holds no masks")
         if (masks.border is None) != (files[0].border is None):
             has, lacks = (files[0], masks) if masks.border is None else (masks, files[0])
             raise UserError(f"{has.path} has borders, {lacks.path} has none; give files of one kind of net")

@@ -16,8 +16,7 @@ from utils.core.errors import UsageError, UserError
 from utils.core.files import whole_file
 from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import Masks
-from utils.scoring.bootstrap import bootstrap_interval
-from utils.scoring.cross_fit import PARTS_OF_ONE_FILE, CrossFitted, cross_fitted_line
+from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
 from utils.scoring.metrics import scores_from_counts
 from utils.scoring.stored_results import THRESHOLD_FILE, run_folder_of
 
@@ -41,6 +40,13 @@ class Steps:
         held = self.value <= th
         # sums of small integers, exact in the float64 that bincount adds in
         return np.bincount(self.image[held], self.change[held], minlength=self.n_images).astype(np.int64)
+
+    def select(self, images: np.ndarray) -> "Steps":
+        """Return the steps of `images` (n,) int64, no image twice; they are numbered anew, in this order."""
+        place = np.full(self.n_images, -1)
+        place[images] = np.arange(len(images))
+        mine = place[self.image] >= 0
+        return Steps(place[self.image[mine]], self.value[mine], self.change[mine], len(images))
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """The mean score over all thresholds.
@@ -138,15 +144,9 @@ def join(parts: Sequence[ByArea]) -> ByArea:
     return joined
 
 
-def interleaved(by_area: ByArea, n_parts: int) -> list[ByArea]:
-    """n parts of every n-th image: image i goes into part i % n."""
-
-    def part_of(steps: Steps, part: int) -> Steps:
-        mine = steps.image % n_parts == part
-        n_images = len(range(part, steps.n_images, n_parts))
-        return Steps(steps.image[mine] // n_parts, steps.value[mine], steps.change[mine], n_images)
-
-    return [{area: part_of(steps, part) for area, steps in by_area.items()} for part in range(n_parts)]
+def select(by_area: ByArea, images: np.ndarray) -> ByArea:
+    """Return the steps of `images` for each minimum area, as `Steps.select` does."""
+    return {area: steps.select(images) for area, steps in by_area.items()}
 
 
 def best(steps: Steps, min_area: int = 0) -> Best:
@@ -174,18 +174,24 @@ def best_joint(by_area: ByArea) -> Best:
     return max((best(by_area[area], area) for area in sorted(by_area)), key=lambda found: found.score)
 
 
-def cross_fitted(parts: Sequence[ByArea]) -> np.ndarray:
-    """(N,) int64, 0..10: the tenths of each part's images at the threshold and area that are best for the OTHER parts.
+def cross_fit_threshold(by_area: ByArea, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Score the images of each part at the threshold and minimum area that are best for the other parts.
 
-    The score at a threshold fitted on the same images is too good by what the fit found in their noise; this one is
-    not. At least two parts.
+    Args:
+        by_area: the steps of all images, for each minimum area.
+        parts: as `partition` returns them.
+
+    Returns:
+        for each part the tenths of its images, int64, 0..10; nothing if there is one part only.
     """
-    tenths = []
-    for held_out, part in enumerate(parts):
-        others = [other for place, other in enumerate(parts) if place != held_out]
-        fitted = best_joint(join(others))
-        tenths.append(part[fitted.min_area].tenths_at(fitted.threshold))
-    return np.concatenate(tenths)
+
+    def fit(images: np.ndarray) -> Best:
+        return best_joint(select(by_area, images))
+
+    def score(found: Best, images: np.ndarray) -> np.ndarray:
+        return by_area[found.min_area].tenths_at(found.threshold)[images]
+
+    return cross_fit(parts, fit, score)
 
 
 @dataclass(frozen=True)
@@ -236,18 +242,13 @@ def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[
         UserError: no truth, something that is no probability, an image in two files.
         UsageError: an area below 0.
     """
-    if min(min_areas, default=0) < 0:
-        raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
-    check_distinct(files)
-    areas = sorted({0, *min_areas})
-    by_file = [steps_of_file(masks, truth_fn, areas) for masks in files]
-    pooled = join(by_file)
+    pooled = steps_of_files(files, truth_fn, min_areas)
     best, n_images = best_joint(pooled), pooled[0].n_images
-    _, cross = cross_fit(by_file)
+    parts = partition([len(masks.ids) for masks in files])
     return Fit(
         best=best,
         score_at_half=int(pooled[0].tenths_at(0.5).sum()) / (10 * n_images),
-        cross_fitted=cross,
+        cross_fitted=CrossFitted.of(cross_fit_threshold(pooled, parts), unit=10),
         steps=pooled[best.min_area],
         n_files=len(files),
     )
@@ -261,50 +262,25 @@ def result_paths(files: Sequence[Masks], out: str | None, name: str = THRESHOLD_
     return [folder / name for folder in sorted(runs) or [files[0].path.parent]]
 
 
-def cross_fit(by_file: Sequence[ByArea]) -> tuple[np.ndarray | None, CrossFitted | None]:
-    """Each image's score at the threshold and area that are best for the other files (of one file: its other parts).
+def steps_of_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[int]) -> ByArea:
+    """Return the steps of the images of all files, for minimum area 0 and each of `min_areas`.
 
-    Args:
-        by_file: the steps of the images of at least one file, all for the same least areas.
-
-    Returns:
-        (N,) int64, 0..10: the tenths of the images of all files, in order; and their mean. None with one image.
+    Raises:
+        UserError, UsageError: as `fit_files`.
     """
-    n_images = next(iter(by_file[0].values())).n_images
-    n_parts = len(by_file) if len(by_file) > 1 else min(PARTS_OF_ONE_FILE, n_images)
-    if n_parts < 2:
-        return None, None
-    if len(by_file) > 1:
-        tenths = cross_fitted(by_file)
-    else:
-        tenths = np.empty(n_images, dtype=np.int64)
-        order = np.concatenate([np.arange(part, n_images, n_parts) for part in range(n_parts)])
-        tenths[order] = cross_fitted(interleaved(by_file[0], n_parts))
-    return tenths, CrossFitted(int(tenths.sum()) / (10 * len(tenths)), *bootstrap_interval(tenths), n_parts)
+    if min(min_areas, default=0) < 0:
+        raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
+    check_files(files)
+    areas = sorted({0, *min_areas})
+    return join([_steps_of_file(masks, truth_fn, areas) for masks in files])
 
 
-def steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> ByArea:
-    """The steps of the images of one mask file, for each least area; raises UserError as `fit_files` does."""
-    if not masks.ids:
-        raise UserError(f"{masks.path}: holds no masks")
+def _steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> ByArea:
     truths = true_masks(masks, truth_fn)
     try:
         return steps_of(masks.array, truths, areas)
     except ValueError as error:
         raise UserError(f"{masks.path}: {error}") from None
-
-
-def check_distinct(files: Sequence[Masks]) -> None:
-    """An image in two files would be scored at a threshold that was fitted on itself."""
-    seen: dict[str, Path] = {}
-    for masks in files:
-        for name in masks.ids:
-            if name in seen:
-                raise UserError(
-                    f"--masks_fn: image {name} is in {seen[name]} and again in {masks.path}; "
-                    "give validation masks of different folds, each image once"
-                )
-            seen[name] = masks.path
 
 
 def plot_threshold(paths: Sequence[str | Path], steps: Steps, best: Best) -> None:
