@@ -165,13 +165,13 @@ def test_a_run_opens_its_pictures_are_painted_and_the_way_back(open_page):
 
 def test_is_b_better_than_a(open_page, found):
     page = open_page()
-    honest = {group.name: group.honest for group in found.groups}
+    scores = {group.name: group.cross_scores for group in found.groups}
     verdict = page.locator("#verdict")
     assert [page.locator(f"#{id} option:checked").inner_text() for id in "ab"] == ["wide", "unet"]
     for a, b, says in (("wide", "unet", "Yes, B is better: +"), ("unet", "wide", "No, B is worse: −")):
         page.locator("#a").select_option(label=a)
         page.locator("#b").select_option(label=b)
-        expected, numbers = difference(honest[a], honest[b]), verdict.evaluate("e => ({...e.dataset})")
+        expected, numbers = difference(scores[a], scores[b]), verdict.evaluate("e => ({...e.dataset})")
         assert verdict.inner_text().startswith(says)
         assert (int(numbers["n"]), float(numbers["mean"])) == (
             expected.n_images,
@@ -192,7 +192,7 @@ def test_what_cannot_be_compared_is_said(open_page, found, tmp_path):
     changes = {"elsewhere": {"digest": "other"}, "unknown": {"digest": None}, "objects": {"measure": "objects"}}
     runs = {name: [dataclasses.replace(run, **change) for run in wide.runs] for name, change in changes.items()}
     others = [dataclasses.replace(wide, name=name, runs=some) for name, some in runs.items()]
-    alone = dataclasses.replace(wide, name="alone", honest={"image99": 1.0})
+    alone = dataclasses.replace(wide, name="alone", cross_scores={"image99": 1.0})
     groups = [unet, *others, dataclasses.replace(others[2], name="objects too"), alone]
     out = tmp_path / "page.html"
     out.write_bytes(build_page(dataclasses.replace(found, groups=groups), Pictures(0), tmp_path))

@@ -62,12 +62,12 @@ def test_folds_are_one_group_with_the_score_of_optimize_threshold(home, tmp_path
     stored = read_json("all.json")["cross_fitted"]
     assert vars(group.cross) == stored
     assert group.cross.n_parts == 3
-    assert set(group.honest) == set(IDS)
-    assert statistics.mean(group.honest.values()) == pytest.approx(stored["score"])
+    assert set(group.cross_scores) == set(IDS)
+    assert statistics.mean(group.cross_scores.values()) == pytest.approx(stored["score"])
     assert group.difference is None
     alone = page_of(runs[0]).groups[0]
     assert (alone.name, alone.spread, alone.cross.n_parts) == ("unet_fold2", None, 5)
-    assert alone.honest.keys() == set(IDS[2::3])
+    assert alone.cross_scores.keys() == set(IDS[2::3])
 
 
 FREE = [{"device": "cuda"}, {"precision": "float32"}, {"loader_workers": 3}, {"keep": 9}, {"tracker": "mlflow"}]
@@ -154,7 +154,7 @@ def test_the_best_comes_first_and_the_others_say_by_how_much_they_are_worse(home
     better, worse, *others = page.groups
     assert better.cross.score > worse.cross.score
     assert better.difference is None
-    assert vars(worse.difference) == vars(difference(better.honest, worse.honest))
+    assert vars(worse.difference) == vars(difference(better.cross_scores, worse.cross_scores))
     assert worse.difference.mean < 0
     assert worse.difference.n_images == 24  # fold 0 has no answer of the worse one
     assert all(group.difference is None for group in others)

@@ -128,10 +128,10 @@ def test_the_cross_fit_is_that_of_optimize_threshold(home, min_area):
     assert vars(judged.cross) == stored["cross_fitted"]
     assert (judged.best.low, judged.best.high, judged.best.score) == (stored["low"], stored["high"], stored["score"])
     assert judged.min_area == stored["min_area"]
-    assert judged.honest.mean() == pytest.approx(stored["cross_fitted"]["score"])
+    assert judged.cross_scores.mean() == pytest.approx(stored["cross_fitted"]["score"])
 
 
-def test_an_honest_score_is_at_the_threshold_of_the_other_parts(home):
+def test_a_cross_fitted_score_is_at_the_threshold_of_the_other_parts(home):
     _, ids, probabilities, truth = home
     coarse = np.round(8 * probabilities) / 8
     folder = write_run("experiments/a")
@@ -143,8 +143,10 @@ def test_an_honest_score_is_at_the_threshold_of_the_other_parts(home):
         mine = np.arange(30) % 5 == part
         scores = [score_at(coarse[~mine], truth[~mine], th) for th in thresholds]
         good = thresholds[np.array(scores) == max(scores)]
-        assert round(judged.honest[mine].sum() * 10) in {score_at(coarse[mine], truth[mine], th) * 60 for th in good}
-    assert judged.honest.tolist() != (judged.tenths / 10).tolist()
+        assert round(judged.cross_scores[mine].sum() * 10) in {
+            score_at(coarse[mine], truth[mine], th) * 60 for th in good
+        }
+    assert judged.cross_scores.tolist() != (judged.tenths / 10).tolist()
 
 
 def test_masks_that_the_threshold_was_fitted_on_come_first(home):

@@ -134,15 +134,15 @@ def test_a_name_that_is_no_text_is_shown_all_the_same(found):
 
 def test_scores_of_images_survive_their_way_into_the_page(page, found):
     given = {group["name"]: group for group in page.data()["groups"]}
-    order = sorted({name for group in found.groups for name in group.honest})
+    order = sorted({name for group in found.groups for name in group.cross_scores})
     assert len(order) == N_IMAGES
     for group in found.groups:
         codes = re.findall("..", given[group.name]["scores"])
         scores = {name: int(code, 36) / 1000 for name, code in zip(order, codes, strict=False) if code != "--"}
-        assert scores == {name: round(score, 3) for name, score in group.honest.items()}
+        assert scores == {name: round(score, 3) for name, score in group.cross_scores.items()}
     assert given["unet"]["data"] == given["wide"]["data"]
     assert given["foreign"]["data"] is None
-    some = dataclasses.replace(found.groups[0], honest={order[0]: 0.0369, order[2]: 1.0})  # 37 and 1000 per mille
+    some = dataclasses.replace(found.groups[0], cross_scores={order[0]: 0.0369, order[2]: 1.0})  # 37 and 1000 per mille
     assert encoded_scores([found.groups[0], some])[1]["scores"] == "11--rs" + "--" * (N_IMAGES - 3)
 
 
@@ -206,7 +206,7 @@ def test_200_long_runs_stay_below_20_MB(found):
     noise = np.random.default_rng(0).random((5, 1000))
     names = ("train_loss", "val_loss", "iou", "iout", "lr")
     log = {"epoch": list(range(1, 1001)), **{name: row.tolist() for name, row in zip(names, noise, strict=True)}}
-    group = dataclasses.replace(found.groups[0], honest={})
+    group = dataclasses.replace(found.groups[0], cross_scores={})
     runs = [dataclasses.replace(run, log=log, path=Path(f"run{number}")) for number in range(8)]
     sizes = [
         len(build_page(dataclasses.replace(found, groups=[dataclasses.replace(group, runs=some)]), Pictures(0), "."))

@@ -77,12 +77,12 @@ def test_one_file(tmp_path):
     assert fit.rules.min_area in (3, 5)  # without the specks
     assert fit.score > fit.score_of_components + 0.3
     # each fifth of the images under what the same search finds for the rest
-    honest = []
+    expected = []
     for part in range(5):
         rest = [row for row in range(7) if row % 5 != part]
         fitted = fit_instances(files_of(tmp_path / str(part), (planes[rest], labels[rest])), None, (5, 3))
-        honest += scores_of(planes[part::5], labels[part::5], fitted.rules).tolist()
-    assert fit.cross_fitted.score == pytest.approx(np.mean(honest))
+        expected += scores_of(planes[part::5], labels[part::5], fitted.rules).tolist()
+    assert fit.cross_fitted.score == pytest.approx(np.mean(expected))
     assert fit.cross_fitted.n_parts == 5
     assert fit.cross_fitted.low <= fit.cross_fitted.score <= fit.cross_fitted.high
 

@@ -79,8 +79,8 @@ class Judged:
     """the optimal interval on these images."""
     tenths: np.ndarray
     """(N,) int64, 0..10: each image's score at the threshold."""
-    honest: np.ndarray
-    """(N,) float64, 0..1: each image's score at a threshold that was fitted on other images (cross-fitted)."""
+    cross_scores: np.ndarray
+    """(N,) float64, 0..1: each image's cross-fitted score, at the threshold that is best for other images."""
     cross: CrossFitted | None
     """their mean, with its interval; None with one image."""
     shares: list[Share]
@@ -154,12 +154,12 @@ class Group:
     cross: CrossFitted | None
     """cross-fitted over all its folds together: each fold at the threshold of the others; of one run: its own. Of runs
     that are ranked by objects or labels what optimize_threshold.py has stored, None where it has not."""
-    honest: dict[str, float]
-    """image id -> the iout of its mask, 0..1, by the net that never saw it, at a threshold fitted on other images;
-    whatever the runs are ranked by."""
+    cross_scores: dict[str, float]
+    """image id -> the cross-fitted iout of its mask, 0..1, by the net that never saw it; whatever the runs are ranked
+    by."""
     difference: "Difference | None" = None
-    """of `honest` to the group with the best cross-fitted score on the same data; None for that one, where no image is
-    in both, and where runs are not ranked by iout."""
+    """of `cross_scores` to the group with the best cross-fitted score on the same data; None for that one, where no
+    image is in both, and where runs are not ranked by iout."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def overview(runs: Sequence[RunFacts]) -> Overview:
     groups = sorted(_grouped(readable), key=_rank)
     first_of: dict[tuple[str, str], Group] = {}
     for group in groups:
-        if group.cross and group.honest:
+        if group.cross and group.cross_scores:
             first_of.setdefault(_rivalry(group), group)
     groups = [_compared(group, first_of) for group in groups]
     unreadable = [Group(run.name, [run], None, None, None, {}) for run in runs if run.state == "unreadable"]
@@ -63,7 +63,7 @@ def _compared(group: Group, first_of: Mapping[tuple[str, str], Group]) -> Group:
     best = first_of.get(_rivalry(group))
     if best is None or best is group or _measure(group.runs) != "iout":
         return group
-    return replace(group, difference=difference(best.honest, group.honest))
+    return replace(group, difference=difference(best.cross_scores, group.cross_scores))
 
 
 def _grouped(runs: Sequence[RunFacts]) -> list[Group]:
@@ -133,22 +133,24 @@ def _name_of(runs: Sequence[RunFacts]) -> str:
 
 def _group(name: str, runs: list[RunFacts]) -> Group:
     scores = [run.best for run in runs if run.best is not None]
-    honest, cross = _honest(runs)
+    cross_scores, cross = _cross_scores(runs)
     return Group(
         name=name,
         runs=runs,
         score=mean(scores) if scores else None,
         spread=stdev(scores) if len(scores) > 1 else None,
         cross=cross if _measure(runs) == "iout" else _stored_cross(runs),
-        honest=honest,
+        cross_scores=cross_scores,
     )
 
 
-def _honest(runs: Sequence[RunFacts]) -> tuple[dict[str, float], CrossFitted | None]:
-    """Each image's iout at a threshold of other images (of the other folds, if there are), and their mean."""
+def _cross_scores(runs: Sequence[RunFacts]) -> tuple[dict[str, float], CrossFitted | None]:
+    """Return each image's cross-fitted iout (with several runs each fold is a part), and their mean."""
     judged = [run.judged for run in runs if run.judged]
     if len(judged) < 2:
-        scores = {name: float(score) for one in judged for name, score in zip(one.masks.ids, one.honest, strict=True)}
+        scores = {
+            name: float(score) for one in judged for name, score in zip(one.masks.ids, one.cross_scores, strict=True)
+        }
         return scores, judged[0].cross if judged else None
     areas = set.intersection(*(set(one.by_area) for one in judged))
     pooled = join([{area: one.by_area[area] for area in areas} for one in judged])

@@ -300,9 +300,9 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
     counted = count_images(masks.array, truths, th, min_area)
     parts = partition([len(masks.ids)])
     by_part = cross_fit_threshold(by_area, parts)
-    honest = tenths.copy()  # of one image there is nothing else to fit on
+    cross_scores = tenths.copy()  # of one image there is nothing else to fit on
     for images, scores in zip(parts, by_part, strict=False):
-        honest[images] = scores
+        cross_scores[images] = scores
     return Judged(
         masks=masks,
         packed=opened.packed,
@@ -314,7 +314,7 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
         steps=steps,
         best=best(steps, min_area),
         tenths=tenths,
-        honest=honest / 10,
+        cross_scores=cross_scores / 10,
         cross=CrossFitted.of(by_part, unit=10),
         shares=coverage_shares(tenths, counted.coverage),
         empties=counted.empties,

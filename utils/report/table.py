@@ -108,7 +108,7 @@ def _leaders(groups: Sequence[Group]) -> set[int]:
     compared = {data_of(group) for group in groups if group.difference is not None}
     first: dict[tuple[str, str], int] = {}
     for group in groups:
-        if group.cross is not None and group.honest and data_of(group) in compared:
+        if group.cross is not None and group.cross_scores and data_of(group) in compared:
             first.setdefault(data_of(group), id(group))
     return set(first.values())
 
@@ -226,9 +226,9 @@ def encoded_scores(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """
     ids: dict[str, dict[str, None]] = {}
     for group in groups:
-        ids.setdefault(digest_of(group) or "", {}).update(dict.fromkeys(group.honest))
+        ids.setdefault(digest_of(group) or "", {}).update(dict.fromkeys(group.cross_scores))
     numbers = {digest: number for number, digest in enumerate(ids)}
-    n_scores = sum(len(ids[digest_of(group) or ""]) for group in groups if group.honest)
+    n_scores = sum(len(ids[digest_of(group) or ""]) for group in groups if group.cross_scores)
     keep = min(1.0, MOST_SCORES / max(n_scores, 1))
     order = {digest: _even_choice(sorted(names), keep) for digest, names in ids.items()}
     return [
@@ -236,7 +236,9 @@ def encoded_scores(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "name": group.name,
             "data": numbers[digest] if (digest := digest_of(group) or "") else None,
             "measure": group.runs[0].measure,
-            "scores": "".join(_code(group.honest.get(name)) for name in order[digest]) if group.honest else "",
+            "scores": "".join(_code(group.cross_scores.get(name)) for name in order[digest])
+            if group.cross_scores
+            else "",
             "of": len(ids[digest]),
         }
         for group in groups
