@@ -4,6 +4,7 @@ python optimize_threshold.py --masks_fn experiments/salt_fold0/val_masks.npy
 python optimize_threshold.py --masks_fn experiments/salt_fold*/val_masks.npy --min_area 0 20 40 80
 python optimize_threshold.py --masks_fn v0.npy v1.npy --truth_fn train.csv --out threshold.json
 python optimize_threshold.py --masks_fn experiments/border_fold*/val_masks.npy --objective objects
+python optimize_threshold.py --masks_fn v.npy --objective objects --metric airbus --gate_probs empty_oof.npy
 
 The score at the best threshold is fitted on the images it is counted on. The cross-fitted score is not: each file (of
 one file: each fifth of its images) is scored at the threshold that is best for the others. Believe that one.
@@ -13,12 +14,14 @@ from utils.core.cli import run
 from utils.core.files import write_json
 from utils.core.names import pick
 from utils.report.model_card import write_model_card
-from utils.scoring.objectives import OBJECTIVES, OptimizeSettings
+from utils.scoring.objectives import OBJECTIVES, OptimizeSettings, check_flags
 
 
 def main(settings: OptimizeSettings) -> None:
     """Fit, store, print."""
-    found = pick(OBJECTIVES, settings.objective, "--objective")(settings)
+    fit = pick(OBJECTIVES, settings.objective, "--objective")
+    check_flags(settings)
+    found = fit(settings)
     for path in found.paths:
         write_json(path, found.contents)
     print(found.text)

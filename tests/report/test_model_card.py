@@ -161,6 +161,9 @@ def test_objects_labels_and_gates(home):
     assert "| th | `0.375` |" in card
     assert "--objects" in section(card, "How to use it")
     assert "could not be compared with the truth" in card
+    assert "gate_threshold" not in card
+    write_json(border / "objects.json", {"th": 0.375, "gate_threshold": 0.25, "cross_fitted": cross})
+    assert "| gate_threshold | `0.25` |" in card_of(border)
     pets = write_run("experiments/p", measure="accuracy", target="label", at_precision=0.95)
     write_json(pets / "labels.json", {"rule": "argmax", "cross_fitted": cross, "thresholds": {}})
     card = card_of(pets)

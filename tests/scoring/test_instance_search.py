@@ -16,7 +16,7 @@ from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import open_masks
 from utils.scoring import instance_search as module
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
-from utils.scoring.instance_search import fit_instances, search
+from utils.scoring.instance_search import Found, fit_instances, search
 from utils.scoring.stored_results import read_instance_rules
 
 SCRIPT = "optimize_threshold.py"
@@ -118,6 +118,8 @@ def test_no_image_has_a_say_in_where_another_is_searched():
     class Known:
         """Scores of two images: the first is best near .5, the second at .525, but .1 is the best of its own grid."""
 
+        gate = None
+
         def need(self, requests):
             pass
 
@@ -125,8 +127,9 @@ def test_no_image_has_a_say_in_where_another_is_searched():
             first, second = 1 - abs(pair[0] - 0.5), {0.1: 0.5, 0.525: 1.0}.get(pair[0], 0)
             return np.array([[[first, second][image] for image in images]])
 
-    found = search(Known(), [np.array([0]), np.array([1])], has_border=False)
-    assert found == [((0.5, None), 0), ((0.1, None), 0)]
+    first, second = search(Known(), [np.array([0]), np.array([1])], has_border=False)
+    assert first == (Found((0.5, None), 0), Found((0.5, None), 0))  # without a gate both are the same
+    assert second.without == Found((0.1, None), 0)
 
 
 def test_thresholds_between_those_of_the_grid(tmp_path):

@@ -233,7 +233,8 @@ def _threshold(facts: RunFacts) -> str:
         ]
         parts.append(_listed(lines))
     if rules := facts.stored_rules:
-        names = ("th", "seed_th", "min_area", "fill_holes") if facts.measure == "objects" else ("rule", "thresholds")
+        names = ["th", "seed_th", "min_area", "fill_holes"] if facts.measure == "objects" else ["rule", "thresholds"]
+        names += ["gate_threshold"] if "gate_threshold" in rules else []
         parts.append(table(("rule", "value"), [(name, shown(rules.get(name))) for name in names]))
     return "\n\n".join(parts)
 

@@ -21,9 +21,11 @@ from utils.scoring.threshold_search import (
     best,
     best_joint,
     cross_fit_threshold,
+    merged,
     middle_of,
     select,
     steps_of_files,
+    widest,
 )
 
 
@@ -132,6 +134,38 @@ def _when_empty(steps: Steps) -> np.ndarray:
     return steps.tenths_at(1.0)
 
 
+def gate_means(scores: np.ndarray, when_empty: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the mean score with every gate that makes a difference, in one pass over the sorted probabilities.
+
+    Args:
+        scores: (K, N) float64, 0..1: of N images under each of K rules, without a gate.
+        when_empty: (N,) float64, 0..1: of each image if nothing is predicted in it.
+        probabilities: (N,) float64, that there is anything.
+
+    Returns:
+        (lows, means): gate thresholds (M + 1,) float64, OPEN and then the M distinct probabilities, ascending, each
+        standing for all up to the next; (K, M + 1) float64, rounded to 12 digits so that equal means are equal numbers.
+    """
+    order = np.argsort(probabilities, kind="stable")
+    ascending, gains = probabilities[order], np.cumsum((when_empty - scores)[:, order], axis=1)
+    last = np.flatnonzero(np.append(ascending[1:] != ascending[:-1], True))  # the last image of each probability
+    totals = scores.sum(axis=1, keepdims=True) + np.pad(gains[:, last], ((0, 0), (1, 0)))
+    return np.append(OPEN, ascending[last]), (totals / scores.shape[1]).round(12)
+
+
+def widest_gate(lows: np.ndarray, means: np.ndarray) -> Gate | None:
+    """Return the widest interval of the best gates (the lowest of equally wide ones); None if no gate is as good.
+
+    Args:
+        lows: (M + 1,), as `gate_means` returns them.
+        means: (M + 1,), one row of what it returns.
+    """
+    if means[0] == means.max():
+        return None
+    low, high, _ = widest(*merged(lows, means))
+    return Gate(middle_of(low, high), low, high)
+
+
 @dataclass(frozen=True)
 class GateCrossFitted(CrossFitted):
     """The mean of cross-fitted scores with a gate (without it where the other parts are best without), and without."""
@@ -143,6 +177,11 @@ class GateCrossFitted(CrossFitted):
     difference_low: float
     """95 % bootstrap interval of the difference, paired: an image is drawn with both of its scores."""
     difference_high: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether the whole interval of the difference is above 0."""
+        return self.difference_low > 0
 
     @classmethod
     def paired(cls, by_part: Sequence[np.ndarray], without: Sequence[np.ndarray], unit: int = 1) -> Self | None:
@@ -168,6 +207,29 @@ class GateCrossFitted(CrossFitted):
         )
 
 
+def gate_line(gate: Gate | None, n_gated_out: int, n_images: int) -> str:
+    """Format the row of the table that shows the gate."""
+    if gate is None:
+        return "best gate        none            (lets every image through)"
+    out = f"{n_gated_out} of {n_images} images are gated out"
+    return f"best gate        {gate.threshold:.6g}   (equally good from {gate.low:.6g} to {gate.high:.6g}; {out})"
+
+
+def difference_lines(cross: GateCrossFitted | None) -> list[str]:
+    """Format the rows of the table that compare with no gate, and a sentence that says whether the gate helps."""
+    if cross is None:
+        return ["the gate makes no difference that can be told"]
+    interval = f"95 % interval {cross.difference_low:+.5f} to {cross.difference_high:+.5f}"
+    rows = [
+        f"without gate     {cross.score_without:.5f}   (cross-fitted too)",
+        f"difference       {cross.difference:+.5f}   ({interval})",
+    ]
+    if cross.helps:
+        return [*rows, "the gate helps"]
+    unsure = cross.difference_high > 0
+    return [*rows, "the gate makes no difference that can be told" if unsure else "the gate does not help"]
+
+
 @dataclass(frozen=True)
 class GatedFit:
     """What optimize_threshold.py --gate_probs finds."""
@@ -187,7 +249,7 @@ class GatedFit:
     @property
     def helps(self) -> bool:
         """Whether the whole interval of the cross-fitted difference is above 0."""
-        return self.cross_fitted is not None and self.cross_fitted.difference_low > 0
+        return self.cross_fitted is not None and self.cross_fitted.helps
 
     def as_json(self, files: Sequence[Masks], gate_files: Sequence[Probabilities]) -> dict[str, Any]:
         """What gate.json holds; gate_threshold, low and high are null where no gate is best."""
@@ -213,32 +275,14 @@ class GatedFit:
     def as_text(self) -> str:
         """The same as a short table, and a sentence."""
         best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
-        silent = f"silences {self.n_gated_out} of {self.n_images} images"
-        gate = "none            (lets every image through)"
-        if self.gate:
-            gate = (
-                f"{self.gate.threshold:.6g}   (equally good from {self.gate.low:.6g} to {self.gate.high:.6g}; {silent})"
-            )
         lines = [
             f"images           {self.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
-            f"best gate        {gate}",
+            gate_line(self.gate, self.n_gated_out, self.n_images),
             f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
             f"score there      {best.score:.5f}   (fitted on these images; without the gate {self.without.score:.5f})",
         ]
         lines.append(cross_fitted_line(self.cross_fitted, self.n_files))
-        if cross := self.cross_fitted:
-            interval = f"95 % interval {cross.difference_low:+.5f} to {cross.difference_high:+.5f}"
-            lines.append(f"without gate     {cross.score_without:.5f}   (cross-fitted too)")
-            lines.append(f"difference       {cross.difference:+.5f}   ({interval})")
-        return "\n".join([*lines, self.sentence()])
-
-    def sentence(self) -> str:
-        """Whether the gate helps."""
-        if self.helps:
-            return "the gate helps"
-        if self.cross_fitted is None or self.cross_fitted.difference_high > 0:
-            return "the gate makes no difference that can be told"
-        return "the gate does not help"
+        return "\n".join([*lines, *difference_lines(self.cross_fitted)])
 
 
 def fit_gated(

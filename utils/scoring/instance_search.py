@@ -4,23 +4,31 @@ A coarse grid of thresholds comes first, then the neighbours of the best, ever n
 image is labelled once; filled holes and every minimum area follow from that almost for nothing. An image of 256x256
 with 25 objects takes .3 s with borders and .05 s without, on one core. Of more than MOST_SEARCHED images so many are
 searched, drawn from all parts alike, and what is found is scored on all: .02 s each.
+
+With a gate an image that is gated out scores as if nothing were predicted in it. For each set of rules that is tried
+the best gate threshold is exact, on the images that are searched: the images are sorted by the gate's probability, and
+cumulative sums compare their scores with those of empty predictions. The rules are a search as without a gate, around
+the best rules without it and around the best with it; better ones may lie between those that are tried.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils.core.errors import UsageError, UserError
 from utils.core.names import pick
 from utils.core.progress import progress_bar
+from utils.masks.gate import OPEN, gate_probability, gated_out
 from utils.masks.ground_truth import true_instances
 from utils.masks.instances import InstanceRules, fill_instance_holes, grow_instances
 from utils.masks.mask_file import Masks
+from utils.masks.probability_file import Probabilities
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fitted_line, leave_one_out, partition
-from utils.scoring.instance_metrics import INSTANCE_METRICS, counts_without_small, match_instances
+from utils.scoring.gate_search import Gate, GateCrossFitted, difference_lines, gate_line, gate_means, widest_gate
+from utils.scoring.instance_metrics import INSTANCE_METRICS, counts_without_small, match_counts, match_instances
 
 # noisy probabilities of 26 nuclei images, three kinds: as good as all 361 pairs in steps of .05, or better, with 49
 COARSE = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -31,8 +39,23 @@ FINER = (0.1, 0.05, 0.025)
 """Steps in which the neighbours of the best are tried then."""
 Pair = tuple[float, float | None]
 """th and seed_th; None: as if there were no border."""
-Found = tuple[Pair, int]
-"""A pair of thresholds, and a place in RuleScores.cleanups."""
+
+
+class Found(NamedTuple):
+    """The best rules for a set of images."""
+
+    pair: Pair
+    cleanup: int
+    """place in RuleScores.cleanups."""
+    gate: Gate | None = None
+    """None: every image is let through."""
+
+
+class Bests(NamedTuple):
+    """The best rules for a set of images, without a gate and with one; without gate probabilities both are the same."""
+
+    without: Found
+    gated: Found
 
 
 class RuleScores:
@@ -45,12 +68,22 @@ class RuleScores:
         truth_fn: as for `true_instances`.
         min_areas: least areas, ascending.
         metric: a name in INSTANCE_METRICS.
+        gate: (N,) float64, the probability that there is anything in each image; None: there is no gate.
     """
 
-    def __init__(self, files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[int], metric: str) -> None:
+    def __init__(
+        self,
+        files: Sequence[Masks],
+        truth_fn: str | None,
+        min_areas: Sequence[int],
+        metric: str,
+        gate: np.ndarray | None = None,
+    ) -> None:
         self._files, self._truth_fn, self._min_areas = files, truth_fn, np.array(min_areas)
         self._metric = INSTANCE_METRICS[metric]
         self._known: dict[Pair, dict[int, np.ndarray]] = {}
+        self._when_empty: dict[int, float] = {}
+        self.gate = gate
         self.cleanups: list[tuple[bool, int]] = list(product((False, True), min_areas))
         """(fill_holes, min_area)."""
 
@@ -69,6 +102,7 @@ class RuleScores:
                 rows = [image - start for image in sorted(missing) if start <= image < start + len(masks.ids)]
                 truths = true_instances(masks, self._truth_fn, rows) if rows else ()
                 for row, truth in zip(rows, truths, strict=True):
+                    self._when_empty[start + row] = self._of_empty(truth)
                     pairs = list(missing[start + row])
                     for pair, scores in zip(pairs, self._of_image(masks, row, truth, pairs), strict=True):
                         self._known[pair][start + row] = scores
@@ -80,16 +114,22 @@ class RuleScores:
         known = self._known[pair]
         return np.stack([known[image] for image in images.tolist()], axis=1)
 
+    def when_empty(self, images: np.ndarray) -> np.ndarray:
+        """Return the scores (images,) of empty predictions; of images that something was needed of before."""
+        return np.array([self._when_empty[image] for image in images.tolist()])
+
     def of(self, found: Found, images: np.ndarray) -> np.ndarray:
         """(images,) float64, 0..1."""
-        pair, cleanup = found
-        self.need([([pair], images)])
-        return self.table(pair, images)[cleanup]
+        self.need([([found.pair], images)])
+        scores = self.table(found.pair, images)[found.cleanup]
+        if found.gate is None:
+            return scores
+        return np.where(gated_out(self.gate[images], found.gate.threshold), self.when_empty(images), scores)
 
     def rules(self, found: Found) -> InstanceRules:
         """What was found as `label_instances` takes it."""
-        (th, seed_th), cleanup = found
-        fill_holes, min_area = self.cleanups[cleanup]
+        th, seed_th = found.pair
+        fill_holes, min_area = self.cleanups[found.cleanup]
         return InstanceRules(th, InstanceRules.seed_th if seed_th is None else seed_th, min_area, fill_holes)
 
     def _of_image(self, masks: Masks, row: int, truth: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
@@ -106,6 +146,9 @@ class RuleScores:
             counts += [as_grown, as_filled]
         return self._metric(np.concatenate(counts)).reshape(len(pairs), len(self.cleanups))
 
+    def _of_empty(self, truth: np.ndarray) -> float:
+        return float(self._metric(match_counts(np.zeros_like(truth), truth)[None])[0])
+
 
 def _probabilities(plane: np.ndarray, masks: Masks, row: int) -> np.ndarray:
     plane = np.array(plane)  # read once, not once for each pair
@@ -116,17 +159,23 @@ def _probabilities(plane: np.ndarray, masks: Masks, row: int) -> np.ndarray:
     return plane
 
 
-def search(scores: RuleScores, fits: Sequence[np.ndarray], has_border: bool) -> list[Found]:
-    """The best rules for each set of images; a set has no say in where another one is searched."""
+def search(scores: RuleScores, fits: Sequence[np.ndarray], has_border: bool) -> list[Bests]:
+    """Find the best rules for each set of images; no set has a say in where another one is searched."""
     grid = list(product(COARSE, COARSE) if has_border else product(COARSE_ALONE, [None]))
     tried: list[dict[Pair, None]] = [dict.fromkeys(grid) for _ in fits]
-    found: list[Found] = []
+    bests: list[Bests] = []
     for step in (0.0, *FINER):
-        for (pair, _), pairs in zip(found, tried, strict=False):
-            pairs.update(dict.fromkeys(_around(pair, step)))
+        for found, pairs in zip(bests, tried, strict=False):  # nothing is found before the first step
+            for best in found:
+                pairs.update(dict.fromkeys(_around(best.pair, step)))
         scores.need(zip(tried, fits, strict=True))
-        found = [_best(scores, images, pairs) for images, pairs in zip(fits, tried, strict=True)]
-    return found
+        bests = [_bests(scores, images, pairs) for images, pairs in zip(fits, tried, strict=True)]
+    return bests
+
+
+def _bests(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair]) -> Bests:
+    without = _best(scores, images, pairs, gate=None)
+    return Bests(without, without if scores.gate is None else _best(scores, images, pairs, scores.gate[images]))
 
 
 def _around(pair: Pair, step: float) -> list[Pair]:
@@ -140,25 +189,39 @@ def _around(pair: Pair, step: float) -> list[Pair]:
     return list(product(near(pair[0]), near(pair[1])))
 
 
-def _best(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair]) -> Found:
-    """The best mean score; of equal ones thresholds near .5, then holes left alone, then the smallest area."""
+def _best(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair], gate: np.ndarray | None) -> Found:
+    """Return the rules with the best mean score, with the best gate for them where `gate` (images,) is given.
 
-    def order(candidate: tuple[float, Found]) -> tuple[float, ...]:
-        mean, ((th, seed_th), cleanup) = candidate
-        return -mean, round(abs(th - 0.5) + abs((seed_th or 0.5) - 0.5), 6), th, cleanup
+    Of equal ones: no gate, then thresholds near .5, then holes left alone, then the smallest area, then the widest
+    interval of gates.
+    """
+
+    def means_of(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        table = scores.table(pair, images)
+        if gate is None:  # one column: every image is let through
+            return np.array([OPEN]), table.mean(axis=1, keepdims=True).round(12)  # equal in whatever order added up
+        return gate_means(table, scores.when_empty(images), gate)
+
+    def order(candidate: tuple[float, bool, Pair, int]) -> tuple[float, ...]:
+        mean, needs_gate, (th, seed_th), cleanup = candidate
+        return -mean, needs_gate, round(abs(th - 0.5) + abs((seed_th or 0.5) - 0.5), 6), th, cleanup
 
     candidates = []
     for pair in pairs:
-        means = scores.table(pair, images).mean(axis=1).round(12)  # equal is equal in whatever order it was added up
-        at = int(means.argmax())
-        candidates.append((float(means[at]), (pair, at)))
-    return min(candidates, key=order)[1]
+        _, means = means_of(pair)
+        highest = means.max(axis=1)
+        needs_gate = means[:, 0] < highest
+        at = int(np.lexsort((needs_gate, -highest))[0])
+        candidates.append((float(highest[at]), bool(needs_gate[at]), pair, at))
+    *_, pair, cleanup = min(candidates, key=order)
+    lows, means = means_of(pair)
+    return Found(pair, cleanup, widest_gate(lows, means[cleanup]))
 
 
 MIN_AREAS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Least areas that are tried where none are named; 0 always is."""
 MOST_SEARCHED = 300
-COMPONENTS: Found = ((0.5, None), 0)
+COMPONENTS = Found((0.5, None), 0)
 """Threshold .5, no border, no clean-up."""
 
 
@@ -208,23 +271,66 @@ class InstanceFit:
         return "\n".join([*lines, cross_fitted_line(self.cross_fitted, self.n_files)])
 
 
-def fit_instances(
-    files: Sequence[Masks], truth_fn: str | None = None, min_areas: Sequence[int] = (), metric: str = "dsb2018"
-) -> InstanceFit:
-    """Fit the rules on the images of all files; one image is in memory at a time.
+@dataclass(frozen=True)
+class GatedInstanceFit(InstanceFit):
+    """What optimize_threshold.py finds for objects and a gate; rules and score are with the gate."""
 
-    The cross-fitted score is of each part's images (of each file's; of one file: of every fifth image) under the rules
-    that the same search finds without them.
+    cross_fitted: GateCrossFitted | None
+    gate: Gate | None
+    """None: no gate is as good as the best one, every image is let through."""
+    score_without: float
+    """with the best rules without a gate, on all images."""
+    n_gated_out: int
+    gate_probs: list[str]
+    """files of the gate's probabilities."""
+
+    def as_json(self, files: Sequence[Masks]) -> dict[str, Any]:
+        """What objects.json holds; gate_threshold, gate_low and gate_high are null where no gate is best."""
+        gate = self.gate
+        return {
+            **super().as_json(files),
+            "gate_threshold": gate and gate.threshold,
+            "gate_low": gate and gate.low,
+            "gate_high": gate and gate.high,
+            "score_without": self.score_without,
+            "helps": self.cross_fitted is not None and self.cross_fitted.helps,
+            "gate_probs": self.gate_probs,
+            "n_gated_out": self.n_gated_out,
+        }
+
+    def as_text(self) -> str:
+        """The same as a short table, and a sentence that says whether the gate helps."""
+        lines = [
+            gate_line(self.gate, self.n_gated_out, self.n_images),
+            f"score without it {self.score_without:.5f}   (fitted on these images)",
+        ]
+        return "\n".join([super().as_text(), *lines, *difference_lines(self.cross_fitted)])
+
+
+def fit_instances(
+    files: Sequence[Masks],
+    truth_fn: str | None = None,
+    min_areas: Sequence[int] = (),
+    metric: str = "dsb2018",
+    gate: Sequence[Probabilities] = (),
+) -> InstanceFit:
+    """Fit the rules on the images of all files, together with a gate if there is one; one image is in memory at a time.
+
+    The cross-fitted score is of each part's images under what the same search finds without them.
 
     Args:
-        files: at least one; all with borders, or none.
+        files: at least one, each a part of the cross-fit; all with borders, or none.
         truth_fn: as for `true_instances`.
         min_areas: least areas to try, none: MIN_AREAS; 0 is always among them.
         metric: a name in INSTANCE_METRICS.
+        gate: probabilities that there is anything, of nets that did not learn from these images; none: no gate.
+
+    Returns:
+        a GatedInstanceFit if there is a gate.
 
     Raises:
-        UserError: no truth or none of objects, something that is no probability, an image in two files, files with
-            borders beside files without.
+        UserError: no truth or none of objects, something that is no probability, an image in two files or not in the
+            gate's, files with borders beside files without.
         UsageError: an area below 0, an unknown metric.
     """
     if min(min_areas, default=0) < 0:
@@ -232,23 +338,39 @@ def fit_instances(
     pick(INSTANCE_METRICS, metric, "--metric")
     check_files(files)
     _check_alike(files)
+    probabilities = np.concatenate([gate_probability(gate, masks.ids) for masks in files]) if gate else None
     parts, has_border = partition([len(masks.ids) for masks in files]), files[0].border is not None
     drawn = [_drawn(part, -(-MOST_SEARCHED // len(parts))) for part in parts]
-    scores = RuleScores(files, truth_fn, sorted({0, *(min_areas or MIN_AREAS)}), metric)
+    scores = RuleScores(files, truth_fn, sorted({0, *(min_areas or MIN_AREAS)}), metric, probabilities)
     # all are searched together, so that an image is read once for all of them
     best, *of_others = search(scores, [np.concatenate(drawn), *leave_one_out(drawn)], has_border)
-    cross_fitted = [scores.of(found, part) for found, part in zip(of_others, parts, strict=False)]
     everything = np.concatenate(parts)
-    return InstanceFit(
-        rules=scores.rules(best),
-        metric=metric,
-        score=float(scores.of(best, everything).mean()),
-        score_of_components=float(scores.of(COMPONENTS, everything).mean()),
-        cross_fitted=CrossFitted.of(cross_fitted),
-        n_images=len(everything),
-        n_files=len(files),
-        n_searched=sum(map(len, drawn)),
-        has_border=has_border,
+
+    def mean_score(found: Found) -> float:
+        return float(scores.of(found, everything).mean())
+
+    without = [scores.of(bests.without, part) for bests, part in zip(of_others, parts, strict=False)]
+    common = {
+        "rules": scores.rules(best.gated),
+        "metric": metric,
+        "score": mean_score(best.gated),
+        "score_of_components": mean_score(COMPONENTS),
+        "n_images": len(everything),
+        "n_files": len(files),
+        "n_searched": sum(map(len, drawn)),
+        "has_border": has_border,
+    }
+    if probabilities is None:
+        return InstanceFit(**common, cross_fitted=CrossFitted.of(without))
+    with_gate = [scores.of(bests.gated, part) for bests, part in zip(of_others, parts, strict=False)]
+    found = best.gated.gate
+    return GatedInstanceFit(
+        **common,
+        cross_fitted=GateCrossFitted.paired(with_gate, without),
+        gate=found,
+        score_without=mean_score(best.without),
+        n_gated_out=int(gated_out(probabilities, found.threshold).sum()) if found else 0,
+        gate_probs=[str(file.path) for file in gate],
     )
 
 

@@ -26,9 +26,10 @@ class OptimizeSettings:
     """pixels: the threshold of masks; objects: th, seed_th, min_area and fill_holes of objects, jointly; labels: a
     threshold for each label of probability files."""
     gate_probs: tuple[str, ...] = ()
-    """probabilities that there is anything, out of fold (train_classifier.py): fits mask and gate threshold jointly."""
-    metric: str = "dsb2018"
-    """score of objects: dsb2018, airbus (F2)."""
+    """probabilities that there is anything, out of fold (train_classifier.py): fits the gate's threshold together with
+    those of masks or objects."""
+    metric: str | None = None
+    """score of objects: dsb2018 (the default), airbus (F2)."""
     truth_fn: str | None = None
     """the truth: a packed folder, a csv of run-lengths or a .npy of masks; default: the folder the masks are from."""
     min_area: tuple[int, ...] = ()
@@ -66,7 +67,8 @@ def fit_pixels(settings: OptimizeSettings) -> Result:
 def fit_rules(settings: OptimizeSettings) -> Result:
     """The rules that make objects of probabilities."""
     files = _opened(settings.masks_fn)
-    fit = fit_instances(files, settings.truth_fn, settings.min_area, settings.metric)
+    gate = [open_probabilities(name) for name in settings.gate_probs]
+    fit = fit_instances(files, settings.truth_fn, settings.min_area, settings.metric or "dsb2018", gate)
     return Result(fit.as_text(), fit.as_json(files), result_paths(files, settings.out, OBJECTS_FILE))
 
 
@@ -94,6 +96,18 @@ OBJECTIVES: dict[str, Callable[[OptimizeSettings], Result]] = {
     "objects": fit_rules,
     "labels": fit_tags,
 }
+
+
+OBJECTIVES_WITH = {"metric": ("objects",), "gate_probs": ("pixels", "objects"), "min_area": ("pixels", "objects")}
+"""Flags that not every objective has a use for -> the objectives that have."""
+
+
+def check_flags(settings: OptimizeSettings) -> None:
+    """Raise a UsageError for a flag that the objective has no use for, instead of ignoring it."""
+    for flag, objectives in OBJECTIVES_WITH.items():
+        if getattr(settings, flag) and settings.objective not in objectives:
+            named = " or ".join(objectives)
+            raise UsageError(f"--{flag}: is for --objective {named}, not for {settings.objective}; leave it out")
 
 
 def _opened(names: tuple[str, ...]) -> list[Masks]:

@@ -58,9 +58,7 @@ class Steps:
         order = np.argsort(self.value, kind="stable")
         values, totals = np.append(0.0, self.value[order]), np.append(0, np.cumsum(self.change[order]))
         last = np.append(values[1:] != values[:-1], True)  # of several steps at one value only their sum is ever seen
-        values, totals = values[last], totals[last]
-        differs = np.append(True, totals[1:] != totals[:-1])
-        return values[differs], totals[differs]
+        return merged(values[last], totals[last])
 
 
 @dataclass(frozen=True)
@@ -155,12 +153,18 @@ def best(steps: Steps, min_area: int = 0) -> Best:
     return Best(middle_of(low, high), low, high, highest / (10 * steps.n_images), min_area)
 
 
-def widest(values: np.ndarray, totals: np.ndarray) -> tuple[float, float, int]:
+def merged(values: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out the steps of a step function at which it does not change."""
+    differs = np.append(True, totals[1:] != totals[:-1])
+    return values[differs], totals[differs]
+
+
+def widest(values: np.ndarray, totals: np.ndarray) -> tuple[float, float, float]:
     """(low, high, total): where a step function as `Steps.curve` returns it is highest, the widest such interval."""
     highest = totals.max()
     ends = np.append(values[1:], 1.0)
     at = int(np.argmax(np.where(totals == highest, ends - values, -1)))
-    return float(values[at]), float(ends[at]), int(highest)
+    return float(values[at]), float(ends[at]), highest.item()
 
 
 def middle_of(low: float, high: float) -> float:
