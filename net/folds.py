@@ -114,8 +114,8 @@ def _join(base: str, folds: list[int], settings: TrainSettings, make_task: MakeT
         data_dir=settings.data.data_dir,
         part="train",
         images_digest=packed.images_digest,
-        snapshots=tuple(str(file.path) for file in best),
         tta="null",
+        joined_from=tuple(str(file.path) for file in files),
         **task.described,
     )
     out, scores = Path(f"{base}_oof.npy"), task.scores()

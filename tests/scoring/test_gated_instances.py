@@ -19,7 +19,7 @@ from utils.masks.probability_file import open_probabilities, write_probabilities
 from utils.scoring.gate_search import gate_means, widest_gate
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
 from utils.scoring.instance_search import fit_instances
-from utils.scoring.stored_results import stored_rules
+from utils.scoring.stored_results import read_instance_rules
 
 SCRIPT = "optimize_threshold.py"
 SHAPE = (12, 16)
@@ -216,7 +216,9 @@ def test_the_script_stores_rules_and_gate(tmp_path):
     assert stored["cross_fitted"]["score"] - stored["cross_fitted"]["score_without"] == pytest.approx(
         stored["cross_fitted"]["difference"]
     )
-    assert stored_rules(run) == InstanceRules(*(stored[name] for name in ("th", "seed_th", "min_area", "fill_holes")))
+    assert read_instance_rules(run).rules == InstanceRules(
+        *(stored[name] for name in ("th", "seed_th", "min_area", "fill_holes"))
+    )
     # without the gate nothing is said of one
     assert run_here(SCRIPT, *words, cwd=tmp_path).returncode == 0
     assert "gate_threshold" not in read_json(run / "objects.json")

@@ -41,6 +41,8 @@ class PredictionInfo:
     """Mask files whose mean it is ..."""
     weights: tuple[float, ...] = ()
     """... and the share of each."""
+    joined_from: tuple[str, ...] = ()
+    """Validation files of single folds that it holds side by side."""
     target: str | None = None
     """Column of train_with_folds.csv whose classes were learned."""
     exclusive: bool | None = None

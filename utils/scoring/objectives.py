@@ -1,6 +1,6 @@
 """What optimize_threshold.py can look for: its flags, and a function of them for each --objective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +12,15 @@ from utils.masks.probability_file import Probabilities, open_probabilities
 from utils.scoring.class_search import fit_classes
 from utils.scoring.gate_search import fit_gated
 from utils.scoring.instance_search import fit_instances
-from utils.scoring.stored_results import GATE_FILE, LABELS_FILE, OBJECTS_FILE
-from utils.scoring.threshold_search import fit_files, plot_threshold, result_paths
+from utils.scoring.stored_results import (
+    GATE_FILE,
+    LABELS_FILE,
+    OBJECTS_FILE,
+    THRESHOLD_FILE,
+    describe_fit,
+    run_folder_of,
+)
+from utils.scoring.threshold_search import fit_files, plot_threshold
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,11 @@ def fit_pixels(settings: OptimizeSettings) -> Result:
     if settings.gate_probs:
         gate = [open_probabilities(name) for name in settings.gate_probs]
         gated = fit_gated(files, gate, settings.truth_fn, settings.min_area)
-        return Result(gated.as_text(), gated.as_json(files, gate), result_paths(files, settings.out, GATE_FILE))
-    fit, paths = fit_files(files, settings.truth_fn, settings.min_area), result_paths(files, settings.out)
-    plot_threshold([path.with_suffix(".png") for path in paths], fit.steps, fit.best)
-    return Result(fit.as_text(), fit.as_json(files), paths)
+        return _result(gated.as_text(), gated.as_json(files, gate), files, settings.out, GATE_FILE)
+    fit = fit_files(files, settings.truth_fn, settings.min_area)
+    result = _result(fit.as_text(), fit.as_json(files), files, settings.out, THRESHOLD_FILE)
+    plot_threshold([path.with_suffix(".png") for path in result.paths], fit.steps, fit.best)
+    return result
 
 
 def fit_rules(settings: OptimizeSettings) -> Result:
@@ -69,7 +77,7 @@ def fit_rules(settings: OptimizeSettings) -> Result:
     files = _opened(settings.masks_fn)
     gate = [open_probabilities(name) for name in settings.gate_probs]
     fit = fit_instances(files, settings.truth_fn, settings.min_area, settings.metric or "dsb2018", gate)
-    return Result(fit.as_text(), fit.as_json(files), result_paths(files, settings.out, OBJECTS_FILE))
+    return _result(fit.as_text(), fit.as_json(files), files, settings.out, OBJECTS_FILE)
 
 
 def fit_tags(settings: OptimizeSettings) -> Result:
@@ -78,7 +86,7 @@ def fit_tags(settings: OptimizeSettings) -> Result:
         raise UsageError("--masks_fn: name at least one file of probabilities")
     files = [open_probabilities(name) for name in settings.masks_fn]
     fit = fit_classes(files, [_labels_of(file, settings.truth_fn) for file in files])
-    return Result(fit.as_text(), fit.as_json(files), result_paths(files, settings.out, LABELS_FILE))
+    return _result(fit.as_text(), fit.as_json(files), files, settings.out, LABELS_FILE)
 
 
 def _labels_of(file: Probabilities, truth_fn: str | None) -> ImageClasses:
@@ -96,8 +104,6 @@ OBJECTIVES: dict[str, Callable[[OptimizeSettings], Result]] = {
     "objects": fit_rules,
     "labels": fit_tags,
 }
-
-
 OBJECTIVES_WITH = {"metric": ("objects",), "gate_probs": ("pixels", "objects"), "min_area": ("pixels", "objects")}
 """Flags that not every objective has a use for -> the objectives that have."""
 
@@ -108,6 +114,22 @@ def check_flags(settings: OptimizeSettings) -> None:
         if getattr(settings, flag) and settings.objective not in objectives:
             named = " or ".join(objectives)
             raise UsageError(f"--{flag}: is for --objective {named}, not for {settings.objective}; leave it out")
+
+
+def _result(
+    text: str, contents: dict[str, Any], files: Sequence[Masks | Probabilities], out: str | None, name: str
+) -> Result:
+    """Add what the files are, and where the result is stored: `out`, else as `name` in every run that they are from.
+
+    A run is that which a file lies in, or those whose folds a joined file holds; without one it is stored beside the
+    first file.
+    """
+    contents = {**contents, **describe_fit([file.info for file in files])}
+    if out:
+        return Result(text, contents, [Path(out) / name if Path(out).is_dir() else Path(out)])
+    made_from = [path for file in files for path in (str(file.path), *file.info.joined_from)]
+    runs = {run for path in made_from if (run := run_folder_of(path))}
+    return Result(text, contents, [folder / name for folder in sorted(runs) or [files[0].path.parent]])
 
 
 def _opened(names: tuple[str, ...]) -> list[Masks]:

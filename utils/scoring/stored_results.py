@@ -248,6 +248,16 @@ def unlike(stored: Stored, info: PredictionInfo, runs: Sequence[str | Path | Non
     return [f"{line}; fit it again on masks of the same kind (--part val) if the score matters" for line in lines]
 
 
+def describe_fit(infos: Sequence[PredictionInfo]) -> dict[str, Any]:
+    """Return what a result says of the predictions it was fitted on; null where files differ or do not say it."""
+    views = {info.tta for info in infos}
+    numbers = {len(info.snapshots) or None for info in infos}
+    return {
+        "tta": views.pop() if len(views) == 1 else None,
+        "n_snapshots": numbers.pop() if len(numbers) == 1 else None,
+    }
+
+
 def _object_in(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None

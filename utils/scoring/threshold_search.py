@@ -18,7 +18,6 @@ from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import Masks
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
 from utils.scoring.metrics import scores_from_counts
-from utils.scoring.stored_results import THRESHOLD_FILE, run_folder_of
 
 ByArea = Mapping[int, "Steps"]  # least area of a predicted mask -> the steps when smaller ones count as empty
 
@@ -256,14 +255,6 @@ def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[
         steps=pooled[best.min_area],
         n_files=len(files),
     )
-
-
-def result_paths(files: Sequence[Masks], out: str | None, name: str = THRESHOLD_FILE) -> list[Path]:
-    """Where the result is stored: `out`, else as `name` in every run that a file lies in, else beside the first."""
-    if out:
-        return [Path(out) / name if Path(out).is_dir() else Path(out)]
-    runs = {run for masks in files if (run := run_folder_of(masks.path))}
-    return [folder / name for folder in sorted(runs) or [files[0].path.parent]]
 
 
 def steps_of_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[int]) -> ByArea:
