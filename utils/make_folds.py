@@ -5,6 +5,7 @@ python utils/make_folds.py --path data/train.csv --n_splits 5 --stratify coverag
 python utils/make_folds.py -p data/train.csv -n 5 --stratify depth --group well
 python utils/make_folds.py -p nuclei/train.csv -n 5 --stratify background+objects
 
+Images that packing skipped as broken (stack_and_save.py --skip_broken) are in no fold.
 scikit-learn does the splitting: KFold, StratifiedKFold, GroupKFold or StratifiedGroupKFold, shuffled by the seed.
 """
 
@@ -20,6 +21,7 @@ from tyro.conf import arg
 from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.core.tables import write_table
+from utils.data.packed import skipped_images
 from utils.data.stratification import as_column, classes_of, coverage_of, read_images, split, values_of
 
 SHOWN_CLASSES = 6
@@ -49,7 +51,8 @@ def main(settings: Settings) -> None:
     if not 0 <= settings.seed < 2**32:
         raise UsageError(f"--seed {settings.seed}: a seed is from 0 to 2**32 - 1")
     path = Path(settings.path)
-    images = read_images(path)
+    skipped = skipped_images(path.parent)
+    images = read_images(path, skipped)
     n_images = len(next(iter(images.values())))
     if n_images < settings.n_splits:
         raise UsageError(f"--n_splits {settings.n_splits}: more than the {n_images} images of {path}")
@@ -61,6 +64,8 @@ def main(settings: Settings) -> None:
         print(f"classes of --stratify with fewer images than folds: {n_rare}; they are pooled")
     out = path.with_name("train_with_folds.csv")
     write_table(out, {**images, "fold": folds.tolist()})
+    if skipped:
+        print(f"broken images that packing skipped, in no fold: {len(skipped)}")
     print(as_text(folds, values, coverage_of(images, path)))
     print(f"written to {out}")
 

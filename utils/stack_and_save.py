@@ -2,6 +2,7 @@
 
 python utils/stack_and_save.py --data_dir data
 python utils/stack_and_save.py --data_dir nuclei --out_dir nuclei_packed --size 256x256
+python utils/stack_and_save.py --data_dir ships --skip_broken
 
 utils/data/layouts.py has the folder layouts that are known, utils/data/packed.py what is written.
 """
@@ -14,7 +15,7 @@ from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.data.layouts import LAYOUTS, find_source
 from utils.data.packed_tables import class_columns
-from utils.data.packing import fingerprint, is_packed, make_plan, pack
+from utils.data.packing import fingerprint, is_packed, make_plan, pack, without_broken
 from utils.data.packing_report import line, report_lines
 from utils.data.source_files import header_of
 
@@ -29,6 +30,8 @@ class Settings:
     """folder for the arrays; default: data_dir."""
     size: str | None = None
     """resize all images and masks to HEIGHTxWIDTH, such as 256x256; needed where sizes are mixed."""
+    skip_broken: bool = False
+    """leave out training images that are broken (they, their masks or run-lengths), and list them in the report."""
     debug: bool = False
     """show the traceback of an error."""
 
@@ -53,11 +56,12 @@ def main(settings: Settings) -> None:
     print(line("layout", f"{source.layout} ({LAYOUTS[source.layout][0]})"), flush=True)
     if table := source.class_table:
         print(line("labels", f"{table} (columns: {', '.join(class_columns(header_of(table)))})"), flush=True)
-    mark = fingerprint(source, size)
+    mark = fingerprint(source, size, settings.skip_broken)
     if is_packed(out_dir, mark):
         print(line("already packed", f"{out_dir}: the source is the same as then, nothing to do"))
         return
-    manifest = pack(source, make_plan(source, size), out_dir, mark)
+    source, skipped = without_broken(source) if settings.skip_broken else (source, {})
+    manifest = pack(source, make_plan(source, size), out_dir, mark, skipped)
     for part, report in manifest["report"].items():
         print(*report_lines(part, report), sep="\n")
     for described in manifest["parts"].values():

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+class BrokenImage(UserError):
+    """An image that cannot be packed: it or its truth is broken, or the two do not fit together.
+
+    The message names the file and ends with what to do about it. Errors of the disk are OSErrors, not this one: a
+    picture is not broken because it could not be reached.
+    """
+
+
 def probe(path: str, with_pixels: bool) -> tuple[tuple[int, int], bool]:
     """The size of an image, and whether it is grey.
 
@@ -24,7 +32,7 @@ def probe(path: str, with_pixels: bool) -> tuple[tuple[int, int], bool]:
         ((height, width), grey): grey is True for one channel, and for three that are equal (if `with_pixels`).
 
     Raises:
-        UserError: not a whole picture.
+        BrokenImage: not a whole picture.
     """
     with _opened(path) as picture:
         size = picture.size[1], picture.size[0]
@@ -45,7 +53,7 @@ def read_image(path: str, channels: int) -> np.ndarray:
         (H, W, channels) uint8, [0, 255].
 
     Raises:
-        UserError: not a whole picture.
+        BrokenImage: not a whole picture.
     """
     with _opened(path) as picture:
         pixels = _pixels(picture, path)
@@ -66,7 +74,7 @@ def read_mask(path: str) -> tuple[np.ndarray, list[str]]:
         (something in it, but nothing above half of the range) apply.
 
     Raises:
-        UserError: not a whole picture.
+        BrokenImage: not a whole picture.
     """
     with _opened(path) as picture:
         pixels = _pixels(picture, path)
@@ -104,11 +112,11 @@ def _opened(path: str) -> Iterator["Image"]:
     from PIL import Image
 
     if os.path.getsize(path) == 0:
-        raise UserError(f"{path}: expected a picture, found an empty file of 0 bytes; fetch it again")
+        raise BrokenImage(f"{path}: expected a picture, found an empty file of 0 bytes; fetch it again")
     try:
         with Image.open(path) as picture:
             if picture.format in ("GIF", "TIFF") and picture.is_animated:
-                raise UserError(f"{path}: expected one picture, found several frames or pages; keep one of them")
+                raise BrokenImage(f"{path}: expected one picture, found several frames or pages; keep one of them")
             yield picture
     except (UserError, MemoryError):
         raise
@@ -116,7 +124,7 @@ def _opened(path: str) -> Iterator["Image"]:
         if isinstance(error, OSError) and error.errno:
             raise  # the disk or the permissions, not the picture
         reason = "no known picture format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise UserError(f"{path}: expected a whole picture, found a broken one ({reason}); fetch it again") from None
+        raise BrokenImage(f"{path}: expected a whole picture, found a broken one ({reason}); fetch it again") from None
 
 
 def _pixels(picture: "Image", path: str) -> np.ndarray:
@@ -127,7 +135,7 @@ def _pixels(picture: "Image", path: str) -> np.ndarray:
     if mode.startswith("I;16"):
         return np.asarray(picture).astype(np.uint16)
     if mode in ("I", "F"):
-        raise UserError(f"{path}: expected 8 or 16 bits a channel, found 32 bits (mode {mode}); convert it")
+        raise BrokenImage(f"{path}: expected 8 or 16 bits a channel, found 32 bits (mode {mode}); convert it")
     if mode in ("L", "RGB"):
         return np.asarray(picture)
     if mode in ("LA", "RGBA"):

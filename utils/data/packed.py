@@ -86,6 +86,11 @@ def manifest_if_any(data_dir: str | Path) -> dict[str, Any]:
         return {}
 
 
+def skipped_images(data_dir: str | Path) -> dict[str, str]:
+    """Return the images that packing left out as broken (--skip_broken): {id: reason}, empty where there are none."""
+    return manifest_if_any(data_dir).get("report", {}).get("train", {}).get("skipped", {})
+
+
 def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
     """One part of a packed folder, memory-mapped.
 

@@ -5,9 +5,9 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,18 +17,19 @@ from utils.core.arrays import ArrayWriter, array_writer
 from utils.core.errors import UserError
 from utils.core.files import write_json
 from utils.core.progress import progress_bar
-from utils.data.image_files import probe
+from utils.data.image_files import BrokenImage, probe
 from utils.data.layouts import Item, Source
 from utils.data.packed import FORMAT, MANIFEST, manifest_if_any, open_packed
 from utils.data.packed_tables import check_class_table, check_tables, copy_tables, write_class_table, write_own_table
 from utils.data.packing_report import Survey, kinds_of, shown_sizes
-from utils.data.samples import Sample, load_sample
+from utils.data.samples import Sample, check_item, load_sample
 from utils.data.source_files import OWN_COLUMNS, is_own_table, pictures_in
 
 
-def fingerprint(source: Source, size: tuple[int, int] | None) -> str:
-    """A digest of what would be packed and how: names, sizes and times of the files, layout and size."""
-    digest = hashlib.sha256(f"{FORMAT} {source.layout} {size}\n".encode())
+def fingerprint(source: Source, size: tuple[int, int] | None, skip_broken: bool = False) -> str:
+    """A digest of what would be packed and how: names, sizes and times of the files, layout, size and --skip_broken."""
+    flags = f"{size} skip_broken" if skip_broken else f"{size}"  # unchanged without it: packed folders stay packed
+    digest = hashlib.sha256(f"{FORMAT} {source.layout} {flags}\n".encode())
     for path in _files(source):
         status = os.stat(path)
         name = path.removeprefix(source.folder).lstrip("/")
@@ -68,6 +69,42 @@ def _files(source: Source) -> Iterator[str]:
 A, B = TypeVar("A"), TypeVar("B")
 AT_ONCE = 16
 """Images that are in memory at a time."""
+WAY_OUT = {
+    "train": "or leave such images out with --skip_broken",
+    "test": "--skip_broken leaves out training images only, as a submission needs every test image",
+}
+"""What else can be done about a broken image, by its part."""
+
+
+def without_broken(source: Source) -> tuple[Source, dict[str, str]]:
+    """Leave out the training images that cannot be packed.
+
+    All training images and their truth are read for it, before anything is written: shapes, channels and csv files are
+    then those of a folder that never held the broken ones. Test images are not looked at; a broken one stops the
+    packing, because a submission has to answer for every test image.
+
+    Returns:
+        the source without them, and why each was left out: {id: reason}, in the order of the source.
+
+    Raises:
+        UserError: all training images are broken.
+    """
+
+    def reason_of(item: Item) -> str | None:
+        try:
+            check_item(item, source)
+        except BrokenImage as error:
+            return str(error)
+        return None
+
+    reasons = list(_in_order(reason_of, source.train, "check train"))
+    skipped = {item.id: reason for item, reason in zip(source.train, reasons, strict=True) if reason}
+    if len(skipped) == len(source.train):
+        raise UserError(
+            f"{source.folder}: all {len(skipped)} training images are broken, so --skip_broken leaves none; the first: "
+            f"{next(iter(skipped.values()))}"
+        )
+    return replace(source, train=[item for item in source.train if item.id not in skipped]), skipped
 
 
 @dataclass(frozen=True)
@@ -103,9 +140,10 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
 
     for part, items in source.parts.items():
         sizes[part] = np.empty((len(items), 2), dtype=np.int32)
-        for row, (image_size, grey) in enumerate(_in_order(look, items, f"look at {part}")):
-            sizes[part][row] = image_size
-            all_grey = all_grey and grey
+        with _way_out(part):
+            for row, (image_size, grey) in enumerate(_in_order(look, items, f"look at {part}")):
+                sizes[part][row] = image_size
+                all_grey = all_grey and grey
     shape, channels = size or _common_size(sizes, source.folder), 1 if all_grey else 3
     arrays = {}
     for part, items in source.parts.items():
@@ -117,7 +155,9 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
     return Plan(shape, channels, sizes, arrays)
 
 
-def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]:
+def pack(
+    source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Write arrays, csv files and, last, the manifest.
 
     All of it is written beside what is there and renamed at the end. The old manifest goes before the first array is
@@ -128,6 +168,7 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]
         plan: what `make_plan` says of it.
         out_dir: the folder for it.
         mark: the source's fingerprint, for the manifest.
+        skipped: what `without_broken` left out of the source, for the manifest.
 
     Returns:
         the manifest.
@@ -150,6 +191,8 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str) -> dict[str, Any]
             surveys[part] = Survey(kinds_of(source, part), surveys)
             manifest["parts"][part] = _write_part(part, source, plan, out_dir, files, surveys[part])
             manifest["report"][part] = surveys[part].report()
+        if skipped:
+            manifest["report"]["train"]["skipped"] = dict(skipped)
         manifest["tables"] = copy_tables(source.tables, out_dir)
         if source.class_table:
             manifest["tables"] |= write_class_table(source.class_table, out_dir)
@@ -171,10 +214,11 @@ def _write_part(
     items, specs = source.parts[part], plan.arrays[part]
     paths = {name: out_dir / f"{part}_{name}.npy" for name in specs}
     writers = {name: files.enter_context(array_writer(paths[name], *specs[name])) for name in specs}
-    for item, sample in zip(items, _in_order(load, items, f"pack {part}"), strict=True):
-        for name, writer in writers.items():
-            writer.append(sample.arrays[name][None])
-        survey.add(item.id, sample)
+    with _way_out(part):
+        for item, sample in zip(items, _in_order(load, items, f"pack {part}"), strict=True):
+            for name, writer in writers.items():
+                writer.append(sample.arrays[name][None])
+            survey.add(item.id, sample)
     arrays = {name: entry_of(paths[name], *specs[name], writers[name]) for name in specs}
     resized = (plan.sizes[part] != plan.shape).any()
     return {
@@ -238,6 +282,15 @@ def check_room(out_dir: Path, specs: Iterable[tuple[tuple[int, ...], str]]) -> N
             f"{out_dir}: the arrays take {needed / 1e6:,.1f} MB, there is room for {free / 1e6:,.1f} MB; "
             "make room, name another --out_dir or a smaller --size"
         )
+
+
+@contextmanager
+def _way_out(part: str) -> Iterator[None]:
+    """Say in the error about a broken image what --skip_broken can do about it."""
+    try:
+        yield
+    except BrokenImage as error:
+        raise UserError(f"{error}, {WAY_OUT[part]}") from None
 
 
 def _in_order(function: Callable[[A], B], items: Sequence[A], title: str) -> Iterator[B]:

@@ -87,6 +87,9 @@ def report_lines(part: str, report: dict[str, Any]) -> Iterator[str]:
     """The lines for the screen that a part's report comes to."""
     yield line(f"{part} images", report["images"])
     yield line("  height x width", shown_sizes(report["sizes"]))
+    if skipped := report.get("skipped"):
+        yield line("  skipped images", f"{len(skipped):<7}  (left out: they are broken)")
+        yield from (f"    {name}: {reason}" for name, reason in skipped.items())
     for kind, number in report["counts"].items():
         examples = report["examples"].get(kind, [])
         shown = [name if len(name) <= 20 else f"{name[:20]}..." for name in examples]

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.core.errors import UserError
-from utils.data.image_files import read_image, read_mask, resize_image, resize_mask
+from utils.data.image_files import BrokenImage, read_image, read_mask, resize_image, resize_mask
 from utils.data.layouts import Item, Source
 from utils.data.rle import decode_union
 from utils.data.source_files import pictures_in
@@ -39,19 +38,41 @@ def load_sample(item: Item, source: Source, shape: tuple[int, int], channels: in
     """Read an image and its truth, at the size and with the channels they are packed in.
 
     Raises:
-        UserError: a file is broken, a mask is not of its image's size, or run-lengths are malformed.
+        BrokenImage: a file is broken, a mask is not of its image's size, or run-lengths are malformed.
     """
     image = read_image(item.image, channels)
     size = image.shape[:2]
     seen: Counter[str] = Counter(constant_images=int(image.min() == image.max()))
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.shape).encode()).digest()
     background = background_of(image)
-    arrays = {"images": image}
+    arrays = {"images": image, **_read_truth(item, size, source, seen)}
+    if size != shape:
+        arrays = _resized(arrays, shape, seen)
+    if "labels" in arrays:
+        seen["objects"] = int(arrays["labels"].max())
+    return Sample(arrays, size, digest, seen, background)
+
+
+def check_item(item: Item, source: Source) -> None:
+    """Read an image and its truth as `load_sample` does, and keep nothing of them.
+
+    Raises:
+        BrokenImage: as `load_sample` does.
+    """
+    size = read_image(item.image, channels=1).shape[:2]
+    _read_truth(item, size, source, Counter())
+
+
+def _read_truth(item: Item, size: tuple[int, int], source: Source, seen: Counter[str]) -> dict[str, np.ndarray]:
+    """Read the masks (and labels) of an image at its own `size`; an image without truth has none."""
+    arrays: dict[str, np.ndarray] = {}
     if item.objects or (item.run_lengths is not None and not item.mask):
         try:
             arrays["labels"] = number_instances(_objects(item, size, source, seen), size, seen)
         except ValueError as error:
-            raise UserError(f"{item.objects or source.run_length_table}: {item.id}: {error}; split the image") from None
+            raise BrokenImage(
+                f"{item.objects or source.run_length_table}: {item.id}: {error}; split the image"
+            ) from None
         arrays["masks"] = (arrays["labels"] != 0).astype(np.uint8)
     elif item.mask:
         arrays["masks"] = _mask_of(item.mask, size, item.image, seen)
@@ -60,11 +81,7 @@ def load_sample(item: Item, source: Source, shape: tuple[int, int], channels: in
         seen["masks_unlike_csv"] = int(not np.array_equal(listed, arrays["masks"]))
     if "masks" in arrays:
         seen["empty_masks"] = int(not arrays["masks"].any())
-    if size != shape:
-        arrays = _resized(arrays, shape, seen)
-    if "labels" in arrays:
-        seen["objects"] = int(arrays["labels"].max())
-    return Sample(arrays, size, digest, seen, background)
+    return arrays
 
 
 def background_of(image: np.ndarray) -> str:
@@ -130,7 +147,7 @@ def _mask_of(path: str, size: tuple[int, int], image: str, seen: Counter[str]) -
     mask, flaws = read_mask(path)
     if mask.shape != size:
         sizes = f"{size[0]}x{size[1]} as {image}, found {mask.shape[0]}x{mask.shape[1]}"
-        raise UserError(f"{path}: expected a mask of {sizes} (height x width); replace one of the two")
+        raise BrokenImage(f"{path}: expected a mask of {sizes} (height x width); replace one of the two")
     seen.update(flaws)
     return mask
 
@@ -139,7 +156,7 @@ def _decoded(item: Item, size: tuple[int, int], source: Source, cells: Iterable[
     try:
         return decode_union(list(cells), size)
     except ValueError as error:
-        raise UserError(f"{source.run_length_table}: the mask of {item.id}: {error}; mend this row") from None
+        raise BrokenImage(f"{source.run_length_table}: the mask of {item.id}: {error}; mend this row") from None
 
 
 def _resized(arrays: dict[str, np.ndarray], shape: tuple[int, int], seen: Counter[str]) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Divide the images of a train.csv into folds: read the table, cut values into classes, split (scikit-learn)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +17,22 @@ T = TypeVar("T")
 Table = dict[str, list[str]]
 
 
-def read_images(path: Path) -> Table:
-    """The table with one row an id: rows of one id (its objects) become one with the union of their run-lengths.
+def read_images(path: Path, skipped: Collection[str] = ()) -> Table:
+    """Read a table with one row an id: rows of one id (its objects) become one with the union of their run-lengths.
 
     A table whose rows were objects gets a column `objects`, unless it has one: how many of an id's rows have a mask.
+
+    Args:
+        path: the csv.
+        skipped: ids of images that packing left out; so are their rows, unread, as it may be them that are malformed.
 
     Raises:
         UserError: no ids, no images, or an id twice although its rows are not different objects.
     """
     table = read_table(path)
+    names = as_packed(table[id_column(table, path)], skipped)
+    kept = [row for row, name in enumerate(names) if name not in skipped]
+    table = {name: [column[row] for row in kept] for name, column in table.items()}
     ids = table[id_column(table, path)]
     if not ids:
         raise UserError(f"{path}: holds no images")
