@@ -96,7 +96,7 @@ def main(settings: Settings) -> None:
     )
     about = {"data_dir": settings.data_dir, "part": "train", "fold": settings.fold}
     write_instance_maps(out / "val_labels.npy", packed, val_rows, detections, best, about)
-    if "test" in read_manifest(settings.data_dir)["parts"]:
+    if "test" in read_manifest(settings.data_dir).parts:
         test = open_packed(settings.data_dir, "test")
         rows = np.arange(len(test.ids))
         found = list(parts.detect(model, test.images, rows, settings.batch_size, place.device))

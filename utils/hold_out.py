@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,17 @@ from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
 from utils.data.formats import RLE_COLUMNS
 from utils.data.image_ids import as_packed, id_column
-from utils.data.packed import FORMAT, MANIFEST, PackedImages, open_packed, read_manifest
+from utils.data.packed import (
+    FORMAT,
+    MANIFEST,
+    ArrayEntry,
+    Manifest,
+    PackedImages,
+    PartEntry,
+    open_packed,
+    read_manifest,
+    write_manifest,
+)
 from utils.data.packed_tables import copy_tables
 from utils.data.packing import check_room, entry_of, is_packed
 from utils.data.packing_report import line
@@ -61,7 +70,7 @@ def check_folder(out_dir: Path, mark: str) -> None:
         raise UsageError(f"--out_dir {out_dir}: holds something else ({found}); name a new or empty folder")
 
 
-def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mark: str) -> dict[str, Any]:
+def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mark: str) -> Manifest:
     """Write the folder; its manifest comes last, so that a folder that is not whole is not taken for packed.
 
     Args:
@@ -84,8 +93,7 @@ def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mar
     arrays = {"images": packed.images, "masks": packed.masks, "labels": packed.instances}
     arrays = {name: array for name, array in arrays.items() if array is not None}
     parts = {"train": (rest, arrays), "test": (held, {"images": packed.images})}
-    manifest = {"format": FORMAT, "layout": read_manifest(data_dir).get("layout", ""), "fingerprint": mark}
-    manifest |= {"tables": {}, "parts": {}, "report": {}}
+    manifest = Manifest(layout=read_manifest(data_dir).layout, fingerprint=mark)
     out_dir.mkdir(parents=True, exist_ok=True)
     check_room(
         out_dir,
@@ -95,27 +103,27 @@ def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mar
     (out_dir / MANIFEST).unlink(missing_ok=True)
     with ExitStack() as files:
         for part, (rows, whole) in parts.items():
-            manifest["parts"][part] = _write_part(part, rows, whole, packed.ids, out_dir, files)
-        manifest["tables"] = copy_tables([path for path in [data_dir / "depths.csv"] if path.is_file()], out_dir)
+            manifest.parts[part] = _write_part(part, rows, whole, packed.ids, out_dir, files)
+        manifest.tables.update(copy_tables([path for path in [data_dir / "depths.csv"] if path.is_file()], out_dir))
         for name, columns in tables.items():
             write_table(out_dir / name, columns)
-            manifest["tables"][name] = hashlib.sha256((out_dir / name).read_bytes()).hexdigest()
-    write_json(out_dir / MANIFEST, manifest)
+            manifest.tables[name] = hashlib.sha256((out_dir / name).read_bytes()).hexdigest()
+    write_manifest(out_dir, manifest)
     return manifest
 
 
 def _write_part(
     part: str, rows: np.ndarray, arrays: Mapping[str, np.ndarray], ids: list[str], out_dir: Path, files: ExitStack
-) -> dict[str, Any]:
+) -> PartEntry:
     """Copy rows of the arrays, some at a time, and return the part's entry in the manifest."""
-    entries = {}
+    entries: dict[str, ArrayEntry] = {}
     for name, array in arrays.items():
         path, shape, dtype = out_dir / f"{part}_{name}.npy", (len(rows), *array.shape[1:]), str(array.dtype)
         writer = files.enter_context(array_writer(path, shape, dtype))
         for start in progress_bar(range(0, len(rows), AT_ONCE), path.stem, "block"):
             writer.append(array[rows[start : start + AT_ONCE]])
         entries[name] = entry_of(path, shape, dtype, writer)
-    return {"ids": [ids[row] for row in rows.tolist()], "arrays": entries, "sizes": None}
+    return PartEntry([ids[row] for row in rows.tolist()], entries)
 
 
 def _rest_tables(data_dir: Path, packed: PackedImages, fold: int) -> dict[str, dict[str, Sequence[object]]]:
@@ -190,10 +198,10 @@ def main(settings: Settings) -> None:
         print(line("already there", f"{out_dir}: the data and the folds are the same as then, nothing to do"))
         return
     manifest = hold_out(data_dir, packed, settings.fold, out_dir, mark)
-    for part, described in manifest["parts"].items():
-        print(line(f"{part} images", len(described["ids"])))
-        for entry in described["arrays"].values():
-            print(line(f"  {entry['file']}", f"{entry['dtype']} {tuple(entry['shape'])}"))
+    for part, described in manifest.parts.items():
+        print(line(f"{part} images", len(described.ids)))
+        for entry in described.arrays.values():
+            print(line(f"  {entry.file}", f"{entry.dtype} {entry.shape}"))
     print(line("written to", out_dir))
 
 

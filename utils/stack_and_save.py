@@ -62,11 +62,11 @@ def main(settings: Settings) -> None:
         return
     source, skipped = without_broken(source) if settings.skip_broken else (source, {})
     manifest = pack(source, make_plan(source, size), out_dir, mark, skipped)
-    for part, report in manifest["report"].items():
+    for part, report in manifest.report.items():
         print(*report_lines(part, report), sep="\n")
-    for described in manifest["parts"].values():
-        for entry in described["arrays"].values():
-            print(line(entry["file"], f"{entry['dtype']} {tuple(entry['shape'])}"))
+    for described in manifest.parts.values():
+        for entry in described.arrays.values():
+            print(line(entry.file, f"{entry.dtype} {entry.shape}"))
     print(line("packed in", out_dir))
 
 

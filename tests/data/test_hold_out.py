@@ -71,10 +71,10 @@ def test_every_image_is_in_one_part(salt):
     assert np.array_equal(test.images, whole.images[FOLDS == 2])
     assert (test.masks, test.labels, train.labels, train.sizes) == (None, None, None, None)
     assert ["train", "images", "30"] in [line.split() for line in printed.splitlines()]
-    for part in read_manifest(held)["parts"].values():
-        for entry in part["arrays"].values():
-            array = np.load(held / entry["file"])
-            assert entry["sha256"] == hashlib.sha256(array.tobytes()).hexdigest()
+    for part in read_manifest(held).parts.values():
+        for entry in part.arrays.values():
+            array = np.load(held / entry.file)
+            assert entry.sha256 == hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def test_folds_are_renumbered_and_columns_kept(salt):

@@ -29,7 +29,7 @@ def rewrite(table, change):
 
 
 def skipped_in(folder):
-    return read_manifest(folder)["report"]["train"]["skipped"]
+    return read_manifest(folder).report["train"]["skipped"]
 
 
 BROKEN = {
@@ -66,8 +66,8 @@ def test_a_broken_image_is_left_out_and_listed(tmp_path, fault):
     run_ok("--data_dir", tmp_path / "without", cwd=tmp_path)
     for part in ("train", "test"):
         found, expected = (read_manifest(tmp_path / name) for name in ("out", "without"))
-        assert found["parts"][part] == expected["parts"][part], "not what the folder without the image is packed into"
-        assert found["report"][part]["counts"] == expected["report"][part]["counts"]
+        assert found.parts[part] == expected.parts[part], "not what the folder without the image is packed into"
+        assert found.report[part]["counts"] == expected.report[part]["counts"]
 
 
 def test_broken_images_have_no_say_in_size_and_channels(tmp_path):
@@ -172,7 +172,7 @@ def test_packed_already_depends_on_the_flag(tmp_path):
     save(tmp_path / "data/train/images/b.png", noise(7))
     run_ok(*words, "--skip_broken", cwd=tmp_path)
     assert open_packed(tmp_path / "out").ids == list("dbac")
-    assert "skipped" not in read_manifest(tmp_path / "out")["report"]["train"]
+    assert "skipped" not in read_manifest(tmp_path / "out").report["train"]
 
 
 @pytest.mark.parametrize("place", [("utils.data.packing", "", "check_item"), ("utils.data.packing", "", "load_sample")])

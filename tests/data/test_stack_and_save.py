@@ -21,26 +21,26 @@ from utils.data.samples import number_instances
 
 
 def counts_of(folder, part="train"):
-    return read_manifest(folder)["report"][part]["counts"]
+    return read_manifest(folder).report[part]["counts"]
 
 
 def test_manifest_describes_the_arrays(tmp_path):
     sources.salt(tmp_path)
     run_ok("--data_dir", tmp_path, cwd=tmp_path)
     manifest = read_manifest(tmp_path)
-    assert (manifest["format"], manifest["layout"], list(manifest["parts"])) == (1, "salt", ["train", "test"])
-    assert {part: list(entry["arrays"]) for part, entry in manifest["parts"].items()} == {
+    assert (manifest.layout, list(manifest.parts)) == ("salt", ["train", "test"])
+    assert {part: list(entry.arrays) for part, entry in manifest.parts.items()} == {
         "train": ["images", "masks"],
         "test": ["images"],
     }
-    for part, described in manifest["parts"].items():
-        assert described["sizes"] is None
-        for name, entry in described["arrays"].items():
-            array = np.load(tmp_path / entry["file"])
-            assert entry["file"] == f"{part}_{name}.npy"
-            assert entry["shape"] == list(array.shape)
-            assert entry["dtype"] == str(array.dtype) == "uint8"
-            assert entry["sha256"] == hashlib.sha256(array.tobytes()).hexdigest()
+    for part, described in manifest.parts.items():
+        assert described.sizes is None
+        for name, entry in described.arrays.items():
+            array = np.load(tmp_path / entry.file)
+            assert entry.file == f"{part}_{name}.npy"
+            assert entry.shape == array.shape
+            assert entry.dtype == str(array.dtype) == "uint8"
+            assert entry.sha256 == hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def test_report_counts_what_is_there(tmp_path):
@@ -62,7 +62,7 @@ def test_report_counts_what_is_there(tmp_path):
     cells = {name: encode(blob(ord(name))) for name in "abcdefgh"} | {"a": "", "d": ""}
     write_table(tmp_path / "train.csv", {"id": list(cells), "rle_mask": list(cells.values())})
     printed = run_ok("--data_dir", tmp_path, "--out_dir", tmp_path / "out", cwd=tmp_path)
-    report = read_manifest(tmp_path / "out")["report"]
+    report = read_manifest(tmp_path / "out").report
     assert report["train"]["images"] == 8
     assert report["train"]["sizes"] == {"12x10": 8}
     assert report["train"]["counts"] == {

@@ -11,7 +11,7 @@ train_with_folds.csv   the same with a column `fold` (utils/make_folds.py)
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,51 @@ import numpy as np
 
 from utils.core.arrays import open_array
 from utils.core.errors import UserError
-from utils.core.files import read_json
+from utils.core.files import read_json, write_json
+from utils.core.records import from_plain, to_plain
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 Shapes = tuple[int, int] | Mapping[str, tuple[int, int]]
 """(height, width) of all masks, or of each id."""
+
+
+@dataclass(frozen=True)
+class ArrayEntry:
+    """What the manifest says of an array."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+    """Of its bytes, without the header."""
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """What the manifest says of a part."""
+
+    ids: list[str]
+    arrays: dict[str, ArrayEntry]
+    """images, masks, labels."""
+    sizes: list[list[int]] | None = None
+    """(height, width) of each source image where packing resized them."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a packed folder says of itself."""
+
+    layout: str = ""
+    """The folder layout that it was packed from."""
+    fingerprint: str = ""
+    """A digest of the source, to see whether it is packed already."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """csv files that packing has copied or made -> their sha256."""
+    parts: dict[str, PartEntry] = field(default_factory=dict)
+    """By name, train or test."""
+    report: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What was seen while packing, for each part."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +97,8 @@ class PackedImages:
         return self.images.shape[3]
 
 
-def read_manifest(data_dir: str | Path) -> dict[str, Any]:
-    """The manifest of a packed folder.
+def read_manifest(data_dir: str | Path) -> Manifest:
+    """Read the manifest of a packed folder.
 
     Raises:
         UserError: the folder is missing or not packed (the message has the command that packs it).
@@ -72,23 +111,28 @@ def read_manifest(data_dir: str | Path) -> dict[str, Any]:
             f"--data_dir {folder}: no {MANIFEST} in it, so it is not packed (or packing was cut short); "
             f"run: python utils/stack_and_save.py --data_dir {folder}"
         )
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "parts" not in manifest:
+    values = read_json(folder / MANIFEST)
+    if not isinstance(values, dict) or values.get("format") != FORMAT or "parts" not in values:
         raise UserError(f"{folder / MANIFEST}: not a manifest of format {FORMAT}; pack the folder again")
-    return manifest
+    return from_plain(Manifest, values, str(folder / MANIFEST), "pack the folder again")
 
 
-def manifest_if_any(data_dir: str | Path) -> dict[str, Any]:
-    """The manifest of a packed folder; empty where there is none that can be read."""
+def write_manifest(data_dir: Path, manifest: Manifest) -> None:
+    """Write the manifest, after everything that it describes."""
+    write_json(data_dir / MANIFEST, {"format": FORMAT, **to_plain(manifest)})
+
+
+def manifest_if_any(data_dir: str | Path) -> Manifest:
+    """Read the manifest of a packed folder; an empty one where there is none that can be read."""
     try:
         return read_manifest(data_dir)
     except UserError:
-        return {}
+        return Manifest()
 
 
 def skipped_images(data_dir: str | Path) -> dict[str, str]:
-    """Return the images that packing left out as broken (--skip_broken): {id: reason}, empty where there are none."""
-    return manifest_if_any(data_dir).get("report", {}).get("train", {}).get("skipped", {})
+    """Return the training images that --skip_broken left out when a folder was packed: id -> reason."""
+    return manifest_if_any(data_dir).report.get("train", {}).get("skipped", {})
 
 
 def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
@@ -98,26 +142,25 @@ def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
         UserError: not packed, no such part, or an array that is not what the manifest says.
     """
     folder, manifest = Path(data_dir), read_manifest(data_dir)
-    if part not in manifest["parts"]:
-        raise UserError(f"{folder}: holds no {part} images, only {', '.join(manifest['parts'])}")
-    described = manifest["parts"][part]
-    arrays = {name: _open_described(folder, entry) for name, entry in described["arrays"].items()}
-    sizes = described.get("sizes")
+    if part not in manifest.parts:
+        raise UserError(f"{folder}: holds no {part} images, only {', '.join(manifest.parts)}")
+    described = manifest.parts[part]
+    arrays = {name: _open_described(folder, entry) for name, entry in described.arrays.items()}
     return PackedImages(
         images=arrays["images"],
         masks=arrays.get("masks"),
         instances=arrays.get("labels"),
-        ids=described["ids"],
-        sizes=[(height, width) for height, width in sizes] if sizes else None,
-        digest=":".join(entry["sha256"][:16] for entry in described["arrays"].values()),
+        ids=described.ids,
+        sizes=[(height, width) for height, width in described.sizes] if described.sizes else None,
+        digest=":".join(entry.sha256[:16] for entry in described.arrays.values()),
     )
 
 
-def _open_described(folder: Path, entry: dict[str, Any]) -> np.ndarray:
-    array = open_array(folder / entry["file"])
-    if list(array.shape) != entry["shape"] or str(array.dtype) != entry["dtype"]:
+def _open_described(folder: Path, entry: ArrayEntry) -> np.ndarray:
+    array = open_array(folder / entry.file)
+    if array.shape != entry.shape or str(array.dtype) != entry.dtype:
         raise UserError(
-            f"{folder / entry['file']}: the manifest says {entry['dtype']} {tuple(entry['shape'])}, "
+            f"{folder / entry.file}: the manifest says {entry.dtype} {entry.shape}, "
             f"found {array.dtype} {array.shape}; pack the folder again"
         )
     return array
@@ -135,11 +178,9 @@ def shapes_of(data_dir: str | Path) -> Shapes:
         UserError: not packed.
     """
     shapes: dict[str, tuple[int, int]] = {}
-    for described in read_manifest(data_dir)["parts"].values():
-        packed = described["arrays"]["images"]["shape"][1:3]
-        for name, size in zip(
-            described["ids"], described.get("sizes") or [packed] * len(described["ids"]), strict=True
-        ):
+    for described in read_manifest(data_dir).parts.values():
+        packed = described.arrays["images"].shape[1:3]
+        for name, size in zip(described.ids, described.sizes or [packed] * len(described.ids), strict=True):
             shapes[name] = (size[0], size[1])
     distinct = set(shapes.values())
     return distinct.pop() if len(distinct) == 1 else shapes

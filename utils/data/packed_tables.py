@@ -95,7 +95,7 @@ def find_class_table(folder: Path) -> Path | None:
     Raises:
         UserError: there are several.
     """
-    written = manifest_if_any(folder).get("tables", {})
+    written = manifest_if_any(folder).tables
     tables = [folder / name for name in CLASS_TABLES if class_columns(header_of(folder / name))]
     tables = [path for path in tables if not is_ours(path, written)]
     if len(tables) > 1:

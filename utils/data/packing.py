@@ -9,17 +9,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from utils.core.arrays import ArrayWriter, array_writer
 from utils.core.errors import UserError
-from utils.core.files import write_json
 from utils.core.progress import progress_bar
 from utils.data.image_files import BrokenImage, probe
 from utils.data.layouts import Item, Source
-from utils.data.packed import FORMAT, MANIFEST, manifest_if_any, open_packed
+from utils.data.packed import (
+    FORMAT,
+    MANIFEST,
+    ArrayEntry,
+    Manifest,
+    PartEntry,
+    manifest_if_any,
+    open_packed,
+    write_manifest,
+)
 from utils.data.packed_tables import check_class_table, check_tables, copy_tables, write_class_table, write_own_table
 from utils.data.packing_report import Survey, kinds_of, shown_sizes
 from utils.data.samples import Sample, check_item, load_sample
@@ -40,12 +48,12 @@ def fingerprint(source: Source, size: tuple[int, int] | None, skip_broken: bool 
 def is_packed(out_dir: Path, mark: str) -> bool:
     """Whether `out_dir` holds, whole, what a source with the fingerprint `mark` is packed into."""
     manifest = manifest_if_any(out_dir)
-    if manifest.get("fingerprint") != mark:
+    if manifest.fingerprint != mark:
         return False
-    if not all((out_dir / name).is_file() for name in ("train.csv", *manifest["tables"])):
+    if not all((out_dir / name).is_file() for name in ("train.csv", *manifest.tables)):
         return False
     try:
-        for part in manifest["parts"]:
+        for part in manifest.parts:
             open_packed(out_dir, part)
     except UserError:
         return False
@@ -155,9 +163,7 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
     return Plan(shape, channels, sizes, arrays)
 
 
-def pack(
-    source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[str, str] | None = None) -> Manifest:
     """Write arrays, csv files and, last, the manifest.
 
     All of it is written beside what is there and renamed at the end. The old manifest goes before the first array is
@@ -178,34 +184,32 @@ def pack(
         OSError: no room or no permission; likewise.
     """
     old = manifest_if_any(out_dir)
-    written = old.get("tables", {})
+    written = old.tables
     check_tables(source.tables, out_dir, written)
     if source.class_table:
         check_class_table(source.class_table, out_dir, written)
-    manifest = {"format": FORMAT, "layout": source.layout, "fingerprint": mark, "tables": {}, "parts": {}, "report": {}}
+    manifest = Manifest(layout=source.layout, fingerprint=mark)
     surveys: dict[str, Survey] = {}
     out_dir.mkdir(parents=True, exist_ok=True)
     check_room(out_dir, [spec for arrays in plan.arrays.values() for spec in arrays.values()])
     with ExitStack() as files:  # all arrays appear when all are there
         for part in source.parts:
             surveys[part] = Survey(kinds_of(source, part), surveys)
-            manifest["parts"][part] = _write_part(part, source, plan, out_dir, files, surveys[part])
-            manifest["report"][part] = surveys[part].report()
+            manifest.parts[part] = _write_part(part, source, plan, out_dir, files, surveys[part])
+            manifest.report[part] = surveys[part].report()
         if skipped:
-            manifest["report"]["train"]["skipped"] = dict(skipped)
-        manifest["tables"] = copy_tables(source.tables, out_dir)
+            manifest.report["train"]["skipped"] = dict(skipped)
+        manifest.tables.update(copy_tables(source.tables, out_dir))
         if source.class_table:
-            manifest["tables"] |= write_class_table(source.class_table, out_dir)
+            manifest.tables.update(write_class_table(source.class_table, out_dir))
         else:
             write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
         _forget(old, manifest, out_dir)
-    write_json(out_dir / MANIFEST, manifest)
+    write_manifest(out_dir, manifest)
     return manifest
 
 
-def _write_part(
-    part: str, source: Source, plan: Plan, out_dir: Path, files: ExitStack, survey: Survey
-) -> dict[str, Any]:
+def _write_part(part: str, source: Source, plan: Plan, out_dir: Path, files: ExitStack, survey: Survey) -> PartEntry:
     """Write the arrays of a part, row by row, and return its entry in the manifest."""
 
     def load(item: Item) -> Sample:
@@ -221,11 +225,7 @@ def _write_part(
             survey.add(item.id, sample)
     arrays = {name: entry_of(paths[name], *specs[name], writers[name]) for name in specs}
     resized = (plan.sizes[part] != plan.shape).any()
-    return {
-        "ids": [item.id for item in items],
-        "arrays": arrays,
-        "sizes": plan.sizes[part].tolist() if resized else None,
-    }
+    return PartEntry([item.id for item in items], arrays, plan.sizes[part].tolist() if resized else None)
 
 
 def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequence[object]]:
@@ -239,17 +239,15 @@ def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequen
     return {**columns, **objects, "background": survey.backgrounds}
 
 
-def _forget(old: dict[str, Any], new: dict[str, Any], out_dir: Path) -> None:
+def _forget(old: Manifest, new: Manifest, out_dir: Path) -> None:
     """Remove the manifest of an earlier packing, and those of its arrays that no array of `new` is about to replace."""
     (out_dir / MANIFEST).unlink(missing_ok=True)
     for name in _array_files(old) - _array_files(new):
         (out_dir / name).unlink(missing_ok=True)
 
 
-def _array_files(manifest: dict[str, Any]) -> set[str]:
-    return {
-        Path(entry["file"]).name for part in manifest.get("parts", {}).values() for entry in part["arrays"].values()
-    }
+def _array_files(manifest: Manifest) -> set[str]:
+    return {Path(entry.file).name for part in manifest.parts.values() for entry in part.arrays.values()}
 
 
 def _common_size(sizes: dict[str, np.ndarray], folder: str) -> tuple[int, int]:
@@ -264,9 +262,9 @@ def _common_size(sizes: dict[str, np.ndarray], folder: str) -> tuple[int, int]:
     return height, width
 
 
-def entry_of(path: Path, shape: Sequence[int], dtype: str, writer: ArrayWriter) -> dict[str, Any]:
-    """What the manifest says of an array that was written."""
-    return {"file": path.name, "shape": list(shape), "dtype": dtype, "sha256": writer.sha256}
+def entry_of(path: Path, shape: Sequence[int], dtype: str, writer: ArrayWriter) -> ArrayEntry:
+    """Return what the manifest says of an array that was written."""
+    return ArrayEntry(path.name, tuple(shape), dtype, writer.sha256)
 
 
 def check_room(out_dir: Path, specs: Iterable[tuple[tuple[int, ...], str]]) -> None:
