@@ -1,5 +1,6 @@
 """utils/share.py with a real S3 server and a real ssh server in this process (gs:// has no server to test with)."""
 
+import itertools
 import os
 import signal
 import socket
@@ -23,11 +24,10 @@ class Gate:
     """Notes what is asked of a server, and may answer instead of it."""
 
     def __init__(self, server):
-        self.server, self.puts, self.allowed, self.on_put = server, [], None, lambda: None
+        self.server, self.puts, self.allowed = server, [], None
 
     def __call__(self, environ, start_response):
         if environ["REQUEST_METHOD"] == "PUT":
-            self.on_put()
             if self.allowed is not None and len(self.puts) >= self.allowed:
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                 start_response("403 Forbidden", [("Content-Length", str(len(DENIED)))])
@@ -71,7 +71,7 @@ def bucket(store, place, monkeypatch):
         files.rm("lab/a", recursive=True)
     gate.puts.clear()
     yield gate, files
-    gate.allowed, gate.on_put = None, lambda: None
+    gate.allowed = None
 
 
 def test_over_an_object_store_and_back(place, bucket):
@@ -123,16 +123,26 @@ def test_ctrl_c_leaves_no_parts_of_a_large_object(place, bucket, monkeypatch):
     monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda *_, **__: 5 * 2**20)
     (place / RUN / "snapshots" / BEST).write_bytes(bytes(11 * 2**20))
 
-    def type_ctrl_c():
-        if gate.puts[-1:] == [f"/lab/a/snapshots/{BEST}"]:  # the first of its parts has come
-            gate.on_put = lambda: None
-            os.kill(os.getpid(), signal.SIGINT)
+    server, turns, looked = gate.server, itertools.count(), threading.Event()
 
-    gate.on_put = type_ctrl_c
-    assert_refused(share("push", RUN, "s3://lab/a", cwd=place), 130, "interrupted")
-    assert not files.exists(f"lab/a/snapshots/{BEST}")
-    assert not files.call_s3("list_multipart_uploads", Bucket="lab").get("Uploads")
-    gate.on_put = lambda: None
+    def one_part_and_ctrl_c(environ, start_response):
+        """Take in one part, then type Ctrl-C. The parts sent beside it wait, so that the object cannot be complete."""
+        turn = next(turns) if environ["REQUEST_METHOD"] == "PUT" and "uploadId" in environ["QUERY_STRING"] else None
+        if turn:
+            looked.wait()
+        answer = server(environ, start_response)
+        if turn == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return answer
+
+    gate.server = one_part_and_ctrl_c
+    try:
+        assert_refused(share("push", RUN, "s3://lab/a", cwd=place), 130, "interrupted")
+        assert not files.exists(f"lab/a/snapshots/{BEST}")
+        assert not files.call_s3("list_multipart_uploads", Bucket="lab").get("Uploads")
+    finally:
+        gate.server = server
+        looked.set()
     shared("push", RUN, "s3://lab/a", cwd=place)
     assert files.size(f"lab/a/snapshots/{BEST}") == 11 * 2**20
 
