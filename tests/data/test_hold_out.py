@@ -69,7 +69,7 @@ def test_every_image_is_in_one_part(salt):
     assert np.array_equal(train.images, whole.images[FOLDS != 2])
     assert np.array_equal(train.masks, whole.masks[FOLDS != 2])
     assert np.array_equal(test.images, whole.images[FOLDS == 2])
-    assert (test.masks, test.labels, train.labels, train.sizes) == (None, None, None, None)
+    assert (test.masks, test.instances, train.instances, train.sizes) == (None, None, None, None)
     assert ["train", "images", "30"] in [line.split() for line in printed.splitlines()]
     for part in read_manifest(held).parts.values():
         for entry in part.arrays.values():
@@ -110,8 +110,8 @@ def test_truth_of_objects_at_the_packed_size(ships):
     truth, sample = read_table(held / "truth.csv"), read_table(held / "sample_submission.csv")
     assert list(truth) == list(sample) == ["ImageId", "EncodedPixels"]
     assert sample["ImageId"] == list(dict.fromkeys(truth["ImageId"])) == open_packed(held, "test").ids
-    labels = open_packed(ships).labels[FOLDS == 2]
-    assert np.array_equal(open_packed(held).labels, open_packed(ships).labels[FOLDS != 2])
+    labels = open_packed(ships).instances[FOLDS == 2]
+    assert np.array_equal(open_packed(held).instances, open_packed(ships).instances[FOLDS != 2])
     for name, label in zip(sample["ImageId"], labels, strict=True):
         cells = [cell for one, cell in zip(truth["ImageId"], truth["EncodedPixels"], strict=True) if one == name]
         assert cells == ([encode(label == number) for number in range(1, label.max() + 1)] or [""])

@@ -33,7 +33,7 @@ def test_salt(tmp_path):
     assert np.array_equal(train.images[..., 0], [images[name] for name in "dbac"])
     assert np.array_equal(test.images[..., 0], [images[name] for name in "zxy"])
     assert np.array_equal(train.masks, [masks[name] for name in "dbac"])
-    assert train.labels is None
+    assert train.instances is None
     assert test.masks is None
     assert train.sizes is None
     for name in ("train.csv", "depths.csv", "sample_submission.csv"):
@@ -106,9 +106,9 @@ def test_dsb2018(tmp_path):
     assert "dsb2018" in printed.splitlines()[0]
     assert (train.ids, stacks["test"].ids) == (["a", "b"], ["t"])
     assert np.array_equal(train.images, [noise(ord(name), channels=4)[..., :3] for name in "ab"]), "alpha is dropped"
-    assert train.labels.dtype == np.uint16
-    assert np.array_equal(train.labels, [labels["a"], labels["b"]]), "the first object keeps a shared pixel"
-    assert np.array_equal(train.masks, train.labels != 0)
+    assert train.instances.dtype == np.uint16
+    assert np.array_equal(train.instances, [labels["a"], labels["b"]]), "the first object keeps a shared pixel"
+    assert np.array_equal(train.masks, train.instances != 0)
     counts = read_json(tmp_path / "out/manifest.json")["report"]["train"]["counts"]
     assert (counts["objects"], counts["overlapping_pixels"], counts["objects_without_pixels"]) == (3, 2, 1)
     assert read_table(tmp_path / "out/train.csv")["objects"] == ["1", "2"]
@@ -137,8 +137,8 @@ def test_airbus(tmp_path):
     assert "airbus" in printed.splitlines()[0]
     assert train.ids == ["c.jpg", "a.jpg", "b.jpg"], "ids and order of the csv"
     assert stacks["test"].ids == ["z.jpg", "y.jpg"]
-    assert np.array_equal(train.labels, list(labels.values()))
-    assert np.array_equal(train.masks, train.labels != 0)
+    assert np.array_equal(train.instances, list(labels.values()))
+    assert np.array_equal(train.masks, train.instances != 0)
     counts = read_json(tmp_path / "out/manifest.json")["report"]["train"]["counts"]
     assert (counts["objects"], counts["empty_masks"], counts["objects_without_pixels"]) == (3, 1, 0)
     assert read_table(tmp_path / "out/train.csv")["objects"] == ["2", "0", "1"]
@@ -184,13 +184,13 @@ def test_mixed_sizes_are_resized_on_request(tmp_path):
     _, stacks = packed(tmp_path / "data", tmp_path, "--size", "12x10")
     train = stacks["train"]
     assert train.sizes == [(12, 10), (12, 10), (24, 20), (6, 30), (20, 20)]
-    assert (train.labels[4] == 1).all(), "an image without background"
+    assert (train.instances[4] == 1).all(), "an image without background"
     assert stacks["test"].sizes is None, "these were not resized"
     half = np.zeros(SIZE, np.uint8)
     half[:6] = 1
     for row in (2, 3):
         assert np.array_equal(train.masks[row], half)
-        assert np.array_equal(train.labels[row], half), "numbers without a gap where an object got lost"
+        assert np.array_equal(train.instances[row], half), "numbers without a gap where an object got lost"
         assert (train.images[row][:, :4] == 7).all()
         assert (train.images[row][:, 6:] == 201).all()
     counts = read_json(tmp_path / "out/manifest.json")["report"]["train"]["counts"]
@@ -212,7 +212,7 @@ def test_labels_in_train_csv(tmp_path):
     train, test = open_packed(tmp_path), open_packed(tmp_path, "test")
     assert (train.ids, test.ids) == (["a_3", "a_2", "a_1", "a_0"], ["b_1", "b_0"]), "not in the order of the csv files"
     assert np.array_equal(train.images[0], noise(3, (32, 32), 3))
-    assert (train.masks, train.labels, (tmp_path / "train_masks.npy").exists()) == (None, None, False)
+    assert (train.masks, train.instances, (tmp_path / "train_masks.npy").exists()) == (None, None, False)
     assert "empty_masks" not in read_json(tmp_path / "manifest.json")["report"]["train"]["counts"]
 
 

@@ -168,7 +168,7 @@ def test_a_changed_object_is_packed_again(tmp_path):
     run_ok("--data_dir", tmp_path, cwd=tmp_path)
     save(tmp_path / "stage1_train/a/masks/object1.png", np.full(SIZE, 255, np.uint8))
     run_ok("--data_dir", tmp_path, cwd=tmp_path)
-    assert (open_packed(tmp_path).labels[0] == 1).all()
+    assert (open_packed(tmp_path).instances[0] == 1).all()
 
 
 def test_another_size_packs_again_and_drops_what_is_no_more(tmp_path):
@@ -234,7 +234,7 @@ def test_report_says_what_became_of_objects_that_overlap(tmp_path):
     assert overlap[0].endswith("(claimed by a second object; the first has them)")
     assert hidden[0].split()[:6] == ["objects", "hidden", "1", "such", "as", "a.jpg"]
     assert "left out" in hidden[0]
-    assert np.unique(open_packed(tmp_path).labels[1]).tolist() == [0, 1, 2], "numbers with a gap"
+    assert np.unique(open_packed(tmp_path).instances[1]).tolist() == [0, 1, 2], "numbers with a gap"
 
 
 def test_background_is_found_from_the_pixels(tmp_path):

@@ -86,13 +86,13 @@ def test_it_packs_into_what_was_drawn(demo, tmp_path):
     assert printed.split()[:2] == ["layout", "airbus"]
     train, plan = open_packed(tmp_path / "out"), draw_plan(N_TRAIN, N_TEST, 3)
     assert train.ids == list(plan["train"])
-    for name, label, image in list(zip(train.ids, train.labels, train.images, strict=True))[:5]:
+    for name, label, image in list(zip(train.ids, train.instances, train.images, strict=True))[:5]:
         drawn = scene(np.random.default_rng([3, int(name[:9], 16)]), SIZE, plan["train"][name])
         assert np.array_equal(label, drawn.labels)
         assert np.abs(image.astype(int) - drawn.image).mean() < 6, "more than JPEG loses"
     assert open_packed(tmp_path / "out", "test").ids == list(plan["test"])
     table = read_table(tmp_path / "out/train.csv")
-    assert table["objects"] == [str(label.max()) for label in train.labels]
+    assert table["objects"] == [str(label.max()) for label in train.instances]
     run_here("utils/make_folds.py", "-p", tmp_path / "out/train.csv", "-n", 3, "--stratify", "objects")
     folds = np.array(read_table(tmp_path / "out/train_with_folds.csv")["fold"], int)
     spread = np.bincount(folds[np.array(table["objects"]) == "0"], minlength=3)
