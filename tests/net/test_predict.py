@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.scripts import run_here, succeed
+from helpers.scripts import assert_refused, run_here, succeed
 
 from utils.data.rle import decode
 from utils.masks.mask_file import binarize, open_masks
@@ -86,6 +86,39 @@ def test_the_stored_threshold_is_used_and_named(survey, trained, out, tmp_path):
     assert f"threshold {th:.6g} ({run}/threshold.json)" in done.stdout
     done = run_here("predict.py", "--snapshot", run, "--data_dir", survey, *words(out), "--th", "0.25")
     assert "threshold 0.25 (--th)" in done.stdout
+
+
+def test_what_cannot_be_used_is_refused_before_anything_is_predicted(survey, trained, out, tmp_path):
+    run = tmp_path / "run_fold0"
+    shutil.copytree(trained, run)
+    words_of = ["predict.py", "--snapshot", run, "--data_dir", survey, *words(out)]
+    said = "sample_submission.csv, which has the columns id,rle_mask, has one row an image"
+    assert_refused(run_here(*words_of, "--objects"), 2, "--objects: ", said)
+    assert_refused(
+        run_here(*words_of, "--seed_th", 0.5, "--format", "dsb2018"), 2, "--seed_th 0.5", "predict no border"
+    )
+    for name, more in (("threshold", ()), ("objects", ("--format", "airbus")), ("gate", ("--gate", trained))):
+        (run / f"{name}.json").write_text('{"threshold": null}')
+        assert_refused(run_here(*words_of, *more), 1, f"{name}.json: expected ", "run optimize_threshold.py again")
+        (run / f"{name}.json").unlink()
+    assert not out["--masks_fn"].exists()
+
+
+def test_a_threshold_of_other_views_and_folds_that_differ_are_told(survey, trained, out, tmp_path):
+    runs = [tmp_path / f"run_fold{fold}" for fold in (0, 1)]
+    for run, th, n_images in zip(runs, (0.25, 0.375), (8, 9), strict=True):
+        shutil.copytree(trained, run)
+        stored = {"threshold": th, "min_area": 0, "tta": "null_hflip", "n_snapshots": 1, "n_images": n_images}
+        (run / "threshold.json").write_text(json.dumps(stored))
+    base = ["--data_dir", survey, *words(out)]
+    alike = run_here("predict_tta.py", "--snapshot", runs[0], *base)
+    assert "note:" not in alike.stdout
+    done = run_here("predict.py", "--snapshot", *runs, *base)
+    assert done.returncode == 0, done.stderr
+    first, second = [line for line in done.stdout.splitlines() if line.startswith("note: ")]
+    assert f"{runs[1]}/threshold.json is taken, fitted on 9 images; {runs[0]}/threshold.json says otherwise" in first
+    assert "was fitted on masks of the views null_hflip, these are of null" in second
+    assert f"threshold 0.375 ({runs[1]}/threshold.json)" in done.stdout
 
 
 def test_images_packed_smaller_come_back_at_their_own_size(trained, tmp_path):
