@@ -14,7 +14,7 @@ from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.masks.gate import OPEN, gated_out
 from utils.masks.instances import InstanceRules, label_instances
-from utils.masks.mask_file import open_masks
+from utils.masks.mask_file import PredictionInfo, open_masks
 from utils.masks.probability_file import open_probabilities, write_probabilities
 from utils.scoring.gate_search import gate_means, widest_gate
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
@@ -55,7 +55,7 @@ def opened(folder, sets):
         names = ids[start : start + len(masks)]
         about = {"data_dir": str(folder / "data"), "part": "train"}
         files.append(open_masks(write_masks(folder / f"v{number}.npy", names, masks, **about)))
-        write_probabilities(folder / f"g{number}.npy", names, gate[:, None], ["not_empty"], {})
+        write_probabilities(folder / f"g{number}.npy", names, gate[:, None], ["not_empty"], PredictionInfo())
         gates.append(open_probabilities(folder / f"g{number}.npy"))
         start += len(names)
     return files, gates
