@@ -46,11 +46,11 @@ def main(settings: Settings) -> None:
         whole, killed = RunFolder(Path(work) / "whole"), RunFolder(Path(work) / "killed")
         words = ["--data_dir", settings.data_dir, "--n_epochs", str(settings.n_epochs), *settings.flags.split()]
         span = _undisturbed(words, whole)
-        _kill_and_resume(words, killed, settings, span)
+        kills = _kill_and_resume(words, killed, settings, span)
         found = differences(whole, killed)
         if found:
-            raise UserError(f"after {settings.kills} kills the run differs: {'; '.join(found[:3])}")
-        print(f"{settings.kills} kills, {settings.n_epochs} epochs: the same tensors, log, masks and set of snapshots")
+            raise UserError(f"after {kills} kills the run differs: {'; '.join(found[:3])}")
+        print(f"{kills} kills, {settings.n_epochs} epochs: the same tensors, log, masks and set of snapshots")
 
 
 def _undisturbed(words: list[str], folder: RunFolder) -> float:
@@ -65,10 +65,17 @@ def _undisturbed(words: list[str], folder: RunFolder) -> float:
     return first - folder.config.stat().st_mtime + 2 * later
 
 
-def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, span: float) -> None:
+def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, span: float) -> int:
     """Kill within `span` seconds after the run has begun to write, again and again; then let it finish.
 
-    On a busy machine `span` may be many epochs: after EPOCHS_AT_MOST new ones there is no more waiting.
+    On a busy machine `span` may be many epochs: after EPOCHS_AT_MOST new ones there is no more waiting. A run that
+    finishes all the same is not killed again.
+
+    Returns:
+        how often the run was killed.
+
+    Raises:
+        UserError: it had finished before it could be killed once.
     """
     moments = random.Random(settings.seed)
     for number in range(settings.kills):
@@ -81,10 +88,14 @@ def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, sp
             time.sleep(0.005)
         process.kill()
         process.join()
-        print(f"kill {number + 1}: {_epochs(folder)} epochs in log.csv", flush=True)
         if folder.summary.is_file():
-            raise UserError(f"--n_epochs {settings.n_epochs}: finished after {number + 1} kills; give it more epochs")
+            if not number:
+                raise UserError(f"--n_epochs {settings.n_epochs}: finished before the first kill; give it more epochs")
+            print(f"finished before kill {number + 1}; more --n_epochs leave room for {settings.kills}", flush=True)
+            return number
+        print(f"kill {number + 1}: {_epochs(folder)} epochs in log.csv", flush=True)
     _finish(_train(words, folder), folder)
+    return settings.kills
 
 
 def _epochs(folder: RunFolder) -> int:

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 from helpers.scripts import TINY, succeed
+from hypothesis import HealthCheck, settings
+
+# Examples are the same every time, and neither a slow example nor slow drawing fails a test: busy machines are slow.
+settings.register_profile("strata", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("strata")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from helpers.container import copy_kept, instructions, kept, programs_folder, rules_of, sent_by_docker
 from helpers.scripts import ROOT
+from helpers.waiting import HANGS
 
 import report
 from utils.core.cli import parse
@@ -194,9 +195,8 @@ def test_docker_compose_reads_the_services(tmp_path):
 
 
 def make(*words, path):
-    return subprocess.run(
-        [shutil.which("make"), *words], cwd=ROOT, env={"PATH": str(path)}, capture_output=True, text=True, timeout=60
-    )
+    command, environment = [shutil.which("make"), *words], {"PATH": str(path)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANGS)
 
 
 def test_make_starts_compose_with_the_numbers_of_whoever_types_it(tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers.masks import files_in, score_at, write_masks, write_packed
 from helpers.scripts import ROOT
+from helpers.waiting import HANGS
 from PIL import Image
 
 from utils.core.errors import UserError
@@ -59,7 +60,8 @@ def executed(survey, answered, tmp_path_factory):
     notebook, before = nbformat.read(NOTEBOOK, as_version=4), files_in(survey) + files_in(answered.run)
     own = {name: str(tmp_path_factory.mktemp(name)) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")}
     environment = {**os.environ, **own, "STRATA_DATA": str(survey), "STRATA_RUN": str(answered.run)}
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
+    place = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    client = NotebookClient(notebook, timeout=HANGS, startup_timeout=HANGS, resources=place)
     client.execute(env=environment)
     assert files_in(survey) + files_in(answered.run) == before
     return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from helpers.scripts import ROOT
+from helpers.waiting import HANGS, until
 
 STAND_IN = """#!/usr/bin/env bash
 echo "$@" >> calls.txt
@@ -38,7 +39,7 @@ def type_in(place, *words, recipe="folds.sh", **environment):
         env={**os.environ, "PATH": path, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
     )
     calls = (place / "calls.txt").read_text().splitlines() if (place / "calls.txt").exists() else []
     (place / "calls.txt").unlink(missing_ok=True)
@@ -93,15 +94,14 @@ def test_a_task_of_a_slurm_array_trains_its_fold(place):
 def test_a_task_that_slurm_takes_away_is_queued_again(place):
     (place / "recipes").mkdir()
     (place / "recipes" / "folds.sh").symlink_to(ROOT / "recipes" / "folds.sh")
-    (place / "bin" / "python").write_text("#!/usr/bin/env bash\ntouch started\nexec sleep 30\n")
+    (place / "bin" / "python").write_text("#!/usr/bin/env bash\ntouch started\nexec sleep 3600\n")
     slurm = {"NAME": "a", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "77", "SLURM_SUBMIT_DIR": str(place)}
     process = subprocess.Popen(
         ["bash", str(ROOT / "recipes" / "folds.slurm")],
         cwd=place,
         env={**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", **slurm},
     )
-    while not (place / "started").exists():
-        assert process.poll() is None
+    until((place / "started").exists, lambda: process.poll() is None)
     process.terminate()
-    assert process.wait(30) == 143
+    assert process.wait(HANGS) == 143
     assert (place / "calls.txt").read_text() == "scontrol requeue 77_3\n"

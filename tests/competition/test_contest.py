@@ -7,13 +7,13 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import zipfile
 
 import pytest
 from helpers.masks import files_in, write_packed
 from helpers.scripts import ROOT, assert_refused, run_here
 from helpers.sources import contents, labelled, salt
+from helpers.waiting import HANGS, until
 
 SCRIPT = "utils/contest.py"
 TGS = "tgs-salt-identification-challenge"
@@ -141,7 +141,7 @@ def test_a_truncated_download_is_fetched_again(kaggle, tmp_path):
 
 def test_ctrl_c_keeps_what_has_come_for_the_next_try(kaggle, tmp_path):
     tgs(kaggle, tmp_path / "source")
-    stand_in(kaggle, '#!/bin/sh\necho part > "$5/$3.zip"\nexec sleep 60\n')
+    stand_in(kaggle, '#!/bin/sh\necho part > "$5/$3.zip"\nexec sleep 3600\n')
     process = subprocess.Popen(
         [sys.executable, ROOT / SCRIPT, "download"],
         cwd=tmp_path,
@@ -151,11 +151,9 @@ def test_ctrl_c_keeps_what_has_come_for_the_next_try(kaggle, tmp_path):
         start_new_session=True,
     )
     part = tmp_path / "data" / ".download" / TGS / f"{TGS}.zip"
-    while not part.exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    until(lambda: part.exists() and part.read_text() == "part\n", lambda: process.poll() is None)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=HANGS)[1]
     assert (process.returncode, len(said.splitlines())) == (130, 1), said
     assert "the same command goes on with what has come" in said
     assert part.read_text() == "part\n"

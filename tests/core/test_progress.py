@@ -10,27 +10,33 @@ import termios
 import nbformat
 import pytest
 from helpers.scripts import ROOT
+from helpers.waiting import HANGS
 from nbclient import NotebookClient
 
 from utils.core.progress import TimeLeft, duration
 
 EPOCH = """
-import time
 from utils.core.progress import EpochBar
 from utils.core.progress import TimeLeft
 left = TimeLeft([1, 1, 1], done=1, latest=7200)
 with EpochBar("epoch 2/3", 8, left) as bar:
     for _ in range(4):
-        time.sleep(0.11)  # a bar is drawn ten times a second at most
         bar.add(2, 0.25)
 print("epoch 2/3  val_loss 0.3")
 """
+CLOCK = """
+import itertools, time
+ticks = itertools.count()
+time.time = time.perf_counter = lambda: next(ticks) * 0.11
+"""
+"""A clock that goes on by 0.11 s whenever it is read. A bar is drawn ten times a second at most, so that each of its
+steps is drawn, and the time that the epoch takes is the same on every machine."""
 
 
 def test_on_a_terminal_there_is_one_bar_with_loss_speed_and_the_time_left():
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    done = subprocess.Popen([sys.executable, "-c", EPOCH], cwd=ROOT, stdout=theirs, stderr=theirs)
+    done = subprocess.Popen([sys.executable, "-c", CLOCK + EPOCH], cwd=ROOT, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
     while True:
@@ -53,7 +59,7 @@ def test_in_a_pipe_there_are_lines_only():
 
 def test_in_a_notebook_there_is_a_bar_of_its_own_and_the_line():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(EPOCH)])
-    NotebookClient(notebook, resources={"metadata": {"path": str(ROOT)}}).execute()
+    NotebookClient(notebook, startup_timeout=HANGS, resources={"metadata": {"path": str(ROOT)}}).execute()
     outputs = notebook.cells[0].outputs
     assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
     said = {name: "".join(one.text for one in outputs if one.get("name") == name) for name in ("stdout", "stderr")}

@@ -10,11 +10,14 @@ import sys
 from types import SimpleNamespace
 
 from bench.warm import ROOT, start
+from helpers.waiting import HANGS
 
 TINY = ("--arch", "unet_resnet18", "--encoder_weights", "none", "--batch_size", "8", "--optimizer", "adam_1e-3")
 """Flags of a run of train.py that is quick on a CPU."""
 TINIEST = ("--arch", "unet_tu-test_resnet", *TINY[2:])
 """The same with a network of 2 million weights, for what is run again and again."""
+ENDLESS = 100_000
+"""Epochs of a run that cannot finish before the test ends it."""
 
 
 def run_script(script, *words, cwd=ROOT):
@@ -25,7 +28,7 @@ def run_script(script, *words, cwd=ROOT):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS,
         check=False,
     )
 
@@ -59,17 +62,27 @@ def start_together(script, *words, output, processes=2, cwd=ROOT, env=()):
     ]
 
 
+_OURS = []
+"""Sockets that keep ports for the tests of this process until it ends."""
+
+
 def free_port():
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """A port of this machine that nobody listens on, and that the system gives to nobody else while the tests run.
+
+    A socket stays bound to it without listening: connections are refused, and a server that is told this port can
+    still listen there, because both set SO_REUSEADDR (as asyncio, torch and uvicorn do).
+    """
+    ours = socket.socket()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    ours.bind(("127.0.0.1", 0))
+    _OURS.append(ours)
+    return ours.getsockname()[1]
 
 
-def end_together(processes, output, timeout=120):
+def end_together(processes, output):
     """Exit codes of the processes, and all that each said."""
     for process in processes:
-        process.join(timeout)
+        process.join(HANGS)
     said = [(output / f"{rank}.txt").read_text() for rank in range(len(processes))]
     hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
     for rank in hanging:

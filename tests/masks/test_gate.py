@@ -68,11 +68,12 @@ def words_for(survey, out, snapshot, *words):
 
 def predicted(survey, out, snapshot, *words):
     """What predicting printed, the raw masks, the gate's probabilities (N,), and the submission: id -> cell."""
+    before = set((out / "submissions").glob("*.csv"))
     done = run_here(*words_for(survey, out, snapshot, *words))
     assert done.returncode == 0, done.stderr
     gate = open_probabilities(out / "m_gate.npy") if (out / "m_gate.npy").exists() else None
-    submissions = sorted((out / "submissions").glob("*.csv"), key=lambda path: path.stat().st_mtime_ns)
-    cells = dict(zip(*read_table(submissions[-1]).values(), strict=True)) if submissions else None
+    written = [*set((out / "submissions").glob("*.csv")) - before]
+    cells = dict(zip(*read_table(*written).values(), strict=True)) if written else None
     return SimpleNamespace(said=done.stdout, masks=open_masks(out / "m.npy"), gate=gate, cells=cells)
 
 

@@ -1,7 +1,6 @@
 """Rules of thumb: each by a mask made by hand, in their order, from the flag to the submission."""
 
 import re
-import time
 
 import numpy as np
 import pytest
@@ -171,9 +170,7 @@ def test_crf_follows_the_edges_of_the_image(tmp_path):
     def overlap(mask):
         return np.count_nonzero(mask & truth) / np.count_nonzero(mask | truth)
 
-    start = time.perf_counter()
     found = crf.refined(probabilities, image)
-    assert time.perf_counter() - start < 0.5  # 10 ms; but machines that run tests are busy
     assert (found.shape, found.dtype) == (truth.shape, np.float32)
     assert 0 <= found.min() <= found.max() <= 1
     assert overlap(probabilities > 0.5) < 0.85

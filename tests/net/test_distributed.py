@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import ROOT, TINIEST, end_together, free_port, run_here, start_together, succeed
+from helpers.scripts import ENDLESS, ROOT, TINIEST, end_together, free_port, run_here, start_together, succeed
+from helpers.waiting import HANGS, until
 
 from net.snapshot import load_snapshot, read
 from utils.core.tables import read_table
@@ -194,21 +194,14 @@ def test_processes_predict_the_file_that_one_predicts(survey, trained, tmp_path)
     assert submissions[0].read_text() == submissions[1].read_text()
 
 
-def wait_for(path, seconds=60):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} never appeared"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_process_ends_all_with_one_line_and_any_number_goes_on(survey, tmp_path, victim):
     run, said = tmp_path / "run", tmp_path / "said"
     words = ("--data_dir", survey, *TINIEST, "--experiment_dir", run, "--sync_batchnorm")
-    together = start_together("train.py", *words, "--n_epochs", 500, output=said)
-    wait_for(run / "state.pt")
+    together = start_together("train.py", *words, "--n_epochs", ENDLESS, output=said)
+    until((run / "state.pt").exists, lambda: all(process.is_alive() for process in together))
     together[victim].kill()
-    codes, told = end_together(together, said, timeout=60)
+    codes, told = end_together(together, said)
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 1
     errors = [line for line in (told[0] + told[1]).splitlines() if line.startswith("train.py: ")]
@@ -229,11 +222,11 @@ def test_a_dead_process_ends_all_with_one_line_and_any_number_goes_on(survey, tm
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(survey, tmp_path):
     run, said = tmp_path / "run", tmp_path / "said"
-    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 500, "--experiment_dir", run)
+    words = ("--data_dir", survey, *TINIEST, "--n_epochs", ENDLESS, "--experiment_dir", run)
     together = start_together("train.py", *words, output=said)
-    wait_for(run / "state.pt")
+    until((run / "state.pt").exists, lambda: all(process.is_alive() for process in together))
     os.kill(together[1].pid, signal.SIGTERM)
-    codes, told = end_together(together, said, timeout=60)
+    codes, told = end_together(together, said)
     assert codes == [143, 143]
     errors = [line for line in (told[0] + told[1]).splitlines() if line.startswith("train.py: ")]
     assert len(errors) == 1
@@ -284,7 +277,7 @@ def test_two_machines_by_the_recipe(survey, tmp_path):
         env={**environment, "PORT": str(free_port())},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r", 2 processes \| ", done.stdout)

@@ -10,6 +10,7 @@ def test_killed_twenty_times_a_resumed_run_is_the_same(survey, capsys):
     flags = ("--scheduler", "cosine", "--cycles", 2, "--keep", 2, "--accumulate", 2, "--ema", 0.9, "--epoch_size", 12)
     settings = kill_resume.Settings(str(survey), kills=20, n_epochs=60, flags=" ".join(map(str, (*TINIEST, *flags))))
     kill_resume.main(settings)
-    said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "20 kills, 60 epochs: the same tensors, log, masks and set of snapshots"
-    assert len(said) == 21
+    *steps, last = capsys.readouterr().out.splitlines()
+    kills = [line for line in steps if line.startswith("kill ")]  # 20, unless the machine was too busy to kill in time
+    assert len(steps) == 20 or steps[len(kills)].startswith("finished before kill")
+    assert last == f"{len(kills)} kills, 60 epochs: the same tensors, log, masks and set of snapshots"

@@ -1,6 +1,6 @@
 """Crops, stages and tiles: large pictures are learned and predicted piece by piece."""
 
-import time
+import signal
 
 import numpy as np
 import pytest
@@ -144,16 +144,30 @@ def test_tiles_that_cannot_be_are_refused(survey, trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+KILLED = """
+import os, runpy, signal
+from net import snapshot
+write = snapshot.write
+def write_and_die(path, values):
+    write(path, values)
+    if path.name == "state.pt":
+        os.kill(os.getpid(), signal.SIGKILL)
+snapshot.write = write_and_die
+runpy.run_path("train.py", run_name="__main__")
+"""
+"""A training that is killed as soon as the state of its first epoch is written."""
+
+
 def test_a_run_grows_by_stages_through_a_kill_and_its_snapshots_remember_their_size(survey, tmp_path):
     runs = [tmp_path / "whole", tmp_path / "killed"]
     words = ("--data_dir", survey, *TINIEST, "--n_epochs", 4, "--stages", "64:2", "128:2", "--keep", 9)
     done = run_here("train.py", *words, "--experiment_dir", runs[0])
     assert done.returncode == 0, done.stderr
-    killed = start("train.py", [str(word) for word in (*words, "--experiment_dir", runs[1])], tmp_path / "said")
-    while killed.is_alive() and not (runs[1] / "state.pt").exists():
-        time.sleep(0.01)
-    killed.kill()
+    (tmp_path / "killed.py").write_text(KILLED)
+    typed = [str(word) for word in (*words, "--experiment_dir", runs[1])]
+    killed = start(tmp_path / "killed.py", typed, tmp_path / "said")
     killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert run_here("train.py", "--experiment_dir", runs[1], "--resume").returncode == 0
     assert differences(RunFolder(runs[0]), RunFolder(runs[1])) == []
     sizes = {}

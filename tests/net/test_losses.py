@@ -23,7 +23,8 @@ def batch(seed=0, shape=(4, 1, 9, 7)):
 def deep(seed=0, shape=(4, 1, 8, 8)):
     logits, target = batch(seed, shape)
     sides = [batch(seed + k, shape)[0] for k in (1, 2)]
-    return DeepOutput(logits, torch.randn(4, requires_grad=True), sides), target
+    image = torch.randn(4, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+    return DeepOutput(logits, image, sides), target
 
 
 def lovasz_by_definition(logits, target):

@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import TINIEST, TINY, assert_refused, run_here, run_script, succeed
+from helpers.scripts import ENDLESS, TINIEST, TINY, assert_refused, run_here, run_script, succeed
+from helpers.waiting import HANGS, until
 
 from bench.kill_resume import differences
 from bench.warm import start
@@ -159,13 +159,11 @@ def test_a_folder_that_is_removed_is_not_made_anew_in_silence(survey, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_at_the_next_step_and_says_how_to_go_on(survey, tmp_path, number, code):
-    words = ["--data_dir", str(survey), *TINIEST, "--n_epochs", "500", "--experiment_dir", str(tmp_path / "run")]
+    words = ["--data_dir", str(survey), *TINIEST, "--n_epochs", str(ENDLESS), "--experiment_dir", str(tmp_path / "run")]
     process = start("train.py", words, tmp_path / "said.txt")
-    while not (tmp_path / "run" / "state.pt").is_file():
-        assert process.is_alive()
-        time.sleep(0.02)
+    until((tmp_path / "run" / "state.pt").is_file, process.is_alive)
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(HANGS)
     said = (tmp_path / "said.txt").read_text()
     assert process.exitcode == code
     assert "--resume goes on from there" in said.strip().splitlines()[-1]

@@ -7,6 +7,7 @@ import threading
 import pytest
 from helpers.browser import CONTRASTS, go_to_run, is_dark, is_painted, names
 from helpers.pages import HOSTILE, write_experiments
+from helpers.waiting import HANGS
 
 from utils.report.page import Maker, build_page
 from utils.report.pictures import Pictures
@@ -41,7 +42,7 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=HANGS * 1000)
         yield browser
         browser.close()
 
@@ -55,7 +56,7 @@ def open_page(chromium, address):
         context = chromium.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(HANGS * 1000)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
@@ -136,7 +137,9 @@ def test_a_run_opens_its_pictures_are_painted_and_the_way_back(open_page):
     page.keyboard.press("Enter")
     heading = page.get_by_role("heading", name="unet_fold1")
     heading.wait_for()
-    assert page.title() == "unet_fold1, experiments"
+    page.wait_for_function(
+        "document.title === 'unet_fold1, experiments'"
+    )  # a script does this, after the section shows
     assert page.evaluate("document.activeElement.textContent").startswith("unet_fold1")
     assert not page.locator("#runs").is_visible()
     assert page.locator(".run:visible").count() == 1
@@ -152,6 +155,7 @@ def test_a_run_opens_its_pictures_are_painted_and_the_way_back(open_page):
     large = page.get_by_role("dialog")
     name = large.locator("#large-name").inner_text()
     assert large.locator("figcaption").all_inner_texts() == ["image", "truth", "probability", "overlay"]
+    page.wait_for_function("[...document.querySelectorAll('#large img')].every(i => i.naturalWidth > 0)")
     assert large.locator("img").first.evaluate("e => getComputedStyle(e).imageRendering") == "pixelated"
     assert large.locator("img").first.bounding_box()["width"] > 2 * strip.locator("img").first.bounding_box()["width"]
     page.keyboard.press("ArrowRight")
@@ -160,7 +164,7 @@ def test_a_run_opens_its_pictures_are_painted_and_the_way_back(open_page):
     assert not large.is_visible()
     page.get_by_role("link", name="All runs").click()
     page.locator("#runs").wait_for()
-    assert page.evaluate("document.activeElement.textContent") == "unet_fold1"
+    page.wait_for_function("document.activeElement.textContent === 'unet_fold1'")
 
 
 def test_is_b_better_than_a(open_page, found):
@@ -270,6 +274,7 @@ def test_a_served_page_takes_the_newer_one_and_keeps_what_was_chosen(open_page, 
         assert order == ["wide", "unet", "solo10", "solo9", "gate"]
         server.page = shown(first.replace(b"read on", b"seen on"), "a line that says what went wrong")
         page.get_by_text("a line that says what went wrong").wait_for()
+        page.wait_for_load_state()  # the script of the new page restores what it can when all of it has come
         assert names(page) == order
         assert page.get_by_label("Filter").input_value() == "fold=0"
         assert page.get_by_role("link", name="wide_fold0").is_visible()

@@ -7,29 +7,30 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from functools import partial
 
 import pytest
 from helpers.pages import Page, write_experiments
 from helpers.runs import log_rows, write_run
-from helpers.scripts import ROOT, assert_refused, free_port, run_here
+from helpers.scripts import ROOT, assert_refused, run_here
+from helpers.waiting import HANGS, until
 
 from utils.core.errors import Interrupted, UsageError
 from utils.core.tables import write_table
 from utils.report.serve import address_of, folders_state, is_this_machine, open_server, shown, watch
 
-TRAINING = """import sys, time
+TRAINING = """import sys
 from pathlib import Path
 from utils.runs.status import kept_status
 with kept_status(Path(sys.argv[1])):
-    time.sleep(99)"""
+    sys.stdin.read()"""
+"""A run that goes on as long as its standard input is open."""
 
 
 def ask(address, method="GET", path=None, **headers):
     """Status, headers and body of an answer."""
     host, port, own = re.fullmatch(r"http://([^/]+):(\d+)(/.*)", address).groups()
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=HANGS)
     connection.putrequest(method, own if path is None else path, skip_host="Host" in headers)
     for name, value in headers.items():
         connection.putheader(name, value)
@@ -38,14 +39,6 @@ def ask(address, method="GET", path=None, **headers):
     found = answer.status, dict(answer.getheaders()), answer.read()
     connection.close()
     return found
-
-
-def until(true, seconds=60):
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -103,7 +96,7 @@ def test_it_follows_a_training_says_what_went_wrong_and_ends_with_ctrl_c(tmp_pat
 
         assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "experiments"]  # nothing was written
         watching.send_signal(signal.SIGINT)
-        out, err = watching.communicate(timeout=60)
+        out, err = watching.communicate(timeout=HANGS)
     finally:
         watching.kill()
     assert watching.returncode == 130
@@ -180,7 +173,7 @@ def test_wrong_addresses_are_one_line(serving, tmp_path):
         done = run_here("report.py", "experiments", "--watch", *words, cwd=tmp_path)
         assert_refused(done, code, said)
     with pytest.raises(UsageError, match="is no address of this machine"):
-        open_server("x" * 300, free_port())
+        open_server("x" * 300, 0)
 
 
 def test_a_signal_ends_it_while_the_page_is_made(tmp_path):
@@ -223,10 +216,10 @@ def test_what_makes_the_page_old(tmp_path):
     assert differs()
     (experiments / "another").mkdir()
     assert differs()
-    child = subprocess.Popen([sys.executable, "-c", TRAINING, str(run)], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    until((run / "status.json").exists)
-    assert differs()
-    assert not differs()
-    child.kill()
-    child.wait()
+    words = [sys.executable, "-c", TRAINING, str(run)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as child:
+        until((run / "status.json").exists, lambda: child.poll() is None)
+        assert differs()
+        assert not differs()
+        child.kill()
     assert differs()  # its process is gone, though no file says so

@@ -10,6 +10,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 from helpers.scripts import ROOT, free_port
+from helpers.waiting import HANGS
 
 from utils.core.errors import Interrupted, ToldElsewhere, UsageError, UserError
 from utils.core.files import write_json
@@ -18,6 +19,8 @@ from utils.runs.notifications import check_notify, telling, urls_of
 
 PASSWORD = "pa55-word x"
 QUOTED = "pa55-word%20x"
+PATIENT = f"&cto={HANGS}&rto={HANGS}"
+"""Apprise waits 4 s for a connection or an answer, which a busy machine may exceed."""
 
 
 def summary_of(score, measure="iout"):
@@ -43,16 +46,17 @@ def mailbox():
         return AuthResult(success=(login.login, login.password) == (b"me", PASSWORD.encode()))
 
     port = free_port()
-    server = Controller(Keep(), "127.0.0.1", port, authenticator=knows, auth_require_tls=False)
+    server = Controller(Keep(), "127.0.0.1", port, ready_timeout=HANGS, authenticator=knows, auth_require_tls=False)
     server.start()
-    url = f"mailto://me:{QUOTED}@127.0.0.1:{port}?from=me@example.com&to=you@example.com"
+    url = f"mailto://me:{QUOTED}@127.0.0.1:{port}?from=me@example.com&to=you@example.com{PATIENT}"
     yield SimpleNamespace(url=url, mails=mails)
     server.stop()
 
 
 @pytest.fixture
-def run(tmp_path, mailbox):
-    """The folder of a run, beside others, and an empty mailbox."""
+def run(tmp_path, mailbox, monkeypatch):
+    """The folder of a run, beside others, and an empty mailbox; a message may take as long as it takes."""
+    monkeypatch.setattr(notify, "SECONDS", HANGS)
     mailbox.mails.clear()
     folder = tmp_path / "experiments" / "unet_fold0"
     folder.mkdir(parents=True)
@@ -171,7 +175,7 @@ def test_a_server_that_never_answers_is_waited_for_a_while_only(run):
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"mailto://me:{QUOTED}@127.0.0.1:{deaf.getsockname()[1]}?from=me@example.com&cto=600"
         command = [sys.executable, "-c", DEAF, str(run), url]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False)
     assert "notify: mailto://...: not sent within 1 s" in done.stderr
     assert done.stderr.endswith("ValueError\n")
 

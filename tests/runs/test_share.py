@@ -9,6 +9,7 @@ from helpers.masks import blobs, files_in, write_packed
 from helpers.scripts import assert_refused, run_here, run_script
 from helpers.sharing import BEST, ELSEWHERE, IDS, SHARED, run_to_share, share, shared
 from helpers.sources import contents
+from helpers.waiting import HANGS
 
 from bench.warm import start
 from utils.core.files import write_json
@@ -199,7 +200,7 @@ def test_a_pulled_run_predicts(trained, survey, tmp_path):
     shared("push", trained, "lab", cwd=tmp_path)
     shared("pull", "got/a", "lab", cwd=tmp_path)
     process = start("predict.py", ["--snapshot", "got/a", "--data_dir", str(survey)], tmp_path / "said.txt", tmp_path)
-    process.join(120)
+    process.join(HANGS)
     assert process.exitcode == 0, (tmp_path / "said.txt").read_text()
     assert len(list((tmp_path / "submissions").glob("*.csv"))) == 1
 

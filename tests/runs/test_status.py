@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.waiting import until
 
 from utils.core.errors import Interrupted, UsageError, UserError
 from utils.runs.status import begun, check_free, kept_status, read_status, write_status
@@ -67,15 +68,15 @@ def test_a_killed_process_leaves_an_interrupted_run(tmp_path):
 
 
 def test_a_run_that_goes_on_in_another_process_is_not_resumed_beside_it(tmp_path):
-    code = "import sys, time; from pathlib import Path; from utils.runs.status import kept_status\n"
-    code += "with kept_status(Path(sys.argv[1])): print(flush=True), time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    code = "import sys; from pathlib import Path; from utils.runs.status import kept_status\n"
+    code += "with kept_status(Path(sys.argv[1])): print(flush=True), sys.stdin.read()"
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()
     with pytest.raises(UsageError, match=f"process {other.pid} trains in"):
         check_free(tmp_path)
     other.kill()
-    while Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        pass
+    until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
     assert read_status(tmp_path).state == "interrupted"  # dead, although nobody has waited for it yet
     check_free(tmp_path)
     other.communicate()

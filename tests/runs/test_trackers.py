@@ -7,11 +7,17 @@ import sys
 
 import pytest
 from helpers.scripts import ROOT
-from helpers.trackers import FLAGS, SECRET, new_run, rows, until
+from helpers.trackers import FLAGS, SECRET, new_run, patience, rows
+from helpers.waiting import HANGS, until
 
 from utils.core.errors import Interrupted, UsageError
 from utils.runs import trackers
 from utils.runs.trackers import check_tracker, tracking
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    patience(monkeypatch)
 
 
 @pytest.fixture
@@ -103,7 +109,7 @@ def test_a_tracker_that_breaks_is_one_line_and_the_run_goes_on(package, tmp_path
 
 
 def test_a_tracker_that_hangs_keeps_nothing_waiting_and_is_ended(package, tmp_path, monkeypatch, capsys):
-    package(f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    package(f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(3600)")
     monkeypatch.setattr(trackers, "SECONDS_FINISHED", 0.2)
     with tracking("mlflow", new_run(tmp_path / "run"), FLAGS) as tracked:
         pid = int(until((tmp_path / "pid").exists) and until((tmp_path / "pid").read_text))
@@ -148,12 +154,13 @@ def test_runs_that_start_together_make_one_file_and_a_kill_leaves_no_half_of_one
 RUN = """
 import sys, time
 from pathlib import Path
+from utils.runs import trackers
 from utils.runs.run_folder import RunFolder
-from utils.runs.trackers import tracking
 
-with tracking("mlflow", RunFolder(Path(sys.argv[1])), {}) as tracked:
+trackers.SECONDS_BROKEN_OFF = trackers.SECONDS_IN_SILENCE = 3600
+with trackers.tracking("mlflow", RunFolder(Path(sys.argv[1])), {}) as tracked:
     tracked.epoch({"epoch": 1, "iout": 0.5})
-    time.sleep(600)
+    time.sleep(3600)
 """
 
 
@@ -163,11 +170,11 @@ def test_a_run_that_is_killed_is_closed_there_as_interrupted(package, tmp_path, 
     path = os.pathsep.join((os.environ["PYTHONPATH"], str(ROOT)))
     command = [sys.executable, "-c", RUN, str(new_run(tmp_path / "run").path)]
     run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, process_group=0)
-    until(lambda: calls.exists() and "iout" in calls.read_text())
+    until(lambda: calls.exists() and "iout" in calls.read_text(), lambda: run.poll() is None)
     if number != signal.SIGKILL:  # as batch systems do, which know every process
         os.kill(int(calls.read_text().partition("pid ")[2].split()[0]), number)
     os.killpg(run.pid, number)  # as Ctrl-C of a terminal does
-    said = run.communicate(timeout=60)[1].decode()
+    said = run.communicate(timeout=HANGS)[1].decode()
     assert "tracker:" not in said
     assert until(lambda: "set_terminated r1 KILLED" in calls.read_text())
 
