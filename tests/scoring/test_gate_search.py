@@ -85,7 +85,7 @@ def test_blobs_against_every_pair():
     assert score_at(masks, truth, gate, found.threshold, th) == found.score
 
 
-def test_an_image_on_the_threshold_is_silenced():
+def test_an_image_on_the_threshold_is_gated_out():
     assert gated_out(np.array([0.2, 0.5, np.nextafter(0.5, 1)]), 0.5).tolist() == [True, True, False]
     assert not gated_out(np.zeros(1), OPEN).any()
     # the empty image has the probability .5 of a full one: the two cannot be told apart, so no gate is as good
@@ -112,7 +112,7 @@ def test_of_equally_good_gates_the_widest_gap():
     assert (found.score, gate.low, gate.high) == (0.75, 0.1, 0.5)
 
 
-def test_a_least_area_that_does_as_well_is_taken_before_a_gate():
+def test_a_minimum_area_that_does_as_well_is_taken_before_a_gate():
     masks, truth = np.array([[[0.5, 0.5]], [[0.5, 0]]], np.float16), np.array([[[1, 1]], [[0, 0]]])
     found, gate = best_gated(steps_of(masks, truth, (0, 2)), np.array([0.9, 0.1]))
     assert (found.score, found.min_area, gate) == (1.0, 2, None)

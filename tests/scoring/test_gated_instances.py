@@ -16,6 +16,7 @@ from utils.masks.gate import OPEN, gated_out
 from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import PredictionInfo, open_masks
 from utils.masks.probability_file import open_probabilities, write_probabilities
+from utils.scoring import instance_search as module
 from utils.scoring.gate_search import gate_means, widest_gate
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
 from utils.scoring.instance_search import fit_instances
@@ -191,6 +192,16 @@ def test_the_cross_fit_by_hand(tmp_path):
     assert cross.difference == pytest.approx(np.mean(with_gate) - np.mean(without))
     assert cross.difference_low <= cross.difference <= cross.difference_high
     assert cross.low <= cross.score <= cross.high
+
+
+def test_of_many_images_some_are_searched_and_all_are_scored(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_SEARCHED", 12)
+    masks, labels, gate = sea(40, 11, wrong=1)
+    files, gates = opened(tmp_path, [(masks, labels, gate)])
+    fit = fit_instances(files, None, (6,), "airbus", gates)
+    out = gate <= fit.gate.threshold
+    assert (fit.n_images, fit.n_searched, fit.n_gated_out) == (40, 15, out.sum())
+    assert fit.score == pytest.approx(scores_of(masks, labels, fit.rules, "airbus", out).mean())
 
 
 def test_one_image_has_no_cross_fit(tmp_path):

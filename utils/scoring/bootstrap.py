@@ -7,7 +7,7 @@ import numpy as np
 
 
 def mean_interval(scores: np.ndarray, n_resamples: int = 2000, seed: int = 4545) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean score under resampling of images (Efron 1979).
+    """Return the 95 % percentile interval of the mean score under resampling of images (Efron 1979).
 
     Args:
         scores: (N,) float64, N at least 1.
@@ -35,11 +35,11 @@ class Difference:
 
 
 def difference(a: Mapping[str, float], b: Mapping[str, float]) -> Difference | None:
-    """ "Is B better than A?": the mean of B - A over the images that are in both, by paired bootstrap (Efron 1979).
+    """Answer "Is B better than A?": average B - A over the images that are in both, by paired bootstrap (Efron 1979).
 
     Args:
         a: image id -> score, 0..1.
-        b: the same; ids of different data must not be compared.
+        b: the same, of the same data.
 
     Returns:
         None if no image is in both.

@@ -1,4 +1,7 @@
-"""From label probabilities to the exact best threshold of each label, and the score to believe."""
+"""Find the exact best threshold of each class for probabilities of image classes, with a cross-fitted score.
+
+The user knows classes as labels: `--objective labels`, labels.json.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +17,6 @@ from utils.scoring.class_metrics import UNIT, common_steps, f2_units
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
 from utils.scoring.threshold_search import Steps, middle_of, widest
 
-LABELS_FILE = "labels.json"
 Rule = Literal["f2", "accuracy", "argmax"]
 
 SAID: dict[Rule, str] = {
@@ -26,25 +28,25 @@ SAID: dict[Rule, str] = {
 
 @dataclass(frozen=True)
 class ClassFit:
-    """What was found for the labels of N images."""
+    """The result of optimize_threshold.py for the classes of N images."""
 
     rule: Rule
-    """what counts: mean F2 (several labels an image), accuracy of one label, accuracy of the most probable label."""
+    """the score: mean F2 (several classes an image), accuracy of one class, accuracy of the most probable class."""
     thresholds: dict[str, float]
-    """by label; an image has those whose probability is greater. Empty where the most probable label is taken."""
+    """by class; an image has the classes whose probability is greater. Empty if the most probable one is taken."""
     intervals: dict[str, tuple[float, float]]
-    """by label: thresholds in [low, high) score the same, the other labels' staying as they are."""
+    """by class: thresholds in [low, high) score the same as long as those of the other classes stay as they are."""
     score: float
     """0..1, on all images."""
     score_at_common: float
-    """with the best threshold that all labels share; the same as `score` where there is at most one."""
+    """with the best threshold that all classes share; the same as `score` if there is at most one threshold."""
     cross_fitted: CrossFitted | None
     """None if there is one image only."""
     n_images: int
     n_files: int
 
     def as_json(self, files: Sequence[Probabilities]) -> dict[str, Any]:
-        """What labels.json holds."""
+        """Return the contents of labels.json."""
         return {
             "rule": self.rule,
             "thresholds": self.thresholds,
@@ -57,7 +59,7 @@ class ClassFit:
         }
 
     def as_text(self) -> str:
-        """The same as a short table."""
+        """Format the result as a short table."""
         width = max([16, *map(len, self.thresholds)])
         files = f"{self.n_files} file{'s' if self.n_files > 1 else ''} of probabilities"
         lines = [f"images           {self.n_images} of {files}", f"score            {SAID[self.rule]}"]
@@ -70,18 +72,18 @@ class ClassFit:
 
 
 def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) -> ClassFit:
-    """Fit a threshold for each label on the images of all files.
+    """Fit a threshold for each class on the images of all files.
 
-    Several labels an image: thresholds start from the best one that all share and are then improved label by label,
+    Several classes an image: thresholds start from the best one that all share and are then improved class by class,
     each to the exact best one given the others, until none improves; that may not be the best of all combinations. One
-    label: the threshold of the best accuracy. One of several labels: nothing is fitted, the most probable is taken.
+    class: the threshold of the best accuracy. One of several classes: nothing is fitted, the most probable is taken.
 
     Args:
         files: at least one; with several, each is a part of the cross-fit.
-        truths: the labels of each file's images, in its order.
+        truths: the classes of each file's images, in its order.
 
     Raises:
-        UserError: other labels than the truth's, no images, or an image in two files.
+        UserError: other classes than the truth's, a file without images, an image in two files.
     """
     for file, truth in zip(files, truths, strict=True):
         if file.labels != truth.names:
@@ -112,7 +114,7 @@ def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) 
 
 
 def _fitted(rule: Rule, probabilities: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """The best threshold of each label, (K,) float64, and the interval [low, high) around it; none for argmax."""
+    """Return the best threshold of each class, (K,) float64, and its interval [low, high); nothing for argmax."""
     if rule == "argmax":
         return np.zeros(0), []
     if rule == "accuracy":
@@ -123,41 +125,41 @@ def _fitted(rule: Rule, probabilities: np.ndarray, truths: np.ndarray) -> tuple[
 
 
 def _ascend(probabilities: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """`_fitted` for the mean F2: label by label, until none can be improved given the others."""
-    true, labels = truths.sum(axis=1, dtype=np.int64), range(truths.shape[1])
-    thresholds = np.full(len(labels), _common(probabilities, truths))
+    """Do as `_fitted` for the mean F2: class by class, until none can be improved given the others."""
+    true, classes = truths.sum(axis=1, dtype=np.int64), range(truths.shape[1])
+    thresholds = np.full(len(classes), _common(probabilities, truths))
     predicted = probabilities > thresholds
 
-    def curve_of(label: int) -> tuple[np.ndarray, np.ndarray]:
+    def curve_of(index: int) -> tuple[np.ndarray, np.ndarray]:
         rest = predicted.copy()
-        rest[:, label] = False
+        rest[:, index] = False
         hits, others = (rest & (truths != 0)).sum(axis=1), rest.sum(axis=1)
-        with_it = f2_units(hits + truths[:, label], others + 1, true)
-        return _curve(probabilities[:, label], with_it, f2_units(hits, others, true))
+        with_it = f2_units(hits + truths[:, index], others + 1, true)
+        return _curve(probabilities[:, index], with_it, f2_units(hits, others, true))
 
-    def move(label: int, low: float, high: float) -> None:
-        thresholds[label] = middle_of(low, high)
-        predicted[:, label] = binarize(probabilities[:, label], thresholds[label])
+    def move(index: int, low: float, high: float) -> None:
+        thresholds[index] = middle_of(low, high)
+        predicted[:, index] = binarize(probabilities[:, index], thresholds[index])
 
     while True:
-        for label in labels:  # also where that only moves it into the middle of where the score is the same
-            *interval, total = widest(*curve_of(label))
-            move(label, *interval)
+        for index in classes:  # also if that only moves it into the middle of an interval of the same score
+            *interval, total = widest(*curve_of(index))
+            move(index, *interval)
         intervals = []
-        for label in labels:  # which may have opened a way up for another one
-            values, totals = curve_of(label)
+        for index in classes:  # these moves may allow another one to be improved
+            values, totals = curve_of(index)
             if totals.max() > total:
                 *interval, total = widest(values, totals)
-                move(label, *interval)
+                move(index, *interval)
                 break
-            here = int(np.searchsorted(values, thresholds[label], side="right")) - 1
+            here = int(np.searchsorted(values, thresholds[index], side="right")) - 1
             intervals.append((float(values[here]), float(np.append(values, 1.0)[here + 1])))
         else:
             return thresholds, intervals
 
 
 def _curve(probabilities: np.ndarray, with_it: np.ndarray, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The total over one label's thresholds, as `Steps.curve`, from each image's score with and without it, (N,)."""
+    """Return the total over one class's thresholds, as `Steps.curve`, from the scores (N,) with and without it."""
     number, everywhere = len(probabilities), np.arange(len(probabilities))
     return Steps(
         np.append(everywhere, everywhere),
@@ -168,13 +170,13 @@ def _curve(probabilities: np.ndarray, with_it: np.ndarray, without: np.ndarray) 
 
 
 def _common(probabilities: np.ndarray, truths: np.ndarray) -> float:
-    """The best threshold that all labels share."""
+    """Return the best threshold that all classes share."""
     values, changes = common_steps(probabilities, truths)
     return middle_of(*widest(*Steps(np.zeros(len(values), dtype=np.int64), values, changes, len(truths)).curve())[:2])
 
 
 def _units(rule: Rule, probabilities: np.ndarray, truths: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(N,) int64: the score of each image in whole numbers of 1 / UNIT."""
+    """Return the score of each image in whole numbers of 1 / UNIT, (N,) int64."""
     if rule == "argmax":
         return UNIT * (probabilities.argmax(axis=1) == truths.argmax(axis=1)).astype(np.int64)
     predicted, true = probabilities > thresholds, truths != 0  # thresholds are an array of float64: nothing is rounded

@@ -1,7 +1,8 @@
 """Find the exact best pair of mask threshold and gate threshold, and whether the gate helps.
 
-The score of a pair is a sum over images: the tenths at the mask threshold of those that the gate lets through, and the
-tenths of an empty mask of the others. It changes only at steps of the masks' scores and at probabilities of the gate.
+The score of a pair is a sum over images: an image that the gate lets through has its tenths at the mask threshold, one
+that is gated out the tenths of an empty mask. It changes only at steps of the masks' scores and at the gate's
+probabilities. For instances see utils/scoring/instance_search.py, which uses `gate_means`.
 """
 
 from collections.abc import Sequence
@@ -31,26 +32,27 @@ from utils.scoring.threshold_search import (
 
 @dataclass(frozen=True)
 class Gate:
-    """Where the gate's threshold is best."""
+    """The best thresholds of the gate."""
 
     threshold: float
     """the middle of [low, high)."""
     low: float
     """every threshold >= low ..."""
     high: float
-    """... and < high (<= high where high is 1) has this score, with every mask threshold of its interval."""
+    """... and < high (<= high where high is 1) has this score: with every mask threshold of its interval, or with the
+    rules for instances that were found."""
 
 
 def gated(steps: Steps, probabilities: np.ndarray, gate_th: float) -> Steps:
-    """The steps when the masks of images that the gate silences are empty at every threshold.
+    """Return the steps when the masks of images that are gated out are empty at every threshold.
 
     Args:
         steps: of N images.
         probabilities: (N,) float64, that there is anything.
         gate_th: images with a greater probability are let through.
     """
-    shut = gated_out(probabilities, gate_th)
-    empty, kept = np.flatnonzero(shut), ~shut[steps.image]
+    out = gated_out(probabilities, gate_th)
+    empty, kept = np.flatnonzero(out), ~out[steps.image]
     return Steps(
         np.append(steps.image[kept], empty),
         np.append(steps.value[kept], np.zeros(len(empty))),
@@ -60,13 +62,13 @@ def gated(steps: Steps, probabilities: np.ndarray, gate_th: float) -> Steps:
 
 
 def best_gated(by_area: ByArea, probabilities: np.ndarray) -> tuple[Best, Gate | None]:
-    """The best of all pairs of mask threshold and gate threshold, and least area.
+    """Return the best of all pairs of mask threshold and gate threshold, and minimum area.
 
     Of equally good ones: no gate; then the smallest area; then the widest gap between two neighbouring probabilities,
-    the widest interval of mask thresholds there, and the gate thresholds around for which all of it stays best.
+    the widest interval of mask thresholds there, and all gate thresholds around for which this whole interval is best.
 
     Args:
-        by_area: steps of N images, for each least area.
+        by_area: steps of N images, for each minimum area.
         probabilities: (N,) float64, that there is anything.
     """
     found = [_best_of_one_area(by_area[area], probabilities, area) for area in sorted(by_area)]
@@ -93,14 +95,14 @@ def _best_of_one_area(steps: Steps, probabilities: np.ndarray, min_area: int) ->
 def _sweep(
     steps: Steps, probabilities: np.ndarray, low: float, high: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The least and the highest total over mask thresholds in [low, high), for each gate that makes a difference.
+    """Return the lowest and highest total over mask thresholds in [low, high), for each gate that makes a difference.
 
-    The gate goes down from where it silences all images. What lies between two of their probabilities is one gate; an
-    image that is let through adds its own steps to the total over all mask thresholds, some ten slices.
+    The gate goes down from where all images are gated out. Thresholds between two neighbouring probabilities are one
+    gate; an image that is let through adds its own steps to the total over all mask thresholds, some ten slices.
 
     Returns:
         (lows, lowest, highest): gate thresholds (M + 1,) float64, OPEN and then the M distinct probabilities,
-        ascending, each standing for all up to the next; int64 tenths (M + 1,) of all images.
+        ascending, each for all thresholds up to the next; and twice int64 tenths (M + 1,) of all images.
     """
     held = (steps.value <= low) | (steps.value < high)
     image, change = steps.image[held], steps.change[held]
@@ -109,7 +111,7 @@ def _sweep(
     order = np.lexsort((place, image))
     image, place, level = image[order], place[order], np.cumsum(change[order])
     starts = np.searchsorted(image, np.arange(steps.n_images + 1))
-    level -= np.append(0, level)[starts[image]]  # the sum of this image's changes only
+    level -= np.append(0, level)[starts[image]]  # now the sum of this image's changes alone
     starts, place, level = starts.tolist(), place.tolist(), level.tolist()
 
     values, which = np.unique(probabilities, return_inverse=True)
@@ -130,7 +132,7 @@ def _sweep(
 
 
 def _when_empty(steps: Steps) -> np.ndarray:
-    """(N,) int64, 0 or 10: the tenths of each image if its mask is empty, as every mask is at threshold 1."""
+    """Return the tenths of each image if its mask is empty, as every mask is at threshold 1: (N,) int64, 0 or 10."""
     return steps.tenths_at(1.0)
 
 
@@ -144,7 +146,8 @@ def gate_means(scores: np.ndarray, when_empty: np.ndarray, probabilities: np.nda
 
     Returns:
         (lows, means): gate thresholds (M + 1,) float64, OPEN and then the M distinct probabilities, ascending, each
-        standing for all up to the next; (K, M + 1) float64, rounded to 12 digits so that equal means are equal numbers.
+        for all thresholds up to the next; (K, M + 1) float64, rounded to 12 digits so that equal means are equal
+        numbers.
     """
     order = np.argsort(probabilities, kind="stable")
     ascending, gains = probabilities[order], np.cumsum((when_empty - scores)[:, order], axis=1)
@@ -180,7 +183,7 @@ class GateCrossFitted(CrossFitted):
 
     @property
     def helps(self) -> bool:
-        """Whether the whole interval of the difference is above 0."""
+        """True if the whole interval of the difference is above 0."""
         return self.difference_low > 0
 
     @classmethod
@@ -232,12 +235,12 @@ def difference_lines(cross: GateCrossFitted | None) -> list[str]:
 
 @dataclass(frozen=True)
 class GatedFit:
-    """What optimize_threshold.py --gate_probs finds."""
+    """The result of optimize_threshold.py for masks and a gate."""
 
     best: Best
     """of the mask, with the gate."""
     gate: Gate | None
-    """None: no gate is as good as the best one."""
+    """None: no gate is as good as the best one, every image is let through."""
     without: Best
     """of the mask, without a gate."""
     cross_fitted: GateCrossFitted | None
@@ -248,11 +251,11 @@ class GatedFit:
 
     @property
     def helps(self) -> bool:
-        """Whether the whole interval of the cross-fitted difference is above 0."""
+        """True if the whole interval of the cross-fitted difference is above 0."""
         return self.cross_fitted is not None and self.cross_fitted.helps
 
     def as_json(self, files: Sequence[Masks], gate_files: Sequence[Probabilities]) -> dict[str, Any]:
-        """What gate.json holds; gate_threshold, low and high are null where no gate is best."""
+        """Return the contents of gate.json; gate_threshold, low and high are null if no gate is best."""
         gate = asdict(self.gate) if self.gate else dict.fromkeys(("threshold", "low", "high"))
         return {
             "gate_threshold": gate["threshold"],
@@ -273,7 +276,7 @@ class GatedFit:
         }
 
     def as_text(self) -> str:
-        """The same as a short table, and a sentence."""
+        """Format the result as a short table, and a sentence that says whether the gate helps."""
         best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
         lines = [
             f"images           {self.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
@@ -288,17 +291,18 @@ class GatedFit:
 def fit_gated(
     files: Sequence[Masks], gate: Sequence[Probabilities], truth_fn: str | None, min_areas: Sequence[int]
 ) -> GatedFit:
-    """Fit mask threshold, gate threshold and least area together, on the images of all files.
+    """Fit mask threshold, gate threshold and minimum area together, on the images of all files.
 
     Args:
         files: at least one; with several, each is a part of the cross-fit.
         gate: probabilities that there is anything, of nets that did not learn from these images.
         truth_fn: as for `true_masks`.
-        min_areas: least areas to try; 0 is always among them.
+        min_areas: minimum areas to try; 0 is always among them.
 
     Raises:
-        UserError: no truth, something that is no probability, an image in two mask files or not in the gate's.
-        UsageError: an area below 0.
+        UserError: no truth, a value that is no probability, a file without images, an image in two mask files or not
+            in the gate's.
+        UsageError: a minimum area below 0.
     """
     probabilities = np.concatenate([gate_probability(gate, masks.ids) for masks in files])
     pooled = steps_of_files(files, truth_fn, min_areas)
@@ -318,7 +322,7 @@ def fit_gated(
 
 
 def _cross_fit_gated(by_area: ByArea, probabilities: np.ndarray, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Do as `cross_fit_threshold` with the gate."""
+    """Cross-fit mask and gate threshold and minimum area together; as `cross_fit_threshold` otherwise."""
 
     def fit(images: np.ndarray) -> tuple[Best, Gate | None]:
         return best_gated(select(by_area, images), probabilities[images])

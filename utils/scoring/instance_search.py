@@ -1,14 +1,15 @@
-"""Find the best rules that make instances of probabilities, with a cross-fitted score.
+"""Find the best rules that turn probabilities into instances, with a cross-fitted score.
 
-A coarse grid of thresholds comes first, then the neighbours of the best, ever nearer. For each pair of thresholds an
-image is labelled once; filled holes and every minimum area follow from that almost for nothing. An image of 256x256
-with 25 objects takes .3 s with borders and .05 s without, on one core. Of more than MOST_SEARCHED images so many are
-searched, drawn from all parts alike, and what is found is scored on all: .02 s each.
+The rules are a search: a coarse grid of thresholds comes first, then the neighbours of the best, ever nearer; better
+ones may lie between those that are tried. For each pair of thresholds an image is labelled once; filled holes and every
+minimum area follow from that at almost no cost. An image of 256x256 with 25 instances takes .3 s with borders and .05 s
+without, on one core. If there are more than MOST_SEARCHED images, so many are searched, drawn from all parts alike, and
+the rules that are found are scored on all images, .02 s each.
 
 With a gate an image that is gated out scores as if nothing were predicted in it. For each set of rules that is tried
 the best gate threshold is exact, on the images that are searched: the images are sorted by the gate's probability, and
-cumulative sums compare their scores with those of empty predictions. The rules are a search as without a gate, around
-the best rules without it and around the best with it; better ones may lie between those that are tried.
+cumulative sums compare their scores with those of empty predictions. The search goes on around two sets of rules, the
+best without the gate and the best with it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,13 +31,14 @@ from utils.scoring.cross_fit import CrossFitted, check_files, cross_fitted_line,
 from utils.scoring.gate_search import Gate, GateCrossFitted, difference_lines, gate_line, gate_means, widest_gate
 from utils.scoring.instance_metrics import INSTANCE_METRICS, counts_without_small, match_counts, match_instances
 
-# noisy probabilities of 26 nuclei images, three kinds: as good as all 361 pairs in steps of .05, or better, with 49
+# on noisy probabilities of 26 nuclei images, of three kinds, the 49 pairs of such a search were as good as all 361 in
+# steps of .05, or better
 COARSE = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Thresholds of the first grid, of the mask and of the seeds."""
 COARSE_ALONE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Thresholds of the mask where there are no borders, so no seeds."""
+"""Thresholds of the first grid where there are no borders, so no seeds."""
 FINER = (0.1, 0.05, 0.025)
-"""Steps in which the neighbours of the best are tried then."""
+"""Distances at which the neighbours of the best are tried next."""
 Pair = tuple[float, float | None]
 """th and seed_th; None: as if there were no border."""
 
@@ -59,14 +61,14 @@ class Bests(NamedTuple):
 
 
 class RuleScores:
-    """The scores of images under every clean-up, for the pairs of thresholds that were asked for.
+    """The scores of images under every clean-up, for the pairs of thresholds that are asked for.
 
-    Images are numbered through all files. What is kept is a score for each image, pair and clean-up, no pixels.
+    Images are numbered through all files. A score is kept for each image, pair and clean-up, and no pixels.
 
     Args:
         files: mask files, all with borders or none.
         truth_fn: as for `true_instances`.
-        min_areas: least areas, ascending.
+        min_areas: minimum areas, ascending.
         metric: a name in INSTANCE_METRICS.
         gate: (N,) float64, the probability that there is anything in each image; None: there is no gate.
     """
@@ -88,7 +90,7 @@ class RuleScores:
         """(fill_holes, min_area)."""
 
     def need(self, requests: Iterable[tuple[Iterable[Pair], np.ndarray]]) -> None:
-        """Compute what is not known yet of (pairs, images (n,) int64), image by image."""
+        """Compute the scores of (pairs, images (n,) int64) that are not known yet, image by image."""
         missing: dict[int, dict[Pair, None]] = {}
         for pairs, images in requests:
             for pair in pairs:
@@ -110,16 +112,16 @@ class RuleScores:
                 start += len(masks.ids)
 
     def table(self, pair: Pair, images: np.ndarray) -> np.ndarray:
-        """(clean-ups, images) float64, 0..1, of what was needed before."""
+        """Return the scores (clean-ups, images) float64, 0..1, of a pair and images that were needed before."""
         known = self._known[pair]
         return np.stack([known[image] for image in images.tolist()], axis=1)
 
     def when_empty(self, images: np.ndarray) -> np.ndarray:
-        """Return the scores (images,) of empty predictions; of images that something was needed of before."""
+        """Return the scores (images,) float64, 0..1, of empty predictions, for images that were needed before."""
         return np.array([self._when_empty[image] for image in images.tolist()])
 
     def of(self, found: Found, images: np.ndarray) -> np.ndarray:
-        """(images,) float64, 0..1."""
+        """Return the scores (images,) float64, 0..1, with the rules that were found, and with their gate."""
         self.need([([found.pair], images)])
         scores = self.table(found.pair, images)[found.cleanup]
         if found.gate is None:
@@ -127,13 +129,13 @@ class RuleScores:
         return np.where(gated_out(self.gate[images], found.gate.threshold), self.when_empty(images), scores)
 
     def rules(self, found: Found) -> InstanceRules:
-        """What was found as `label_instances` takes it."""
+        """Return the rules that were found, for `label_instances`."""
         th, seed_th = found.pair
         fill_holes, min_area = self.cleanups[found.cleanup]
         return InstanceRules(th, InstanceRules.seed_th if seed_th is None else seed_th, min_area, fill_holes)
 
     def _of_image(self, masks: Masks, row: int, truth: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
-        """(pairs, clean-ups) float64."""
+        """Return the scores (pairs, clean-ups) float64, 0..1."""
         mask = _probabilities(masks.array[row], masks, row)
         border = None if masks.border is None else _probabilities(masks.border[row], masks, row)
         counts = []
@@ -160,7 +162,7 @@ def _probabilities(plane: np.ndarray, masks: Masks, row: int) -> np.ndarray:
 
 
 def search(scores: RuleScores, fits: Sequence[np.ndarray], has_border: bool) -> list[Bests]:
-    """Find the best rules for each set of images; no set has a say in where another one is searched."""
+    """Find the best rules for each set of images; where one set is searched does not depend on the others."""
     grid = list(product(COARSE, COARSE) if has_border else product(COARSE_ALONE, [None]))
     tried: list[dict[Pair, None]] = [dict.fromkeys(grid) for _ in fits]
     bests: list[Bests] = []
@@ -179,7 +181,7 @@ def _bests(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair]) -> Bes
 
 
 def _around(pair: Pair, step: float) -> list[Pair]:
-    """The pair and its neighbours at a distance of `step` in one threshold or both, where they are in (0, 1)."""
+    """Return the pair and its neighbours at a distance of `step` in one threshold or both, if they are in (0, 1)."""
 
     def near(value: float | None) -> list[float | None]:
         if value is None:
@@ -199,7 +201,7 @@ def _best(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair], gate: n
     def means_of(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         table = scores.table(pair, images)
         if gate is None:  # one column: every image is let through
-            return np.array([OPEN]), table.mean(axis=1, keepdims=True).round(12)  # equal in whatever order added up
+            return np.array([OPEN]), table.mean(axis=1, keepdims=True).round(12)  # equal means are equal numbers
         return gate_means(table, scores.when_empty(images), gate)
 
     def order(candidate: tuple[float, bool, Pair, int]) -> tuple[float, ...]:
@@ -219,7 +221,7 @@ def _best(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair], gate: n
 
 
 MIN_AREAS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Least areas that are tried where none are named; 0 always is."""
+"""Minimum areas that are tried if none are named; 0 always is."""
 MOST_SEARCHED = 300
 COMPONENTS = Found((0.5, None), 0)
 """Threshold .5, no border, no clean-up."""
@@ -227,7 +229,7 @@ COMPONENTS = Found((0.5, None), 0)
 
 @dataclass(frozen=True)
 class InstanceFit:
-    """What optimize_threshold.py finds for objects."""
+    """The result of optimize_threshold.py for instances."""
 
     rules: InstanceRules
     """the best on all images (or on those that were searched)."""
@@ -244,7 +246,7 @@ class InstanceFit:
     has_border: bool
 
     def as_json(self, files: Sequence[Masks]) -> dict[str, Any]:
-        """What objects.json holds."""
+        """Return the contents of objects.json."""
         return {
             **asdict(self.rules),
             "metric": self.metric,
@@ -256,7 +258,7 @@ class InstanceFit:
         }
 
     def as_text(self) -> str:
-        """The same as a short table."""
+        """Format the result as a short table."""
         rules, count = self.rules, f"{self.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}"
         searched = f", {self.n_searched} of them searched" if self.n_searched < self.n_images else ""
         seeds = f"seeds above {rules.seed_th:.6g}" if self.has_border else "connected components, no border"
@@ -273,7 +275,7 @@ class InstanceFit:
 
 @dataclass(frozen=True)
 class GatedInstanceFit(InstanceFit):
-    """What optimize_threshold.py finds for objects and a gate; rules and score are with the gate."""
+    """The result of optimize_threshold.py for instances and a gate; rules and score are with the gate."""
 
     cross_fitted: GateCrossFitted | None
     gate: Gate | None
@@ -285,7 +287,7 @@ class GatedInstanceFit(InstanceFit):
     """files of the gate's probabilities."""
 
     def as_json(self, files: Sequence[Masks]) -> dict[str, Any]:
-        """What objects.json holds; gate_threshold, gate_low and gate_high are null where no gate is best."""
+        """Return the contents of objects.json; gate_threshold, gate_low and gate_high are null if no gate is best."""
         gate = self.gate
         return {
             **super().as_json(files),
@@ -299,7 +301,7 @@ class GatedInstanceFit(InstanceFit):
         }
 
     def as_text(self) -> str:
-        """The same as a short table, and a sentence that says whether the gate helps."""
+        """Format the result as a short table, and a sentence that says whether the gate helps."""
         lines = [
             gate_line(self.gate, self.n_gated_out, self.n_images),
             f"score without it {self.score_without:.5f}   (fitted on these images)",
@@ -316,12 +318,12 @@ def fit_instances(
 ) -> InstanceFit:
     """Fit the rules on the images of all files, together with a gate if there is one; one image is in memory at a time.
 
-    The cross-fitted score is of each part's images under what the same search finds without them.
+    For the cross-fitted score each part's images are scored with what the same search finds without them.
 
     Args:
         files: at least one, each a part of the cross-fit; all with borders, or none.
         truth_fn: as for `true_instances`.
-        min_areas: least areas to try, none: MIN_AREAS; 0 is always among them.
+        min_areas: minimum areas to try, none: MIN_AREAS; 0 is always among them.
         metric: a name in INSTANCE_METRICS.
         gate: probabilities that there is anything, of nets that did not learn from these images; none: no gate.
 
@@ -329,9 +331,9 @@ def fit_instances(
         a GatedInstanceFit if there is a gate.
 
     Raises:
-        UserError: no truth or none of objects, something that is no probability, an image in two files or not in the
-            gate's, files with borders beside files without.
-        UsageError: an area below 0, an unknown metric.
+        UserError: no truth, or one that does not tell instances apart; a value that is no probability, a file without
+            images, an image in two files or not in the gate's, files with borders together with files without.
+        UsageError: a minimum area below 0, an unknown metric.
     """
     if min(min_areas, default=0) < 0:
         raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")

@@ -1,4 +1,4 @@
-"""What optimize_threshold.py can look for: its flags, and a function of them for each --objective."""
+"""The flags of optimize_threshold.py, and for each --objective the function that fits it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class OptimizeSettings:
     masks_fn: tuple[str, ...]
     """mask files of validation images, one a fold; no image may be in two of them."""
     objective: str = "pixels"
-    """pixels: the threshold of masks; objects: th, seed_th, min_area and fill_holes of objects, jointly; labels: a
+    """pixels: the threshold of masks; objects: th, seed_th, min_area and fill_holes of objects, together; labels: a
     threshold for each label of probability files."""
     gate_probs: tuple[str, ...] = ()
     """probabilities that there is anything, out of fold (train_classifier.py): fits the gate's threshold together with
@@ -40,7 +40,8 @@ class OptimizeSettings:
     truth_fn: str | None = None
     """the truth: a packed folder, a csv of run-lengths or a .npy of masks; default: the folder the masks are from."""
     min_area: tuple[int, ...] = ()
-    """least areas of a mask (or object) to try, smaller ones vanish; 0 always is; default: 0 (objects: 0 to 256)."""
+    """minimum areas of masks (or objects) to try; smaller ones vanish; 0 is always tried; default: 0 (objects: 0 to
+    256)."""
     out: str | None = None
     """file for the result; default: threshold.json, gate.json, objects.json or labels.json in the run folders of the
     mask files, else beside the first."""
@@ -49,18 +50,21 @@ class OptimizeSettings:
 
 
 class Result(NamedTuple):
-    """What was found."""
+    """The result of a fit."""
 
     text: str
     """a short table for the user."""
     contents: dict[str, Any]
-    """what the result files hold."""
+    """of the result files."""
     paths: list[Path]
-    """where these go."""
+    """the result files."""
 
 
 def fit_pixels(settings: OptimizeSettings) -> Result:
-    """Threshold and least area of masks; draws the score over all thresholds beside each result file."""
+    """Fit threshold and minimum area of masks, and the threshold of a gate if there is one.
+
+    Without a gate the score over all thresholds is drawn into a png file beside each result file.
+    """
     files = _opened(settings.masks_fn)
     if settings.gate_probs:
         gate = [open_probabilities(name) for name in settings.gate_probs]
@@ -72,28 +76,30 @@ def fit_pixels(settings: OptimizeSettings) -> Result:
     return result
 
 
-def fit_rules(settings: OptimizeSettings) -> Result:
-    """The rules that make objects of probabilities."""
+def fit_objects(settings: OptimizeSettings) -> Result:
+    """Fit the rules that turn probabilities into instances, and the threshold of a gate if there is one."""
     files = _opened(settings.masks_fn)
     gate = [open_probabilities(name) for name in settings.gate_probs]
     fit = fit_instances(files, settings.truth_fn, settings.min_area, settings.metric or "dsb2018", gate)
     return _result(fit.as_text(), fit.as_json(files), files, settings.out, OBJECTS_FILE)
 
 
-def fit_tags(settings: OptimizeSettings) -> Result:
-    """A threshold for each label, of the probabilities that a classifier gave to its validation images."""
+def fit_labels(settings: OptimizeSettings) -> Result:
+    """Fit a threshold for each class, to the probabilities that a classifier predicted for its validation images."""
     if not settings.masks_fn:
         raise UsageError("--masks_fn: name at least one file of probabilities")
     files = [open_probabilities(name) for name in settings.masks_fn]
-    fit = fit_classes(files, [_labels_of(file, settings.truth_fn) for file in files])
+    fit = fit_classes(files, [_classes_of(file, settings.truth_fn) for file in files])
     return _result(fit.as_text(), fit.as_json(files), files, settings.out, LABELS_FILE)
 
 
-def _labels_of(file: Probabilities, truth_fn: str | None) -> ImageClasses:
-    """The true labels of the images of a file: of the csv `truth_fn`, else of the folder that the file names."""
+def _classes_of(file: Probabilities, truth_fn: str | None) -> ImageClasses:
+    """Read the true classes of a file's images: from the csv `truth_fn`, else from the folder that the file names."""
     column, folder = file.info.target, file.info.data_dir
     if file.labels == [NOT_EMPTY]:
-        raise UsageError(f"{file.path}: probabilities of a gate; give them to --gate_probs, beside mask files")
+        raise UsageError(
+            f"{file.path}: probabilities of a gate; give them to --gate_probs, and mask files to --masks_fn"
+        )
     if not column or not (truth_fn or folder):
         raise UsageError(f"{file.path}: does not say of which column its labels are; predict again")
     return read_classes(truth_fn or Path(folder) / "train_with_folds.csv", column, file.ids)
@@ -101,11 +107,11 @@ def _labels_of(file: Probabilities, truth_fn: str | None) -> ImageClasses:
 
 OBJECTIVES: dict[str, Callable[[OptimizeSettings], Result]] = {
     "pixels": fit_pixels,
-    "objects": fit_rules,
-    "labels": fit_tags,
+    "objects": fit_objects,
+    "labels": fit_labels,
 }
 OBJECTIVES_WITH = {"metric": ("objects",), "gate_probs": ("pixels", "objects"), "min_area": ("pixels", "objects")}
-"""Flags that not every objective has a use for -> the objectives that have."""
+"""Flag -> the objectives that have a use for it; every objective has a use for the other flags."""
 
 
 def check_flags(settings: OptimizeSettings) -> None:

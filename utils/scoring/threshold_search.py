@@ -1,8 +1,8 @@
 """Find the exact best threshold for the salt competition's metric, with a cross-fitted score.
 
 With mask = probability > th, an image's mask changes only where th passes one of its own values, and its score (a whole
-number of tenths) at few of those. So the score of N images is a step function of th, known exactly from some 10 N
-steps; one sort an image finds them.
+number of tenths) changes at few of those. So the score of N images is a step function of th, known exactly from some
+10 N steps, and one sort per image finds them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from utils.masks.mask_file import Masks
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
 from utils.scoring.metrics import scores_from_counts
 
-ByArea = Mapping[int, "Steps"]  # least area of a predicted mask -> the steps when smaller ones count as empty
+ByArea = Mapping[int, "Steps"]  # minimum area of a predicted mask -> the steps when smaller masks count as empty
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Steps:
     """The score of each of N images as a step function of the threshold, th in [0, 1]."""
 
     image: np.ndarray
-    """(E,) int64: whose score changes."""
+    """(E,) int64: the image whose score changes."""
     value: np.ndarray
     """(E,) float64 in [0, 1]: the change holds for th >= value."""
     change: np.ndarray
-    """(E,) int64: tenths gained or lost; every image starts from 0 below th = 0."""
+    """(E,) int64: tenths gained or lost; every image has 0 below th = 0."""
     n_images: int
 
     def tenths_at(self, th: float) -> np.ndarray:
-        """(N,) int64, 0..10: the tenths of each image at threshold `th`."""
+        """Return the tenths of each image at threshold `th`, (N,) int64, 0..10."""
         held = self.value <= th
         # sums of small integers, exact in the float64 that bincount adds in
         return np.bincount(self.image[held], self.change[held], minlength=self.n_images).astype(np.int64)
@@ -48,21 +48,21 @@ class Steps:
         return Steps(place[self.image[mine]], self.value[mine], self.change[mine], len(images))
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """The mean score over all thresholds.
+        """Add up the scores of all images at every threshold.
 
         Returns:
-            (values, tenths): float64 ascending from 0, int64; for th in [values[i], values[i + 1]) (the last: up to
-            and with 1) the tenths of all images sum to tenths[i]; neighbours differ.
+            (values, tenths): float64 ascending from 0, and int64; for th in [values[i], values[i + 1]) (the last one:
+            up to and including 1) the tenths of all images sum to tenths[i]; neighbours differ.
         """
         order = np.argsort(self.value, kind="stable")
         values, totals = np.append(0.0, self.value[order]), np.append(0, np.cumsum(self.change[order]))
-        last = np.append(values[1:] != values[:-1], True)  # of several steps at one value only their sum is ever seen
+        last = np.append(values[1:] != values[:-1], True)  # of several steps at one value only the sum matters
         return merged(values[last], totals[last])
 
 
 @dataclass(frozen=True)
 class Best:
-    """Where the score is highest."""
+    """The thresholds with the highest score."""
 
     threshold: float
     """the middle of [low, high)."""
@@ -77,15 +77,15 @@ class Best:
 
 
 def steps_of(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], min_areas: Sequence[int] = (0,)) -> ByArea:
-    """The steps of N images, read one at a time, so that a memory-mapped file never has to fit into memory.
+    """Find the steps of N images, one image at a time, so that a memory-mapped file never has to fit into memory.
 
     Args:
         masks: N times (H, W), float16, float32 or float64 in [0, 1].
-        truths: N times (H, W), what is not 0 is mask.
-        min_areas: for each A of these, steps in which a predicted mask of fewer than A pixels counts as empty.
+        truths: N times (H, W); pixels that are not 0 are mask.
+        min_areas: for each A of these, the steps when a predicted mask of fewer than A pixels counts as empty.
 
     Raises:
-        ValueError: a probability outside [0, 1] or not a number, or a pair of different shape; with the image's row.
+        ValueError: a probability outside [0, 1] or not a number, or a pair of different shapes; names the image's row.
     """
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {area: [] for area in min_areas}
     for row, (mask, truth) in enumerate(zip(masks, truths, strict=True)):
@@ -104,15 +104,15 @@ def steps_of(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], min_area
 
 
 def _counts_by_value(pixels: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Thresholds (V,) at which the mask changes, and for each: pixels in both masks (V,), in ours (V,), in theirs."""
-    pixels = np.abs(pixels)  # -0 is 0 to a comparison, but not to the bits below
-    half = pixels.dtype == np.float16  # sorts like its bits, and a stable sort of 16-bit integers is by radix: fast
+    """Return the thresholds (V,) at which the mask changes, and pixels in both masks (V,), in ours (V,), in theirs."""
+    pixels = np.abs(pixels)  # -0 equals 0 in a comparison, but their bits differ
+    half = pixels.dtype == np.float16  # sorts like its bits, and numpy sorts 16-bit integers by radix, which is fast
     order = np.argsort(pixels.view(np.uint16), kind="stable") if half else np.argsort(pixels)
     pixels = pixels[order]
     last = np.flatnonzero(np.append(pixels[1:] != pixels[:-1], True))  # the last pixel of each distinct value
     below = np.cumsum(truth[order])[last]
     theirs = int(below[-1])
-    values = np.append(0.0, pixels[last].astype(np.float64))  # below the least value every pixel is mask
+    values = np.append(0.0, pixels[last].astype(np.float64))  # below the lowest value every pixel is mask
     inside, ours = np.append(theirs, theirs - below), np.append(len(pixels), len(pixels) - 1 - last)
     return values, inside, ours, theirs
 
@@ -127,7 +127,7 @@ def _as_steps(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Steps:
 
 
 def join(parts: Sequence[ByArea]) -> ByArea:
-    """The images of all parts, in order."""
+    """Return the steps of the images of all parts, numbered in order."""
     offsets = np.cumsum([0, *(next(iter(part.values())).n_images for part in parts)])
     joined = {}
     for area in parts[0]:
@@ -147,7 +147,7 @@ def select(by_area: ByArea, images: np.ndarray) -> ByArea:
 
 
 def best(steps: Steps, min_area: int = 0) -> Best:
-    """The widest interval of thresholds with the highest score (the lowest of equally wide ones), and its middle."""
+    """Return the widest interval of thresholds with the highest score (the lowest of equally wide ones)."""
     low, high, highest = widest(*steps.curve())
     return Best(middle_of(low, high), low, high, highest / (10 * steps.n_images), min_area)
 
@@ -159,7 +159,7 @@ def merged(values: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def widest(values: np.ndarray, totals: np.ndarray) -> tuple[float, float, float]:
-    """(low, high, total): where a step function as `Steps.curve` returns it is highest, the widest such interval."""
+    """Return (low, high, total): the widest interval in which a step function (see `Steps.curve`) is highest."""
     highest = totals.max()
     ends = np.append(values[1:], 1.0)
     at = int(np.argmax(np.where(totals == highest, ends - values, -1)))
@@ -167,13 +167,13 @@ def widest(values: np.ndarray, totals: np.ndarray) -> tuple[float, float, float]
 
 
 def middle_of(low: float, high: float) -> float:
-    """The middle of [low, high), or low: between neighbouring floats there is none."""
+    """Return the middle of [low, high), or low if no float lies between them."""
     middle = (low + high) / 2
     return middle if middle < high else low
 
 
 def best_joint(by_area: ByArea) -> Best:
-    """The best pair of threshold and least area; of equal ones the smallest area."""
+    """Return the best pair of threshold and minimum area; of equal ones that with the smallest area."""
     return max((best(by_area[area], area) for area in sorted(by_area)), key=lambda found: found.score)
 
 
@@ -199,20 +199,20 @@ def cross_fit_threshold(by_area: ByArea, parts: Sequence[np.ndarray]) -> list[np
 
 @dataclass(frozen=True)
 class Fit:
-    """What optimize_threshold.py finds."""
+    """The result of optimize_threshold.py for masks."""
 
     best: Best
     """on all images."""
     score_at_half: float
-    """at threshold .5, without a least area."""
+    """at threshold .5, without a minimum area."""
     cross_fitted: CrossFitted | None
     """None if there is one image only."""
     steps: Steps
-    """the score over all thresholds, at the best least area."""
+    """the score over all thresholds, at the best minimum area."""
     n_files: int
 
     def as_json(self, files: Sequence[Masks]) -> dict[str, Any]:
-        """What threshold.json holds."""
+        """Return the contents of threshold.json."""
         return {
             **asdict(self.best),
             "score_at_half": self.score_at_half,
@@ -222,7 +222,7 @@ class Fit:
         }
 
     def as_text(self) -> str:
-        """The same as a short table."""
+        """Format the result as a short table."""
         best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
         lines = [
             f"images           {self.steps.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
@@ -234,16 +234,16 @@ class Fit:
 
 
 def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[int]) -> Fit:
-    """Fit threshold and least area on the images of all files.
+    """Fit threshold and minimum area on the images of all files.
 
     Args:
         files: at least one; with several, each is a part of the cross-fit.
         truth_fn: as for `true_masks`.
-        min_areas: least areas to try; 0 is always among them.
+        min_areas: minimum areas to try; 0 is always among them.
 
     Raises:
-        UserError: no truth, something that is no probability, an image in two files.
-        UsageError: an area below 0.
+        UserError: no truth, a value that is no probability, a file without images, an image in two files.
+        UsageError: a minimum area below 0.
     """
     pooled = steps_of_files(files, truth_fn, min_areas)
     best, n_images = best_joint(pooled), pooled[0].n_images
@@ -279,15 +279,15 @@ def _steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> 
 
 
 def plot_threshold(paths: Sequence[str | Path], steps: Steps, best: Best) -> None:
-    """Draw score against threshold as the step function it is, with the optimal interval, into png files.
+    """Draw the score as a step function of the threshold, with the optimal interval, into png files.
 
     Args:
-        paths: where the picture goes; the same one to each.
+        paths: the files; each gets the same picture.
         steps: of all images, with masks under best.min_area as empty.
         best: the interval to mark.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot, which keeps every figure and asks for a display
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure and needs a display
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
