@@ -68,6 +68,11 @@ def test_instances_behind_a_gate_that_was_fitted_with_their_rules(tmp_path):
     found = decide([tmp_path], gate=(None, True), objects=True)
     assert (found.gate_threshold, found.gate_from) == (0.125, str(tmp_path / "objects.json"))
     assert decide([tmp_path], gate=(None, True)).gate_threshold == 0.5
+    assert found.notes == ()
+    (note,) = decide([tmp_path], objects=True).notes
+    assert "objects.json was fitted together with a gate" in note
+    write_json(tmp_path / "objects.json", {**RULES, "gate_threshold": None})
+    assert decide([tmp_path], objects=True).notes == ()
 
 
 def test_flags_that_contradict_the_data_are_refused(tmp_path):

@@ -15,6 +15,7 @@ from utils.core.prediction_settings import PredictionSettings, RuleSettings, Sub
 from utils.core.tables import read_table
 from utils.data.formats import FORMATS, Format, read_format
 from utils.data.image_classes import NOT_EMPTY
+from utils.masks.gate import OPEN
 from utils.masks.instances import InstanceRules
 from utils.masks.mask_file import PredictionInfo
 from utils.masks.postprocessing import PostProcessing, check_rules
@@ -111,6 +112,8 @@ def decide_masks(
     instances, instances_from, more = _instance_rules(submission.th, rules, runs if of_instances else [], info)
     gate, gate_from, still = _gate(gate_th, has_gate, runs, form.of_instances)
     used = [*(more if form.of_instances else [*notes, *more]), *still]
+    if form.of_instances and not has_gate:
+        used += _missing_gate(runs)
     return MaskDecisions(
         how=PostProcessing(threshold, min_area, instances, rules),
         threshold_from=threshold_from,
@@ -232,6 +235,14 @@ def _gate(gate_th: float | None, has_gate: bool, runs: Runs, of_instances: bool)
     if stored[0] is None:
         return 0.5, f"no {GATE_FILE} found", []
     return stored[0].threshold, stored[0].origin, stored[1]
+
+
+def _missing_gate(runs: Runs) -> list[str]:
+    """Say in a line if the rules of instances were fitted behind a gate, which is not there now."""
+    stored, _ = choose_stored(partial(read_gate, name=OBJECTS_FILE), runs)
+    if stored is None or stored.threshold == OPEN:
+        return []
+    return [f"{stored.path} was fitted together with a gate; give that gate with --gate, or fit the rules without one"]
 
 
 def _form(submission: SubmissionSettings, rules: RuleSettings, sample: Path | None, part: str | None) -> Format:
