@@ -1,4 +1,4 @@
-"""How images come to the net's size without chance, and how masks find the way back.
+"""Bring images to the network's size, without chance, and masks back to the images' own.
 
 Images are (h, w, C) uint8, [0, 255], targets (h, w, K) uint8 or uint16; the frame that they end up in is a square of
 the net's size, or the image's own size rounded up.
@@ -116,7 +116,7 @@ VAL_AUGS: dict[str, ValAug] = {
     "val_native": ValAug(None, Fit.native),
 }
 
-VAL_TRANSFORMS: dict[str, str] = {  # the way back -> the val_augs that it undoes; the geometry is that of their Fit
+VAL_TRANSFORMS: dict[str, str] = {  # the inverse -> the val_augs that it undoes; the geometry is that of their Fit
     "crop_from_128": "val_128",
     "resize_from_any": "val_128_resize",
     "crop_resize_from_256": "val_256",

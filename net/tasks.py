@@ -1,4 +1,4 @@
-"""What is predicted, what is learned from, and how it is scored: one Task for each door of training.
+"""What is learned and how it is scored: one Task for each training script.
 
 A Kind is what a snapshot remembers: names of the outputs and the way from logits to probabilities. A Task adds what
 training needs of the data.
@@ -23,7 +23,7 @@ from utils.scoring.validation_scores import ClassScores, InstanceScores, PixelSc
 
 @dataclass(frozen=True)
 class Task:
-    """One door of training."""
+    """What a training script learns."""
 
     kind: Kind
     truth: Callable[[PackedImages, int], np.ndarray]

@@ -1,4 +1,4 @@
-"""Views of an image for test-time augmentation; pixels only change places, so that the way back is exact."""
+"""Views of an image for test-time augmentation; pixels only change places, so that the inverse is exact."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

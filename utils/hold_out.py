@@ -1,4 +1,4 @@
-"""One fold of a packed set made the test part of another packed folder, so that a last score can be honest.
+"""One fold of a packed set made the test part of another packed folder, for a score that nothing was tuned on.
 
 train_*.npy, train.csv, train_with_folds.csv   the images of all other folds, folds renumbered from 0
 test_images.npy                                the images of the fold, without masks

@@ -1,4 +1,4 @@
-"""predict.py --gate: nets that say whether there is anything in an image, and what they silence. Nothing is trained."""
+"""predict.py --gate: networks that say whether there is anything in an image. Nothing is trained."""
 
 import shutil
 from types import SimpleNamespace
@@ -87,7 +87,7 @@ def test_the_gate_empties_masks_in_the_submission_and_leaves_the_raw_ones(survey
     assert first.gate.labels == ["not_empty"]
     th = float(np.sort(first.gate.array[:, 0])[3])
     gated = predicted(survey, tmp_path / "gated", nets.mask, "--gate", nets.gate, "--th", 0.001, "--gate_th", th)
-    assert f"gate: silences 4 of 8 images at {th:.6g} (--gate_th)" in gated.said
+    assert f"gate: 4 of 8 images are gated out at {th:.6g} (--gate_th)" in gated.said
     assert "empty whatever was predicted: 4 images by the gate" in gated.said
     assert np.array_equal(gated.masks.array, plain.masks.array)
     for name, value in zip(gated.gate.ids, gated.gate.array[:, 0], strict=True):
@@ -102,14 +102,14 @@ def test_thresholds_of_gate_json_are_the_default(survey, nets, tmp_path):
     th = float(np.sort(found.gate.array[:, 0])[2])
     write_json(run / "gate.json", {"gate_threshold": th, "threshold": middle, "min_area": 0, "helps": True})
     found = predicted(survey, tmp_path, run, "--gate", nets.gate)
-    assert f"gate: silences 3 of 8 images at {th:.6g} ({run}/gate.json)" in found.said
+    assert f"gate: 3 of 8 images are gated out at {th:.6g} ({run}/gate.json)" in found.said
     assert f"threshold {middle:.6g} ({run}/gate.json)" in found.said
     for name, mask, value in zip(found.masks.ids, found.masks.array, found.gate.array[:, 0], strict=True):
         assert found.cells[name] == (encode(binarize(mask, middle)) if value > th else "")
     without = predicted(survey, tmp_path / "without", run)
     assert "threshold 0.5 (no threshold.json found)" in without.said
     write_json(run / "gate.json", {"gate_threshold": None, "threshold": middle, "min_area": 0, "helps": False})
-    assert "silences 0 of 8" in predicted(survey, tmp_path, run, "--gate", nets.gate).said
+    assert "gate: 0 of 8 images" in predicted(survey, tmp_path, run, "--gate", nets.gate).said
 
 
 def test_gates_are_averaged_and_a_deeply_supervised_net_is_one(survey, nets, tmp_path):
@@ -135,7 +135,7 @@ def test_a_validation_fold_is_scored_behind_its_own_gate(survey, nets, tmp_path)
         found = predicted(survey, tmp_path, nets.mask, *words)
         assert found.cells is None
         scores[th] = float(found.said.partition("validation fold: iout ")[2][:6])
-        assert f"silences {8 * th} of 8" in found.said
+        assert f"gate: {8 * th} of 8 images" in found.said
     packed = open_packed(survey)
     empty = [not packed.masks[row].any() for row in fold_rows(survey, packed.ids, 0)[1]]
     assert scores[1] == pytest.approx(np.mean(empty), abs=1e-4)

@@ -126,12 +126,12 @@ def test_refusals(folder):
     assert {path: (folder / path).read_bytes() for path in files_in(folder)} == before
 
 
-def test_a_gate_silences_what_it_does_not_let_through(folder):
+def test_a_gate_empties_what_it_does_not_let_through(folder):
     p = np.array([0.9, 0.2, 0.5, 0.51, 0.1, 0.7], np.float32)
     write_probabilities(folder / "empty.npy", IDS, p[:, None], ["not_empty"], PredictionInfo())
     words = ("m0.npy", "--th", 0.3, "--gate_probs", "empty.npy", "--masks_fn", "mean.npy")
     done = run_here(SCRIPT, *words, cwd=folder)
-    assert "gate: silences 3 of 6 images at 0.5" in done.stdout, done.stderr
+    assert "gate: 3 of 6 images are gated out at 0.5" in done.stdout, done.stderr
     (submission,) = (folder / "submissions").glob("*.csv")
     empty = [not cell for cell in read_table(submission)["rle_mask"]]
     masks = [not binarize(mask, 0.3).any() for mask in open_masks(folder / "mean.npy").array]

@@ -82,7 +82,7 @@ def gated_out_ids(decisions: MaskDecisions, ids: Sequence[str], files: Sequence[
         return None
     out = gated_out(gate_probability(files, ids), decisions.gate_threshold)
     at = f"{decisions.gate_threshold:.6g} ({decisions.gate_from})"
-    print(f"gate: silences {np.count_nonzero(out)} of {len(out)} images at {at}")
+    print(f"gate: {np.count_nonzero(out)} of {len(out)} images are gated out at {at}")
     return {name for name, is_out in zip(ids, out, strict=True) if is_out}
 
 

@@ -26,7 +26,7 @@ class DataSettings:
     val_augs: str = "val_128"
     """how images are brought to the net's size: val_128, val_128_resize, val_256; val_native with --crop."""
     val_transforms: str = "crop_from_128"
-    """the way back to the image's own size: crop_from_128, resize_from_any, crop_resize_from_256, crop_from_native."""
+    """the inverse of val_augs: crop_from_128, resize_from_any, crop_resize_from_256, crop_from_native."""
     loader_workers: int | None = None
     """processes that prepare training images; default: none on a CPU, the cores (at most 8) for a GPU."""
 

@@ -1,7 +1,7 @@
-"""The empty-image gate: a classifier's probability that there is anything in an image, and what it silences.
+"""The empty-image gate: a classifier's probability that there is anything in an image.
 
 An image is let through iff its probability is strictly GREATER than the gate's threshold, as a pixel is mask; the mask
-of one that is gated_out is empty.
+of one that is gated out is empty.
 """
 
 from collections.abc import Sequence
