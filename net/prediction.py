@@ -122,6 +122,7 @@ def _decide(job: Job, settings: PredictionSettings, runs: Sequence[Path | None])
         job.info,
         Path(settings.predict.data_dir),
         has_border=len(kind.outputs) > 1,
+        scored=settings.predict.part == "val",
         has_instances=job.packed.instances is not None,
         gate_th=settings.gate.gate_th,
         has_gate=bool(settings.gate.gate),

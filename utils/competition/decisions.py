@@ -77,6 +77,7 @@ def decide_masks(
     info: PredictionInfo,
     folder: Path | None,
     has_border: bool,
+    scored: bool = False,
     has_instances: bool = False,
     gate_th: float | None = None,
     has_gate: bool = False,
@@ -90,7 +91,8 @@ def decide_masks(
         info: what the mask file says, or will say, of itself.
         folder: the packed folder of its images.
         has_border: whether borders are predicted.
-        has_instances: whether a validation fold is scored by instances too.
+        scored: whether a validation fold is scored, and no submission is made ...
+        has_instances: ... and scored by instances too.
         gate_th: what --gate_th says.
         has_gate: whether there is a gate.
 
@@ -100,19 +102,19 @@ def decide_masks(
     """
     check_rules(rules)
     _check_shares(submission.th, rules, gate_th, has_gate)
-    sample = sample_in(folder) if folder and info.part in (None, "test") else None
-    form = _form(submission, rules, sample, info.part)
+    sample = sample_in(folder) if folder else None
+    form = _form(submission, rules, sample, scored)
     if rules.seed_th is not None and not has_border:
         raise UsageError(
             f"--seed_th {rules.seed_th}: seeds are where mask minus border is greater, and these networks predict no "
             "border; leave it out"
         )
-    of_instances = form.of_instances or has_instances
+    of_instances = has_instances if scored else form.of_instances
     threshold, min_area, threshold_from, notes = _mask_threshold(submission.th, rules.min_area, runs, info, has_gate)
     instances, instances_from, more = _instance_rules(submission.th, rules, runs if of_instances else [], info)
-    gate, gate_from, still = _gate(gate_th, has_gate, runs, form.of_instances)
-    used = [*(more if form.of_instances else [*notes, *more]), *still]
-    if form.of_instances and not has_gate:
+    gate, gate_from, still = _gate(gate_th, has_gate, runs, of_instances and not scored)
+    used = [*([] if of_instances and not scored else notes), *more, *still]
+    if of_instances and not has_gate:
         used += _missing_gate(runs)
     return MaskDecisions(
         how=PostProcessing(threshold, min_area, instances, rules),
@@ -121,7 +123,7 @@ def decide_masks(
         gate_threshold=gate,
         gate_from=gate_from,
         form=form,
-        sample=sample,
+        sample=sample if info.part in (None, "test") else None,
         folder=folder,
         notes=tuple(dict.fromkeys(used)),
     )
@@ -245,7 +247,7 @@ def _missing_gate(runs: Runs) -> list[str]:
     return [f"{stored.path} was fitted together with a gate; give that gate with --gate, or fit the rules without one"]
 
 
-def _form(submission: SubmissionSettings, rules: RuleSettings, sample: Path | None, part: str | None) -> Format:
+def _form(submission: SubmissionSettings, rules: RuleSettings, sample: Path | None, scored: bool) -> Format:
     """What --format says, else what the columns of the sample submission say, else dsb2018 with --objects, else tgs."""
     if submission.format:
         form, origin = FORMATS[submission.format], f"--format {submission.format}"
@@ -257,10 +259,10 @@ def _form(submission: SubmissionSettings, rules: RuleSettings, sample: Path | No
     about_instances = {
         "--objects": submission.objects,
         "--label_pngs": submission.label_pngs is not None,
-        "--seed_th": rules.seed_th is not None and part in (None, "test"),
+        "--seed_th": rules.seed_th is not None,
     }
     given = [flag for flag, is_given in about_instances.items() if is_given]
-    if given and not form.of_instances:
+    if given and not form.of_instances and not scored:
         raise UsageError(
             f"{given[0]}: {origin} has one row an image; leave it out, or take --format dsb2018 or airbus, which have "
             "one row an object"
