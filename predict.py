@@ -24,7 +24,7 @@ def main(settings: Settings) -> None:
     """The mean over the snapshots, each image seen as it is."""
     snapshots = find_snapshots(settings.snapshot)
 
-    from net.prediction import predict_and_submit
+    from net.predict_and_submit import predict_and_submit
 
     predict_and_submit(snapshots, "null", settings.prediction)
 

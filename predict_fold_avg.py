@@ -18,11 +18,11 @@ from utils.competition.submission_writing import write_mask_submission
 from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
-from utils.data.packed import read_manifest
-from utils.masks.averaging import check_weights, open_agreeing, weighted_mean
+from utils.data.packed_data import read_manifest
+from utils.masks.mask_averaging import check_weights, open_agreeing, weighted_mean
 from utils.masks.mask_file import PredictionInfo, mask_writer, open_masks
 from utils.masks.probability_file import open_probabilities
-from utils.scoring.stored_results import run_folder_of
+from utils.scoring.stored_thresholds import run_folder_of
 
 
 @dataclass(frozen=True)

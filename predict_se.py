@@ -27,7 +27,7 @@ def main(settings: Settings) -> None:
     """The mean over the snapshots."""
     snapshots = best_of_cycles(settings.snapshot_dir, settings.best)
 
-    from net.prediction import predict_and_submit
+    from net.predict_and_submit import predict_and_submit
 
     predict_and_submit(snapshots, settings.tta, settings.prediction)
 

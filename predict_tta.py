@@ -25,7 +25,7 @@ def main(settings: Settings) -> None:
     """The mean over snapshots and views."""
     snapshots = find_snapshots(settings.snapshot)
 
-    from net.prediction import predict_and_submit
+    from net.predict_and_submit import predict_and_submit
 
     predict_and_submit(snapshots, settings.tta, settings.prediction)
 

@@ -24,8 +24,8 @@ def train(settings: TrainSettings | Mapping[str, Any] | str) -> dict[str, Any]:
     """Train as settings, or a dictionary or a JSON file of flags, say; return the run's summary as in summary.json."""
     settings = settings_of(TrainSettings, settings)
     from net.distributed import join_processes
-    from net.folds import train_experiment
     from net.tasks import mask_task
+    from net.train_folds import train_experiment
 
     with join_processes() as processes:
         return train_experiment(settings, mask_task, processes)

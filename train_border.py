@@ -53,8 +53,8 @@ def train_border(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]
         raise UsageError(f"--border_weight {about.border_weight}: expected a weight greater than 0")
 
     from net.distributed import join_processes
-    from net.folds import train_experiment
     from net.tasks import border_task
+    from net.train_folds import train_experiment
 
     make_task = partial(border_task, border=about.border, width=about.border_width, weight=about.border_weight)
     with join_processes() as processes:

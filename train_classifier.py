@@ -64,8 +64,8 @@ def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, 
         raise UsageError(f"--at_precision {settings.labels.at_precision}: expected a share, above 0 and up to 1")
 
     from net.distributed import join_processes
-    from net.folds import train_experiment
     from net.tasks import class_task
+    from net.train_folds import train_experiment
 
     about = settings.labels
     make_task = partial(

@@ -18,19 +18,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from net.augmentations import TRAIN_AUGS, fit_anew
 from net.dataset import normalised
+from net.device import Machine, machine, workers_for
 from net.distributed import Processes
-from net.engine import fit, predict
 from net.geometry import VAL_AUGS
-from net.machine import Machine, machine, workers_for
+from net.loops import fit, predict
 from net.predictor import Predictor
-from net.preparation import prepare
+from net.prepare_run import prepare
 from net.tasks import mask_task
 from net.tta import views_by_name
 from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar
 from utils.core.training_settings import DataSettings, MachineSettings, NetSettings, RunSettings, TrainSettings
 from utils.data.folds import fold_rows
-from utils.data.packed import PackedImages, open_packed
+from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.mask_file import mask_writer
 
 BATCH, SIZE, RATE, SEED = 32, 128, 1e-4, 4545

@@ -27,7 +27,7 @@ from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
 from utils.core.training_settings import MachineSettings
 from utils.data.folds import fold_rows
-from utils.data.packed import open_packed, read_manifest
+from utils.data.packed_data import open_packed, read_manifest
 
 SUBMISSION = "test_submission.csv"
 
@@ -76,7 +76,7 @@ def main(settings: Settings) -> None:
     import torch
 
     from bench import mask_rcnn_parts as parts
-    from net.machine import machine
+    from net.device import machine
 
     place = machine(MachineSettings(device=settings.device, precision=settings.precision, autotune=True))
     place.tune()

@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.core.arrays import array_writer
 from utils.core.files import whole_file, write_json
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 from utils.data.rle import encode
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 

@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from bench.mask_rcnn_objects import Found
-from net.machine import Machine
+from net.device import Machine
 from utils.core.errors import UserError
 
 MOST_OBJECTS = 400  # an image of the nuclei has up to 375; torchvision's default, 100, would cut 65 images short

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from bench.contenders import BATCH, RATE, Contender, Setup, Stopwatch, TestImages, TrainingImages, loader, network
-from net.machine import workers_for
+from net.device import workers_for
 
 
 class Lightning(Contender):

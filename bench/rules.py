@@ -16,11 +16,11 @@ from utils.competition.decisions import mask_threshold
 from utils.core.cli import run
 from utils.core.errors import UserError
 from utils.core.prediction_settings import RuleSettings
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.masks.mask_file import open_masks
 from utils.masks.postprocessing import PostProcessing
 from utils.scoring.bootstrap import mean_interval
-from utils.scoring.stored_results import run_folder_of
+from utils.scoring.stored_thresholds import run_folder_of
 
 RULES = {
     "--min_area 20": RuleSettings(min_area=20),

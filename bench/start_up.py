@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = 5
 FIRST_STEP = """
 import sys, tempfile, time
-from net.engine import evaluate, fit, predict
+from net.loops import evaluate, fit, predict
 from net.learner import Learner
 from net.tasks import mask_task
-from net.preparation import prepare
+from net.prepare_run import prepare
 from utils.core.training_settings import DataSettings, NetSettings, RunSettings, TrainSettings
 
 imported, step = time.perf_counter(), Learner.step

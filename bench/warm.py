@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["net.training", "net.prediction"])
+_CONTEXT.set_forkserver_preload(["net.training", "net.predict_and_submit"])
 
 
 def start(

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from net.augmentations import Vary
 from net.geometry import Fit
-from net.kinds import planes
+from net.network_kinds import planes
 from net.tasks import Task
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 
 Key = tuple[int, int]
 """(pass over the images, row of the packed images): with the seed, all that a training sample depends on."""

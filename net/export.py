@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from net.dataset import normalised
+from net.device import Machine
 from net.export_formats import FORMATS, Run
 from net.geometry import STEP, Fit, ValAug
-from net.kinds import Kind, PixelKind
-from net.machine import Machine
+from net.network_kinds import Kind, PixelKind
 from net.predictor import Predictor, kind_of, rebuild, val_of
 from net.snapshot import SnapshotInfo, load_snapshot
 from net.tta import VIEWS
 from utils.core.errors import UserError
 from utils.core.files import whole_file
-from utils.scoring.stored_results import read_class_thresholds, read_instance_rules, read_threshold, run_folder_of
+from utils.scoring.stored_thresholds import read_class_thresholds, read_instance_rules, read_threshold, run_folder_of
 
 LEAST = STEP + 1
 """Pixels a side of images of any size: the deepest map has more than one, and a reflection turns round but once."""

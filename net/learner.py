@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from net.averaging import Average, share_buffers
 from net.dataset import normalised
+from net.device import Machine
 from net.distributed import Processes
 from net.losses import Loss
-from net.machine import Machine
 from net.optimizers import optimizer_by_name
 from net.outputs import to_float32
 from net.schedulers import Schedule, scheduler_by_name
+from net.weight_averaging import Average, share_buffers
 from utils.core.training_settings import TrainSettings
 
 

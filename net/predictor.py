@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from net.dataset import fitted, normalised
+from net.device import Machine
 from net.geometry import VAL_AUGS, ValAug
-from net.kinds import Kind, kind_by_name
-from net.machine import Machine
+from net.network_kinds import Kind, kind_by_name
 from net.outputs import Output, to_float32
 from net.snapshot import Snapshot, SnapshotInfo, fill, load_snapshot
 from net.tiles import Tiles
 from net.tta import View
 from utils.core.errors import UsageError, UserError
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from utils.core.errors import UsageError, UserError
 from utils.core.files import whole_file
 from utils.core.records import from_plain, to_plain
 from utils.data.folds import fold_rows
-from utils.data.packed import PackedImages, ids_digest
+from utils.data.packed_data import PackedImages, ids_digest
 
 FORMAT = 1
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from net.kinds import ImageKind, Kind, PixelKind
 from net.losses import CLASS_LOSSES, EXCLUSIVE_LOSSES, LOSSES, Loss, border_losses
+from net.network_kinds import ImageKind, Kind, PixelKind
 from utils.core.errors import UserError
 from utils.data.image_classes import nonempty_class, read_classes
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 from utils.masks.border_target import border_of
 from utils.scoring.validation_scores import ClassScores, InstanceScores, PixelScores, Scores
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 from utils.masks.drawing import grid, outlined
 from utils.masks.mask_file import open_masks
 from utils.runs.tracked_values import final_metrics, shown_flags

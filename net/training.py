@@ -13,16 +13,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from net.checkpoints import Checkpoints, Progress
+from net.checkpoint_and_resume import Checkpoints, Progress
 from net.dataset import EpochBatches, TrainingRows, training_loader
+from net.device import Machine
 from net.distributed import Processes
-from net.engine import evaluate, finite, fit, measure_statistics
-from net.kinds import PixelKind
 from net.learner import Learner, new_learner, restore
+from net.loops import evaluate, finite, fit, measure_statistics
 from net.losses import Loss
-from net.machine import Machine
+from net.network_kinds import PixelKind
 from net.predictor import Predictor
-from net.reporting import Reporter, reporting
+from net.run_reporting import Reporter, reporting
 from net.schedulers import PLANNED
 from net.stages import Stage, stage_of_epoch
 from net.tasks import Task
@@ -31,7 +31,7 @@ from utils.core.interrupts import StopRequest, stop_requests
 from utils.core.progress import EpochBar, TimeLeft
 from utils.core.settings import to_flat
 from utils.core.training_settings import TrainSettings
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 from utils.masks.mask_file import PendingPredictions, PredictionInfo
 from utils.runs.run_folder import stored_flags
 from utils.runs.status import check_free, kept_status
@@ -52,7 +52,7 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One fold of one experiment with everything that it needs (`net.preparation.prepare` finds it)."""
+    """One fold of one experiment with everything that it needs (`net.prepare_run.prepare` finds it)."""
 
     settings: TrainSettings
     processes: Processes

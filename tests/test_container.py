@@ -19,7 +19,7 @@ from utils.core.cli import parse
 STEPS = instructions()
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 NAMES = ("shell", "train", "tensorboard", "report", "notebook")
-SOURCES = ("train.py", "net/engine.py", "utils/report/page.css", "recipes/demo.sh", "requirements.txt")
+SOURCES = ("train.py", "net/loops.py", "utils/report/page.css", "recipes/demo.sh", "requirements.txt")
 PRIVATE = (
     *(".env", ".git/config", ".venv/bin/python", "data/train.csv", "demo/masks.npy", "nuclei/a.png", "mlflow.db"),
     *("experiments/a_fold0/state.pt", "submissions/a.csv", "masks.npy", "net/__pycache__/engine.pyc", "report.html"),

@@ -21,7 +21,7 @@ from utils.core.errors import UserError
 from utils.core.files import write_json
 from utils.core.settings import from_flat
 from utils.core.training_settings import TrainSettings
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.masks.mask_file import open_masks
 from utils.runs.run_folder import snapshots_in
 

@@ -4,7 +4,7 @@ train_*.npy, train.csv, train_with_folds.csv   the images of all other folds, fo
 test_images.npy                                the images of the fold, without masks
 sample_submission.csv, truth.csv               the ids of the fold, and its masks as run-lengths
 held_out.json                                  which fold of which folder this is
-manifest.json                                  as utils/data/packed.py says; images are of the size they are packed in
+manifest.json                                  see utils/data/packed_data.py; images are of the size they are packed in
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
 from utils.data.formats import RLE_COLUMNS
 from utils.data.image_ids import as_packed, id_column
-from utils.data.packed import (
+from utils.data.packed_data import (
     FORMAT,
     MANIFEST,
     ArrayEntry,

@@ -15,14 +15,14 @@ from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
 from utils.core.files import whole_file
 from utils.core.prediction_settings import RuleSettings
-from utils.data.packed import PackedImages, open_packed
+from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.drawing import coloured, labelled
 from utils.masks.ground_truth import true_instances, true_masks
 from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import Masks, binarize, open_masks
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
-from utils.scoring.metrics import counts, scores_from_counts
-from utils.scoring.stored_results import run_folder_of
+from utils.scoring.mask_metrics import counts, scores_from_counts
+from utils.scoring.stored_thresholds import run_folder_of
 
 TITLES = ("image", "truth", "probability", "mask")
 

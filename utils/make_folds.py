@@ -21,7 +21,7 @@ from tyro.conf import arg
 from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.core.tables import write_table
-from utils.data.packed import skipped_images
+from utils.data.packed_data import skipped_images
 from utils.data.stratification import as_column, classes_of, coverage_of, read_images, split, values_of
 
 SHOWN_CLASSES = 6

@@ -4,7 +4,7 @@ python utils/stack_and_save.py --data_dir data
 python utils/stack_and_save.py --data_dir nuclei --out_dir nuclei_packed --size 256x256
 python utils/stack_and_save.py --data_dir ships --skip_broken
 
-utils/data/layouts.py has the folder layouts that are known, utils/data/packed.py what is written.
+utils/data/layouts.py has the folder layouts that are known, utils/data/packed_data.py what is written.
 """
 
 import re

@@ -21,11 +21,11 @@ from utils.competition.submission_check import check_submission, sample_in
 from utils.core.cli import run_commands
 from utils.core.errors import UsageError, UserError
 from utils.data.formats import FORMATS, read_format
-from utils.data.packed import MANIFEST, Shapes, shapes_of
+from utils.data.packed_data import MANIFEST, Shapes, shapes_of
 from utils.data.rle import decode_instances, decode_union
 from utils.masks.ground_truth import read_run_lengths
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
-from utils.scoring.metrics import counts, iou, scores_from_counts
+from utils.scoring.mask_metrics import counts, iou, scores_from_counts
 
 SALT_SHAPE = (101, 101)
 

@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from bench import mask_rcnn_parts as parts
 from bench.mask_rcnn_objects import Found, fit_thresholds, label_map, sure_only
-from net.machine import Machine
+from net.device import Machine
 from utils.competition.submission_check import check_submission
 from utils.core.errors import UserError
 from utils.core.files import write_json, write_text

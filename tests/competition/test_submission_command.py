@@ -6,7 +6,7 @@ from helpers.masks import blobs, files_in, write_packed
 from helpers.scripts import assert_refused, run_here, run_script
 
 from utils.competition.submission_writing import write_submission
-from utils.scoring.metrics import iou, iout
+from utils.scoring.mask_metrics import iou, iout
 
 SCRIPT = "utils/submission.py"
 GOOD = "id,rle_mask\na,1 3\nb,\nc,5 2 9 1\n"

@@ -12,7 +12,7 @@ from utils.competition.submission_writing import timestamped, write_submission
 from utils.core.errors import UserError
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
 from utils.core.tables import read_table
-from utils.data.packed import shapes_of
+from utils.data.packed_data import shapes_of
 from utils.data.rle import decode, encode
 from utils.masks.mask_file import binarize, open_masks
 

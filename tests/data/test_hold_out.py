@@ -14,7 +14,7 @@ from helpers.sources import KILLED, SIZE, blob, contents, noise, run_ok, save
 from utils.core.files import read_json
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
-from utils.data.packed import open_packed, read_manifest
+from utils.data.packed_data import open_packed, read_manifest
 from utils.data.rle import decode, encode
 
 SCRIPT = "utils/hold_out.py"

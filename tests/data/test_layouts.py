@@ -11,7 +11,7 @@ from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_numbers, fold_rows
 from utils.data.image_classes import read_classes
 from utils.data.layouts import find_source
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 
 
 def packed(folder, tmp_path, *words):

@@ -13,7 +13,7 @@ from helpers.masks import files_in
 from helpers.scripts import ROOT, assert_refused, run_here
 from helpers.sources import KILLED, SCRIPT, blob, contents, noise, run_ok, save
 
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from helpers.sources import KILLED, SCRIPT, blob, contents, noise, run_ok, save
 
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
-from utils.data.packed import open_packed, read_manifest
+from utils.data.packed_data import open_packed, read_manifest
 
 
 def cut(path):

@@ -16,7 +16,7 @@ from helpers.sources import SCRIPT, SIZE, as_rgb, blob, contents, noise, run_ok,
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
 from utils.data.layouts import find_source
-from utils.data.packed import open_packed, read_manifest
+from utils.data.packed_data import open_packed, read_manifest
 from utils.data.packing import fingerprint, make_plan, pack
 from utils.data.rle import encode
 from utils.data.samples import number_instances

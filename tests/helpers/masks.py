@@ -8,7 +8,7 @@ from utils.competition.decisions import decide_masks
 from utils.competition.submission_writing import write_mask_submission
 from utils.core.files import write_json
 from utils.masks.mask_file import PredictionInfo, binarize, mask_writer
-from utils.scoring.metrics import iout
+from utils.scoring.mask_metrics import iout
 
 
 def files_in(folder):
@@ -25,7 +25,7 @@ def write_masks(path, ids, probabilities, **info):
 
 
 def write_packed(folder, parts, sizes=None, labels=None):
-    """A packed folder as utils/data/packed.py describes it: parts is {"train": (ids, masks or None, shape), ...}.
+    """A packed folder as utils/data/packed_data.py describes it: parts is {"train": (ids, masks or None, shape), ...}.
 
     `labels` are label maps of the training images.
     """

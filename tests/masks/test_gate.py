@@ -11,13 +11,13 @@ from helpers.scripts import assert_refused, run_here
 
 from net.dataset import fitted, normalised
 from net.geometry import VAL_AUGS
-from net.kinds import ImageKind, PixelKind
+from net.network_kinds import ImageKind, PixelKind
 from net.predictor import rebuild
 from net.snapshot import SnapshotInfo, load_snapshot, save_snapshot
 from utils.core.files import write_json
 from utils.core.tables import read_table
 from utils.data.folds import fold_rows
-from utils.data.packed import ids_digest, open_packed
+from utils.data.packed_data import ids_digest, open_packed
 from utils.data.rle import encode
 from utils.masks.mask_file import binarize, open_masks
 from utils.masks.probability_file import open_probabilities

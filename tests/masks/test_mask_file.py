@@ -7,7 +7,7 @@ from helpers.scripts import assert_refused, run_here
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import PredictionInfo, open_masks
 

@@ -8,8 +8,8 @@ from helpers.scripts import assert_refused, run_here, run_script
 from utils.core.files import write_json
 from utils.core.tables import read_table
 from utils.data.rle import decode
-from utils.masks import averaging as average
-from utils.masks.averaging import check_weights, open_agreeing, weighted_mean
+from utils.masks import mask_averaging as average
+from utils.masks.mask_averaging import check_weights, open_agreeing, weighted_mean
 from utils.masks.mask_file import PredictionInfo, binarize, mask_writer, open_masks
 from utils.masks.probability_file import write_probabilities
 

@@ -7,7 +7,7 @@ import torch
 from net.augmentations import TRAIN_AUGS
 from net.dataset import EpochBatches, TrainingRows, normalised, training_loader
 from net.tasks import mask_task
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 
 
 def rows_in(parts):

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import nn
 from net.dataset import EpochBatches
-from net.engine import fit
+from net.loops import fit
 from net.learner import Learner
 from net.losses import LOSSES
-from net.machine import Machine
+from net.device import Machine
 from net.optimizers import optimizer_by_name
 from net.schedulers import scheduler_by_name
 from net.distributed import join_processes
@@ -136,16 +136,16 @@ EVALUATE = """
 import json, sys
 import numpy as np
 import torch
-from net.engine import evaluate
+from net.loops import evaluate
 from net.losses import LOSSES
-from net.machine import machine
+from net.device import machine
 from net.predictor import load_predictors
 from net.tasks import mask_task
 from net.distributed import join_processes
 from pathlib import Path
 from utils.masks.mask_file import mask_writer
 from utils.core.training_settings import MachineSettings
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from contextlib import nullcontext
 
 snapshot, data, out = map(Path, sys.argv[1:])

@@ -12,10 +12,10 @@ import torch
 from helpers.masks import files_in, write_packed
 from helpers.scripts import ROOT, assert_refused, run_here
 
+from net.device import Machine
 from net.export import Predictions
 from net.export_formats import FORMATS, Format
-from net.kinds import ImageKind, PixelKind
-from net.machine import Machine
+from net.network_kinds import ImageKind, PixelKind
 from net.predictor import load_predictors
 from net.snapshot import SnapshotInfo, save_snapshot
 from net.tta import VIEWS

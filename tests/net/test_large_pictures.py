@@ -11,9 +11,9 @@ from torch import nn
 from bench.kill_resume import differences
 from bench.warm import start
 from net.augmentations import TRAIN_AUGS, Crop
+from net.device import Machine
 from net.geometry import VAL_AUGS
-from net.kinds import PixelKind
-from net.machine import Machine
+from net.network_kinds import PixelKind
 from net.predictor import Predictor
 from net.snapshot import load_snapshot
 from net.stages import stage_of_epoch, stages_of

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from net.averaging import Average
 from net.dataset import EpochBatches, normalised
-from net.engine import fit, measure_statistics
+from net.device import Machine
 from net.learner import Learner, restore, state_of
+from net.loops import fit, measure_statistics
 from net.losses import LOSSES
-from net.machine import Machine
 from net.optimizers import optimizer_by_name
 from net.schedulers import scheduler_by_name
+from net.weight_averaging import Average
 from utils.core.errors import UserError
 from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from tensorboard.summary.writer import event_file_writer
 
 from net.tensorboard import Board
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 
 FLAGS = {
     "arch": "unet_resnet18",

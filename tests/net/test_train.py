@@ -20,10 +20,10 @@ from net.snapshot import load_snapshot
 from utils.core.cli import parse
 from utils.core.training_settings import TrainSettings
 from utils.data.folds import fold_rows
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.masks.mask_file import binarize, open_masks
 from utils.runs.run_folder import RunFolder, find_snapshots, snapshots_in
-from utils.scoring.metrics import iou, iout
+from utils.scoring.mask_metrics import iou, iout
 
 
 def rows_of(folder):

@@ -8,12 +8,12 @@ import torch
 from helpers.scripts import TINIEST, assert_refused, end_together, run_here, start_together, succeed
 
 from bench.kill_resume import differences
-from net.kinds import ImageKind
 from net.losses import bce, border_losses, lovasz_hinge
+from net.network_kinds import ImageKind
 from net.snapshot import load_snapshot
 from net.tasks import border_task
 from utils.data.folds import fold_rows
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.masks.border_target import border_of
 from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import open_masks

@@ -13,13 +13,13 @@ from helpers.scripts import TINIEST, assert_refused, run_here
 
 from bench.kill_resume import differences
 from net import snapshot
-from net.checkpoints import Checkpoints
+from net.checkpoint_and_resume import Checkpoints
 from utils.core.errors import UserError
 from utils.core.files import read_json
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_rows
 from utils.data.image_classes import nonempty_class, read_classes
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.masks.probability_file import open_probabilities
 from utils.runs.run_folder import RunFolder, find_snapshots, snapshots_in
 from utils.scoring.class_metrics import class_scores

@@ -9,9 +9,9 @@ from helpers.runs import write_run, write_val_masks
 
 from utils.core.errors import Interrupted, UserError
 from utils.core.files import read_json, write_json
-from utils.report.attempt import attempt
 from utils.report.find_runs import runs_below, short_names
 from utils.report.read_run import read_run
+from utils.report.safe_reading import attempt
 from utils.runs.status import begun, ended, write_status
 
 

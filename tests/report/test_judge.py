@@ -10,7 +10,7 @@ from utils.core.files import read_json, write_json
 from utils.masks.mask_file import binarize
 from utils.report.judge import Cache
 from utils.report.read_run import read_run
-from utils.scoring.metrics import counts, iou, scores_from_counts
+from utils.scoring.mask_metrics import counts, iou, scores_from_counts
 
 
 @pytest.fixture

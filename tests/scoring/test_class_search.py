@@ -13,7 +13,7 @@ from utils.core.files import read_json, write_json
 from utils.data.image_classes import ImageClasses
 from utils.masks.probability_file import Probabilities
 from utils.scoring.class_search import fit_classes
-from utils.scoring.stored_results import LABELS_FILE, read_class_thresholds
+from utils.scoring.stored_thresholds import LABELS_FILE, read_class_thresholds
 
 
 def given_file(probabilities, labels, start=0, name="p.npy"):

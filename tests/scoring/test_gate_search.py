@@ -13,8 +13,8 @@ from utils.masks.gate import OPEN, gate_probability, gated_out
 from utils.masks.mask_file import PredictionInfo, binarize, open_masks
 from utils.masks.probability_file import open_probabilities, write_probabilities
 from utils.scoring.gate_search import best_gated, fit_gated
-from utils.scoring.metrics import iout
-from utils.scoring.stored_results import GATE_FILE, read_gate
+from utils.scoring.mask_metrics import iout
+from utils.scoring.stored_thresholds import GATE_FILE, read_gate
 from utils.scoring.threshold_search import best, best_joint, join, steps_of
 
 

@@ -20,7 +20,7 @@ from utils.scoring import instance_search as module
 from utils.scoring.gate_search import gate_means, widest_gate
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
 from utils.scoring.instance_search import fit_instances
-from utils.scoring.stored_results import read_instance_rules
+from utils.scoring.stored_thresholds import read_instance_rules
 
 SCRIPT = "optimize_threshold.py"
 SHAPE = (12, 16)

@@ -17,7 +17,7 @@ from utils.masks.mask_file import open_masks
 from utils.scoring import instance_search as module
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
 from utils.scoring.instance_search import Found, fit_instances, search
-from utils.scoring.stored_results import read_instance_rules
+from utils.scoring.stored_thresholds import read_instance_rules
 
 SCRIPT = "optimize_threshold.py"
 SHAPE = (20, 24)

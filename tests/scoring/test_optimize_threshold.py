@@ -9,7 +9,7 @@ from helpers.scripts import assert_refused, run_here, run_script
 
 from utils.core.files import read_json, write_json
 from utils.data.rle import encode
-from utils.scoring.stored_results import read_threshold
+from utils.scoring.stored_thresholds import read_threshold
 from utils.scoring.threshold_search import best, steps_of
 
 SCRIPT = "optimize_threshold.py"

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 
 from utils.masks.mask_file import binarize
 from utils.scoring.bootstrap import mean_interval
-from utils.scoring.metrics import counts, scores_from_counts
+from utils.scoring.mask_metrics import counts, scores_from_counts
 from utils.scoring.threshold_search import best, best_joint, cross_fit_threshold, join, select, steps_of
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from utils.core.tables import read_table
 from utils.data.rle import decode
 from utils.make_demo import Settings, main
-from utils.scoring.metrics import iout
+from utils.scoring.mask_metrics import iout
 from utils.synthetic.demo_files import check_folder
 from utils.synthetic.salt_survey import best_threshold, draw_plan, draw_section
 from utils.synthetic.seismic import BODIES, IN_IMAGE, convolve_down, grid, ricker, section, wave_period

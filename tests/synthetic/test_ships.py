@@ -9,7 +9,7 @@ from helpers.sources import contents, run_ok
 from PIL import Image
 
 from utils.core.tables import read_table
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.data.rle import decode
 from utils.make_demo import Settings, main
 from utils.synthetic.ship_survey import draw_plan

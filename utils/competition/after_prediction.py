@@ -10,14 +10,14 @@ from utils.competition.decisions import ClassDecisions, MaskDecisions
 from utils.competition.submission_writing import write_mask_submission
 from utils.core.prediction_settings import PredictionSettings
 from utils.data.image_classes import NOT_EMPTY, nonempty_class, read_classes
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 from utils.masks.gate import gate_probability, gated_out
 from utils.masks.mask_file import Masks, open_masks
 from utils.masks.postprocessing import PostProcessed, PostProcessing, constant_images
 from utils.masks.probability_file import Probabilities, open_probabilities
 from utils.scoring.class_metrics import class_scores
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
-from utils.scoring.metrics import counts, iou, scores_from_counts
+from utils.scoring.mask_metrics import counts, iou, scores_from_counts
 
 
 def finish_masks(

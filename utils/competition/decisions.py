@@ -19,7 +19,7 @@ from utils.masks.gate import OPEN
 from utils.masks.instances import InstanceRules
 from utils.masks.mask_file import PredictionInfo
 from utils.masks.postprocessing import PostProcessing, check_rules
-from utils.scoring.stored_results import (
+from utils.scoring.stored_thresholds import (
     GATE_FILE,
     OBJECTS_FILE,
     THRESHOLD_FILE,

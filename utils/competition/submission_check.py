@@ -12,7 +12,7 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.core.tables import read_rows
 from utils.data.formats import Format, read_format, run_length_columns
-from utils.data.packed import Shapes
+from utils.data.packed_data import Shapes
 from utils.data.rle import paint, spans
 
 SHOWN = 10

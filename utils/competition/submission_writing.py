@@ -12,7 +12,7 @@ from utils.core.errors import UserError
 from utils.core.files import timestamped, whole_file
 from utils.core.prediction_settings import SubmissionSettings
 from utils.data.image_ids import stem_of
-from utils.data.packed import PackedImages, Shapes, open_packed
+from utils.data.packed_data import PackedImages, Shapes, open_packed
 from utils.data.rle import encode, encode_instances
 from utils.masks.instances import instances_path, resize_instances, write_instance_maps, write_instance_png
 from utils.masks.mask_file import Masks, check_same_images

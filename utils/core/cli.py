@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from utils.core.errors import Interrupted, ToldElsewhere, UsageError, UserError
+from utils.core.errors import Interrupted, ToldElsewhere, UsageError, explain
 from utils.core.files import read_json
 from utils.core.names import pick
 from utils.core.settings import flat_names, from_flat
@@ -80,25 +80,6 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     """Let SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
     raise Interrupted(number, "terminated; nothing half-written was left")
-
-
-def explain(error: BaseException) -> tuple[int, str]:
-    """The exit code and the one line for an error that ended a script."""
-    if isinstance(error, UserError):
-        return error.exit_code, str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; nothing half-written was left"
-    if isinstance(error, BrokenPipeError):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader left: keep Python from complaining again at exit
-        return 1, "the reader of the output closed it"
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return 1, f"{where}{error.strerror}; make room, mend the permissions or name another place"
-    kind = type(error).__name__
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        return 1, "out of memory; try a smaller --batch_size or another --device"
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    return 1, f"unexpected {kind}: {first_line}; the same command with --debug shows where"
 
 
 def _described(docstring: str | None) -> str:

@@ -13,7 +13,7 @@ from utils.core.files import whole_file
 from utils.core.tables import read_table, write_table
 from utils.data.formats import RLE_COLUMNS
 from utils.data.image_ids import ID_COLUMNS, id_column
-from utils.data.packed import manifest_if_any
+from utils.data.packed_data import manifest_if_any
 from utils.data.source_files import OWN_COLUMNS, header_of, is_own_table
 
 

@@ -1,4 +1,4 @@
-"""Pack a listed source: arrays, csv files and manifest of a packed folder (utils/data/packed.py describes them)."""
+"""Pack a listed source: arrays, csv files and manifest of a packed folder (see packed_data.py)."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ from utils.core.errors import UserError
 from utils.core.progress import progress_bar
 from utils.data.image_files import BrokenImage, probe
 from utils.data.layouts import Item, Source
-from utils.data.packed import (
+from utils.data.packed_data import (
     FORMAT,
     MANIFEST,
     ArrayEntry,

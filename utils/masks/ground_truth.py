@@ -10,7 +10,7 @@ from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json
 from utils.core.tables import read_table
 from utils.data.formats import read_format, run_length_columns
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.data.rle import decode_instances, decode_union
 from utils.masks.mask_file import Masks, check_same_images
 

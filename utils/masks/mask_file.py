@@ -15,7 +15,7 @@ from utils.core.arrays import ArrayWriter, array_writer, open_array
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.records import from_plain, to_plain
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 
 TAKEN = ("config", "gate", "labels", "manifest", "objects", "summary", "threshold")
 """Names of .json files that mean something else."""

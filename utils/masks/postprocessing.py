@@ -19,7 +19,7 @@ import numpy as np
 
 from utils.core.errors import UsageError, UserError
 from utils.core.prediction_settings import RuleSettings
-from utils.data.packed import Shapes
+from utils.data.packed_data import Shapes
 from utils.masks.instances import InstanceRules, fill_instance_holes, label_instances
 from utils.masks.mask_file import Masks, binarize
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 from utils.masks.mask_file import Masks
 from utils.scoring.bootstrap import Difference
 from utils.scoring.cross_fit import CrossFitted

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.data.packed import MANIFEST, PackedImages, open_packed
+from utils.data.packed_data import MANIFEST, PackedImages, open_packed
 from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import Masks, binarize, open_masks
-from utils.report.attempt import attempt
 from utils.report.facts import GalleryRow, Judged, Reliability, Share
+from utils.report.safe_reading import attempt
 from utils.runs.run_folder import SnapshotFile
 from utils.scoring.bootstrap import mean_interval
 from utils.scoring.cross_fit import CrossFitted, partition
-from utils.scoring.metrics import counts
-from utils.scoring.stored_results import THRESHOLD_FILE
+from utils.scoring.mask_metrics import counts
+from utils.scoring.stored_thresholds import THRESHOLD_FILE
 from utils.scoring.threshold_search import best, best_joint, cross_fit_threshold, steps_of
 
 N_BINS = 10

@@ -14,9 +14,9 @@ from utils.core.progress import duration
 from utils.data.folds import fold_numbers
 from utils.masks.drawing import as_rgb, labelled, outlined
 from utils.masks.mask_file import binarize
-from utils.report.attempt import attempt
 from utils.report.facts import GalleryRow, Judged, RunFacts
 from utils.report.read_run import read_run
+from utils.report.safe_reading import attempt
 from utils.scoring.bootstrap import mean_interval
 
 NEVER_IN_CODE = set("`|\\")

@@ -19,13 +19,13 @@ from utils.core.progress import duration
 from utils.report import formatting as words
 from utils.report.charts import bar
 from utils.report.facts import Overview, RunFacts, RunState
-from utils.report.figures import Figure, curves, reliability_figure, threshold_figure
 from utils.report.find_runs import runs_below, short_names
 from utils.report.formatting import count
 from utils.report.groups import overview
 from utils.report.judge import COVERAGES, Cache
 from utils.report.pictures import PANELS, Pictures, Strip
 from utils.report.read_run import read_run
+from utils.report.run_charts import Figure, curves, reliability_figure, threshold_figure
 from utils.report.table import anchor_of, columns_of, encoded_scores, entries_of
 
 HERE = Path(__file__).parent

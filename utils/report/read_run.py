@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from utils.core.errors import UserError
 from utils.core.files import read_json
 from utils.core.redaction import open_text, open_values
-from utils.report.attempt import attempt
 from utils.report.facts import RunFacts, RunState
 from utils.report.judge import Cache, judge
+from utils.report.safe_reading import attempt
 from utils.runs.run_folder import RunFolder, SnapshotFile, snapshots_in
 from utils.runs.status import STATUS_FILE, read_status
-from utils.scoring.stored_results import LABELS_FILE, OBJECTS_FILE, THRESHOLD_FILE, read_threshold
+from utils.scoring.stored_thresholds import LABELS_FILE, OBJECTS_FILE, THRESHOLD_FILE, read_threshold
 
 T = TypeVar("T")
 MEASURES = ("objects", "iout", "auc", "f2", "accuracy")

@@ -24,8 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NoReturn
 
-from utils.core.cli import explain
-from utils.core.errors import Interrupted, UsageError, UserError
+from utils.core.errors import Interrupted, UsageError, UserError, explain
 from utils.report.find_runs import runs_below
 from utils.report.page import SERVED, Maker
 from utils.runs.status import read_status

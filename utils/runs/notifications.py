@@ -16,8 +16,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from utils.core.cli import explain
-from utils.core.errors import Interrupted, ToldElsewhere, UsageError, UserError
+from utils.core.errors import Interrupted, ToldElsewhere, UsageError, UserError, explain
 from utils.core.files import read_json
 from utils.core.progress import duration
 from utils.core.redaction import open_text

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.core.cli import explain
-from utils.core.errors import Interrupted, UsageError, UserError
+from utils.core.errors import Interrupted, UsageError, UserError, explain
 from utils.core.files import read_json, write_json
 
 State = Literal["running", "finished", "interrupted", "failed"]

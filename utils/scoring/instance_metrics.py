@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.scoring.metrics import scores_from_counts
+from utils.scoring.mask_metrics import scores_from_counts
 
 N_THRESHOLDS = 10
 

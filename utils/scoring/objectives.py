@@ -12,7 +12,7 @@ from utils.masks.probability_file import Probabilities, open_probabilities
 from utils.scoring.class_search import fit_classes
 from utils.scoring.gate_search import fit_gated
 from utils.scoring.instance_search import fit_instances
-from utils.scoring.stored_results import (
+from utils.scoring.stored_thresholds import (
     GATE_FILE,
     LABELS_FILE,
     OBJECTS_FILE,

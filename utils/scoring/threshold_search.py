@@ -17,7 +17,7 @@ from utils.core.files import whole_file
 from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import Masks
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
-from utils.scoring.metrics import scores_from_counts
+from utils.scoring.mask_metrics import scores_from_counts
 
 ByArea = Mapping[int, "Steps"]  # minimum area of a predicted mask -> the steps when smaller masks count as empty
 

@@ -7,12 +7,12 @@ from typing import Protocol
 import numpy as np
 
 from utils.data.image_classes import ImageClasses
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import binarize
 from utils.scoring.class_metrics import class_scores
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
-from utils.scoring.metrics import counts, scores_from_counts
+from utils.scoring.mask_metrics import counts, scores_from_counts
 
 
 class Scores(Protocol):

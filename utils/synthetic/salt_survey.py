@@ -14,7 +14,7 @@ from utils.core.errors import UsageError
 from utils.core.progress import progress_bar
 from utils.core.tables import write_table
 from utils.data.rle import encode
-from utils.scoring.metrics import scores_from_counts
+from utils.scoring.mask_metrics import scores_from_counts
 from utils.synthetic.demo_files import check_folder, write_picture
 from utils.synthetic.seismic import SIZE, Section, blank_section, section
 

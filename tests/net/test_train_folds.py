@@ -10,10 +10,10 @@ from helpers.scripts import TINIEST, assert_refused, run_here, succeed
 from net import snapshot
 from utils.core.files import read_json
 from utils.data.folds import fold_rows
-from utils.data.packed import open_packed
+from utils.data.packed_data import open_packed
 from utils.masks.mask_file import binarize, open_masks
 from utils.runs.run_folder import snapshots_in
-from utils.scoring.metrics import iout
+from utils.scoring.mask_metrics import iout
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from net.device import machine
 from net.distributed import Processes
-from net.kinds import ImageKind
-from net.machine import machine
-from net.preparation import prepare
+from net.network_kinds import ImageKind
+from net.prepare_run import prepare
 from net.snapshot import held_out_rows, load_snapshot
 from net.tasks import Task
 from utils.core.errors import UsageError, UserError
@@ -20,7 +20,7 @@ from utils.core.progress import progress_bar
 from utils.core.settings import to_flat
 from utils.core.training_settings import TrainSettings
 from utils.data.folds import fold_numbers
-from utils.data.packed import PackedImages, open_packed
+from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.mask_file import PredictionInfo, open_masks
 from utils.masks.probability_file import open_probabilities
 from utils.runs.notifications import check_notify, telling, urls_of

@@ -9,7 +9,7 @@ from utils.core.files import write_json
 from utils.masks.gate import OPEN
 from utils.masks.instances import InstanceRules
 from utils.masks.mask_file import PredictionInfo
-from utils.scoring.stored_results import (
+from utils.scoring.stored_thresholds import (
     GATE_FILE,
     OBJECTS_FILE,
     THRESHOLD_FILE,

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from net.checkpoints import NO_RESULTS, Checkpoints
+from net.checkpoint_and_resume import NO_RESULTS, Checkpoints
 from net.tensorboard import Board
 from utils.core.progress import TimeLeft, duration
 from utils.core.training_settings import TellSettings

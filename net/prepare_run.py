@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from net.batchnorm import share_statistics
-from net.checkpoints import Checkpoints
+from net.checkpoint_and_resume import Checkpoints
 from net.dataset import EpochBatches
+from net.device import Machine, machine, workers_for
 from net.distributed import Processes
-from net.kinds import Kind
 from net.losses import Loss, loss_by_name
-from net.machine import Machine, machine, workers_for
+from net.network_kinds import Kind
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
 from net.schedulers import scheduler_by_name
@@ -24,7 +24,7 @@ from utils.core.errors import UsageError, UserError
 from utils.core.settings import to_flat
 from utils.core.training_settings import TrainSettings, epochs_in_cycle
 from utils.data.folds import fold_rows
-from utils.data.packed import PackedImages, ids_digest, open_packed
+from utils.data.packed_data import PackedImages, ids_digest, open_packed
 from utils.runs.run_folder import RunFolder, find_snapshots, stored_flags
 
 SAID = ("train_augs", "val_transforms", "loss", "optimizer", "scheduler", "seed")

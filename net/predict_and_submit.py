@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from net.device import Machine, machine
 from net.distributed import Processes, join_processes
-from net.engine import predict
-from net.kinds import ImageKind, Kind
-from net.machine import Machine, machine
+from net.loops import predict
+from net.network_kinds import ImageKind, Kind
 from net.predictor import Predictor, load_predictors
 from net.snapshot import held_out_rows
 from net.tiles import tiles_for
@@ -20,11 +20,11 @@ from utils.competition.decisions import ClassDecisions, MaskDecisions, decide_cl
 from utils.core.errors import UsageError, UserError
 from utils.core.prediction_settings import PredictionSettings
 from utils.data.image_classes import NOT_EMPTY
-from utils.data.packed import PackedImages, ids_digest, open_packed
+from utils.data.packed_data import PackedImages, ids_digest, open_packed
 from utils.masks.mask_file import PredictionInfo
 from utils.masks.probability_file import Probabilities, open_probabilities, write_probabilities
 from utils.runs.run_folder import find_snapshots
-from utils.scoring.stored_results import run_folder_of
+from utils.scoring.stored_thresholds import run_folder_of
 
 GATE = ImageKind("labels", (NOT_EMPTY,))
 

@@ -9,16 +9,16 @@ from torch.utils.data import DataLoader
 
 from net.dataset import EpochBatches, fitted, fitted_targets, normalised
 from net.distributed import Processes
-from net.kinds import RowWriter
 from net.learner import Learner
 from net.losses import Loss
+from net.network_kinds import RowWriter
 from net.predictor import Predictor, batches_of
 from net.tasks import Task
 from net.tta import View
 from utils.core.errors import UserError
 from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar, progress_bar
-from utils.data.packed import PackedImages
+from utils.data.packed_data import PackedImages
 
 STEPS_BETWEEN_LOOKS = 10  # reading the loss waits for the device
 

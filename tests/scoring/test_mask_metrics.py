@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from utils.masks.mask_file import binarize
-from utils.scoring.metrics import counts, iou, iout, scores_from_counts
+from utils.scoring.mask_metrics import counts, iou, iout, scores_from_counts
 
 
 def slow_tenths(inside, ours, theirs):
