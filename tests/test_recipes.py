@@ -105,3 +105,14 @@ def test_a_task_that_slurm_takes_away_is_queued_again(place):
     process.terminate()
     assert process.wait(HANGS) == 143
     assert (place / "calls.txt").read_text() == "scontrol requeue 77_3\n"
+
+
+def test_a_task_is_queued_again_if_slurm_takes_it_away_while_its_training_starts(place):
+    (place / "recipes").mkdir()
+    (place / "recipes" / "folds.sh").symlink_to(ROOT / "recipes" / "folds.sh")
+    # bash runs this before each of its commands: the signal comes as soon as there is a process in the background
+    (place / "signal.sh").write_text("""trap '[ -z "${!:-}" ] || { trap - DEBUG; kill -TERM $$; }' DEBUG\n""")
+    slurm = {"NAME": "a", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "77", "SLURM_SUBMIT_DIR": str(place)}
+    done, calls = type_in(place, recipe="folds.slurm", BASH_ENV=str(place / "signal.sh"), **slurm)
+    assert done.returncode == 143
+    assert calls[-1] == "scontrol requeue 77_3"
