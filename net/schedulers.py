@@ -3,6 +3,7 @@
 A schedule is planned over one cycle: it ends when the cycle ends.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,20 +97,23 @@ def _plateau(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:
 
 SCHEDULERS: dict[str, Build] = {"none": _none, "cosine": _cosine, "onecycle": _onecycle, "plateau": _plateau}
 PLANNED = {"cosine", "onecycle"}  # these change when the number of epochs does
+# The zero is part of the form: 015 could mean 0.15 or 1.5, and 1 could mean 0.1 or 1, which would never lower the rate.
+STEP = re.compile(r"step_(0*[1-9][0-9]*)_0([1-9])")
 
 
 def scheduler_by_name(name: str) -> Build:
-    """The function that builds a schedule.
+    """Return the function that builds a schedule.
 
     Raises:
-        UsageError: an unknown name, or a step_ whose numbers are off.
+        UsageError: an unknown name, or a step_ whose numbers are not of the documented form.
     """
     if not name.startswith("step"):
         return pick({**SCHEDULERS, "step_<epochs>_<tenths>": _none}, name, "--scheduler")
-    words = name.split("_")
-    if len(words) != 3 or not words[1].isdigit() or not words[2].isdigit() or int(words[1]) < 1:
+    numbers = STEP.fullmatch(name)
+    if numbers is None:
         raise UsageError(
-            f"--scheduler {name}: expected step_<epochs>_<gamma in tenths>; step_30_01 is times 0.1 every 30 epochs"
+            f"--scheduler {name}: expected step_<epochs>_<gamma in tenths>, with a gamma of 01 (0.1) to 09 (0.9); "
+            "step_30_01 multiplies the rate by 0.1 every 30 epochs"
         )
-    every, gamma = int(words[1]), int(words[2]) / 10
+    every, gamma = int(numbers[1]), int(numbers[2]) / 10
     return lambda optimizer, _epochs, _steps: Schedule(lr_scheduler.StepLR(optimizer, every, gamma), "epoch")

@@ -69,7 +69,37 @@ def test_plateau_waits_for_the_validation_loss():
     assert set(rates("plateau", epochs=9, val_losses=[1 / (k + 1) for k in range(9)])) == {1e-4}
 
 
-@pytest.mark.parametrize("name", ["step", "step_2", "step_0_01", "step_x_01", "cosin"])
-def test_a_schedule_that_is_none_is_refused(name):
-    with pytest.raises(UsageError, match="--scheduler"):
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_step_takes_every_gamma_from_one_to_nine_tenths(tenths):
+    assert rates(f"step_1_0{tenths}", epochs=2)[::4] == pytest.approx([1e-4, tenths * 1e-5])
+
+
+def test_a_schedule_that_is_none_is_refused():
+    with pytest.raises(UsageError, match=r"--scheduler cosin: no such name; did you mean cosine\?"):
+        scheduler_by_name("cosin")
+
+
+UNFINISHED = (
+    "step",
+    "step_2",
+    "step_0_01",
+    "step_x_01",
+    "step_30_x",
+    "step_30_",
+    "step_30_01_2",
+    "steps_30_01",
+    "step_30_²",
+)
+TWO_READINGS = ("step_30_015", "step_30_001", "step_30_1", "step_30_0.1")
+NOT_LOWER = ("step_30_0", "step_30_00", "step_30_10", "step_30_11")
+"""A gamma of 0 ends the training in silence, one of 1 or more never lowers the rate."""
+
+
+@pytest.mark.parametrize("name", [*UNFINISHED, *TWO_READINGS, *NOT_LOWER])
+def test_a_step_of_another_form_is_refused_with_the_form_that_is_expected(name):
+    with pytest.raises(UsageError) as refused:
         scheduler_by_name(name)
+    assert str(refused.value) == (
+        f"--scheduler {name}: expected step_<epochs>_<gamma in tenths>, with a gamma of 01 (0.1) to 09 (0.9); "
+        "step_30_01 multiplies the rate by 0.1 every 30 epochs"
+    )

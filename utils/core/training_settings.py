@@ -67,7 +67,7 @@ class LearnSettings:
     optimizer: str = "adam_1e-4"
     """<adam|adamw|sgd>_<rate>; sgd has momentum .9."""
     scheduler: str = "none"
-    """none, step_<epochs>_<gamma in tenths: 01 = 0.1>, cosine, onecycle, plateau."""
+    """none, step_<epochs>_<gamma in tenths: 01 = 0.1 to 09 = 0.9>, cosine, onecycle, plateau."""
     cycles: int = 1
     """restarts of optimizer and schedule; each cycle keeps its own snapshots (snapshots/cycle_<k>/)."""
     batch_size: int = 32
