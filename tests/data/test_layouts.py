@@ -2,6 +2,7 @@
 
 import helpers.sources as sources
 import numpy as np
+import pytest
 from helpers.scripts import run_here, run_script
 from helpers.sources import SCRIPT, SIZE, as_rgb, noise, save
 from PIL import Image
@@ -10,7 +11,7 @@ from utils.core.files import read_json
 from utils.core.tables import read_table, write_table
 from utils.data.folds import fold_numbers, fold_rows
 from utils.data.image_classes import read_classes
-from utils.data.layouts import find_source
+from utils.data.layouts import LAYOUTS, find_source
 from utils.data.packed_data import open_packed
 
 
@@ -21,6 +22,31 @@ def packed(folder, tmp_path, *words):
     assert done.stderr == ""
     parts = read_json(tmp_path / "out/manifest.json")["parts"]
     return done.stdout, {part: open_packed(tmp_path / "out", part) for part in parts}
+
+
+def labelled(folder):
+    sources.labelled(folder, ["cat", "dog"])
+
+
+FOLDERS = {
+    "salt": sources.salt,
+    "flat": sources.flat,
+    "pairs": sources.pairs,
+    "carvana": sources.carvana,
+    "dsb2018": sources.dsb2018,
+    "airbus": sources.airbus,
+    "labels": labelled,
+}
+"""By layout: the function that makes a folder of it."""
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_is_found_by_its_own_name(tmp_path, name):
+    FOLDERS[name](tmp_path)
+    source = find_source(tmp_path)
+    assert (source.layout, source.folder) == (name, str(tmp_path))
+    assert (source.class_table is not None) == (name == "labels")
+    assert source.train
 
 
 def test_salt(tmp_path):

@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from net.optimizers import optimizer_by_name
-from net.schedulers import scheduler_by_name
+from net.optimizers import OPTIMIZERS, optimizer_by_name
+from net.schedulers import SCHEDULERS, scheduler_by_name
 from utils.core.errors import UsageError
 
 
@@ -33,6 +33,54 @@ def test_an_optimizer_has_the_rate_of_its_name(name, kind, rate):
 def test_sgd_has_momentum_point_nine():
     built = optimizer_by_name("sgd_1e-2")([torch.nn.Parameter(torch.zeros(1))])
     assert (built.param_groups[0]["lr"], built.param_groups[0]["momentum"]) == (0.01, 0.9)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_comes_to_the_minimum_and_goes_on_from_its_state(kind):
+    def descend(place, optimizer, times):
+        for _ in range(times):
+            optimizer.zero_grad()
+            ((place - 3) ** 2).sum().backward()
+            optimizer.step()
+
+    build = optimizer_by_name(f"{kind}_1e-1")
+    whole = torch.nn.Parameter(torch.zeros(2))
+    descend(whole, build([whole]), 200)
+    assert (whole - 3).abs().max() < 0.1
+    first = torch.nn.Parameter(torch.zeros(2))
+    begun = build([first])
+    descend(first, begun, 20)
+    second = torch.nn.Parameter(first.detach().clone())
+    resumed = build([second])
+    resumed.load_state_dict(begun.state_dict())
+    descend(second, resumed, 180)
+    assert torch.equal(second, whole)
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, "step_2_05"])
+def test_every_schedule_goes_on_from_its_state(name):
+    """With a validation loss that stops falling, so that plateau moves too."""
+    losses, optimizer, steps, cut = [1.0] * 10, "adam_1e-2", 3, 3
+
+    def epochs_of(built, schedule, epochs):
+        for epoch in epochs:
+            for _ in range(steps):
+                yield schedule.rate
+                built.step()
+                schedule.after_step()
+            schedule.after_epoch(losses[epoch])
+
+    def start():
+        built = optimizer_by_name(optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        return built, scheduler_by_name(name)(built, len(losses), steps)
+
+    whole = list(epochs_of(*start(), range(len(losses))))
+    begun, resumed = start(), start()
+    before = list(epochs_of(*begun, range(cut)))
+    resumed[0].load_state_dict(begun[0].state_dict())
+    resumed[1].load_state_dict(begun[1].state_dict())
+    assert before + list(epochs_of(*resumed, range(cut, len(losses)))) == whole
+    assert (len(set(whole)) == 1) == (name == "none")
 
 
 @pytest.mark.parametrize("name", ["adam", "adam_", "adam_fast", "adam_-1", "adam_nan", "adam_inf", "adem_1e-3"])

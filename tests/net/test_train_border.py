@@ -8,7 +8,7 @@ import torch
 from helpers.scripts import TINIEST, assert_refused, end_together, run_here, start_together, succeed
 
 from bench.kill_resume import differences
-from net.losses import bce, border_losses, lovasz_hinge
+from net.losses import bce, border_losses, lovasz_hinge, soft_dice
 from net.network_kinds import ImageKind
 from net.snapshot import load_snapshot
 from net.tasks import border_task
@@ -145,9 +145,17 @@ def test_each_term_of_a_border_loss_has_its_weight():
     generator = torch.Generator().manual_seed(0)
     target = (torch.rand(3, 2, 7, 9, generator=generator) > 0.7).float()
     logits = torch.randn(3, 2, 7, 9, generator=generator)
-    for name, term in (("boundary_bce", bce), ("boundary_lovasz", lovasz_hinge)):
-        mask, border = (term(logits[:, k : k + 1], target[:, k : k + 1]) for k in (0, 1))
-        assert torch.allclose(border_losses(0.3)[name](logits, target), mask + 0.3 * border)
+    terms_of = {
+        "boundary_bce": [bce],
+        "boundary_lovasz": [lovasz_hinge],
+        "boundary_bce_lovasz": [bce, lovasz_hinge],
+        "boundary_bce_dice": [bce, soft_dice],
+    }
+    losses = border_losses(0.3)
+    assert list(losses) == list(terms_of)
+    for name, terms in terms_of.items():
+        mask, border = (sum(term(logits[:, k : k + 1], target[:, k : k + 1]) for term in terms) for k in (0, 1))
+        assert torch.allclose(losses[name](logits, target), mask + 0.3 * border), name
 
 
 def test_nets_of_two_kinds_do_not_mix_and_wrong_flags_are_lines(survey, ships, trained, border_run, tmp_path):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from helpers.scripts import ROOT
@@ -83,6 +84,20 @@ def test_a_tracker_that_is_none_or_not_installed_is_refused(monkeypatch):
         check_tracker("no_such_package")
     check_tracker("mlflow")
     check_tracker(None)
+
+
+@pytest.mark.parametrize("name", trackers.TRACKERS)
+def test_every_tracker_is_an_extra_and_takes_what_a_run_tells(name, tmp_path, monkeypatch, capsys):
+    """Its package and the extra are called as the tracker is; without a server it writes a file beside the run."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    check_tracker(name)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(package.partition("=")[0].partition(">")[0] == name for package in extras[name]), extras[name]
+    with tracking(name, new_run(tmp_path / "runs/a"), FLAGS) as tracked:
+        tracked.epoch(rows([1])[0])
+        tracked.finish({"iout": 0.1}, [])
+    assert capsys.readouterr().err == ""
+    assert {entry.name for entry in (tmp_path / "runs").iterdir()} > {"a"}
 
 
 @pytest.mark.parametrize(
