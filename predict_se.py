@@ -17,19 +17,26 @@ class Settings:
     snapshot_dir: str
     """folder of a run's snapshots."""
     best: int | None = None
-    """the so many best snapshots of all; default: the best one of each cycle."""
+    """the so many best snapshots of all; default: the best one of each cycle (where there is one
+    cycle, one snapshot)."""
     tta: str = "null"
     """views joined by _, as in predict_tta.py."""
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:
-    """The mean over the snapshots."""
+    """Predict the mean over the snapshots, and say so where it is the mean of one."""
     snapshots = best_of_cycles(settings.snapshot_dir, settings.best)
+    notes = []
+    if len(snapshots) == 1 and settings.best is None:
+        notes = [
+            f"{settings.snapshot_dir} holds one cycle, so this is its best snapshot alone, not a mean; --best 3 would "
+            "take the mean of the 3 best, and train.py --cycles makes a run with several"
+        ]
 
     from net.predict_and_submit import predict_and_submit
 
-    predict_and_submit(snapshots, settings.tta, settings.prediction)
+    predict_and_submit(snapshots, settings.tta, settings.prediction, notes)
 
 
 if __name__ == "__main__":

@@ -53,20 +53,23 @@ class Job:
         return [self.packed.ids[row] for row in self.rows]
 
 
-def predict_and_submit(snapshots: Sequence[Path], tta: str, settings: PredictionSettings) -> None:
+def predict_and_submit(
+    snapshots: Sequence[Path], tta: str, settings: PredictionSettings, notes: Sequence[str] = ()
+) -> None:
     """Write the mean predictions of some snapshots over some views; for test images also the submission, checked.
 
     Args:
         snapshots: snapshot files; the mean is over all of them.
         tta: names of views joined by `_`, such as null_hflip.
         settings: which images (`part` val: the fold held out, whose score is printed), gate, threshold, names of files.
+        notes: what to say before the prediction besides.
     """
     with join_processes() as processes, (here := machine(settings.machine, processes.local_rank)).tuned():
         job = _prepare(snapshots, tta, settings, here)
         decisions = _decide(job, settings, [run_folder_of(path) for path in snapshots])
         gate = _load_gate(settings, job, here) if settings.gate.gate else []
         if processes.is_main:
-            for note in decisions.notes:
+            for note in (*notes, *decisions.notes):
                 print(f"note: {note}", flush=True)
         _write_predictions(job, settings, processes)
         probabilities = _write_gate(gate, job, settings, here, processes) if gate else None

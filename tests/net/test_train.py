@@ -193,6 +193,18 @@ def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):
         *("--masks_fn", tmp_path / "se.npy", "--submission_dir", tmp_path / "submissions"),
     )
     assert "valid: 8 rows" in out
+    assert "not a mean" not in out
+
+
+def test_a_snapshot_ensemble_of_one_cycle_says_that_it_is_one_snapshot(survey, trained, tmp_path):
+    words = ("predict_se.py", "--snapshot_dir", trained / "snapshots", "--data_dir", survey)
+    words += ("--submission_dir", tmp_path / "submissions", "--masks_fn")
+    alone = succeed(*words, tmp_path / "alone.npy")
+    assert alone.count("holds one cycle, so this is its best snapshot alone, not a mean; --best 3") == 1
+    assert len(open_masks(tmp_path / "alone.npy").info.snapshots) == 1
+    for best in (1, 2):
+        assert "not a mean" not in succeed(*words, tmp_path / f"{best}.npy", "--best", best)
+    assert len(open_masks(tmp_path / "2.npy").info.snapshots) == 2
 
 
 def test_config_repeats_a_run_and_flags_override(trained, tmp_path):
