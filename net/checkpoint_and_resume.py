@@ -13,7 +13,7 @@ from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
 from utils.core.tables import read_table
 from utils.masks.mask_file import PendingPredictions
-from utils.runs.run_folder import RunFolder
+from utils.runs.run_folder import RunFolder, SnapshotFile
 
 FORMAT = 2
 NO_RESULTS = ("lr", "images_per_s", "seconds")
@@ -47,9 +47,9 @@ class Checkpoints:
     info: SnapshotInfo
     """What every snapshot of the run says of itself."""
     keep: int
-    """Snapshots that stay (in each cycle)."""
+    """Snapshots that stay in each cycle, the best by the last of `kept_by`."""
     kept_by: tuple[str, ...]
-    """Measures whose best snapshots are kept (a loss is best where it is least); the last one ranks them."""
+    """Measures whose best snapshot stays in each cycle besides (a loss is best where it is lowest)."""
     by_cycle: bool
     """Whether each cycle has a folder of its own."""
     progress: Progress = field(default_factory=Progress)
@@ -79,7 +79,7 @@ class Checkpoints:
         improved = [name for name in self.kept_by if _improves(name, row[name], progress.best.get(name))]
         progress.best |= {name: row[name] for name in improved}
         if improved:
-            progress.kept = self._keep_snapshot(learner, row, size, predictions)
+            progress.kept = self._kept_with(self._write_snapshot(learner, row, size, predictions), progress)
         predictions.discard()
         self.folder.write_log(progress.rows)
         data = {name: getattr(self.info, name) for name in DATA}
@@ -89,10 +89,10 @@ class Checkpoints:
         self.progress = progress
         return improved, progress
 
-    def _keep_snapshot(
+    def _write_snapshot(
         self, learner: Learner, row: dict[str, Any], size: int | None, predictions: PendingPredictions
-    ) -> list[str]:
-        """Write the snapshot; those that stay, with it."""
+    ) -> SnapshotFile:
+        """Write the snapshot of an epoch, with its validation masks."""
         cycle = row["cycle"] if self.by_cycle else None
         file = self.folder.snapshot(row["epoch"], row["val_loss"], self.kept_by[-1], row[self.kept_by[-1]], cycle)
         metrics = {name: value for name, value in row.items() if name not in NO_RESULTS}
@@ -100,11 +100,24 @@ class Checkpoints:
         predictions.keep(file.val_masks)
         info = replace(self.info, size=size, metrics=metrics, versions=versions)
         snapshots.save_snapshot(file.path, learner.predicting, info)
-        rivals = [name for name in self.progress.kept if self.folder.described(name).path.parent == file.path.parent]
-        others = [name for name in self.progress.kept if name not in rivals]
-        rivals.append(str(file.path.relative_to(self.folder.snapshots)))
-        rivals.sort(key=lambda name: self.folder.described(name).rank, reverse=True)
-        return others + rivals[: self.keep]
+        return file
+
+    def _kept_with(self, new: SnapshotFile, progress: Progress) -> list[str]:
+        """Return the names of the snapshots that stay once `new` is there.
+
+        Those of other cycles stay as they are. Of its own cycle the `keep` best stay, and the best by each measure, by
+        the numbers of log.csv: those in the names are rounded. Of equal values the earlier one is the best.
+        """
+        described = [self.folder.described(name) for name in progress.kept]
+        others = [file for file in described if file.path.parent != new.path.parent]
+        rivals = [file for file in described if file.path.parent == new.path.parent] + [new]
+        rivals.sort(key=lambda file: file.epoch)
+        best = [
+            max(rivals, key=lambda file: _goodness(name, progress.rows[file.epoch - 1][name])) for name in self.kept_by
+        ]
+        rivals.sort(key=lambda file: file.rank, reverse=True)
+        staying = [file for place, file in enumerate(rivals) if place < self.keep or file in best]
+        return [str(file.path.relative_to(self.folder.snapshots)) for file in others + staying]
 
     def resume(self, n_epochs: int) -> dict[str, Any] | None:
         """Go back to the last finished epoch, and remove what a lost one has left.
@@ -163,4 +176,9 @@ class Checkpoints:
 
 
 def _improves(name: str, value: float, best: float | None) -> bool:
-    return best is None or (value < best if name.endswith("loss") else value > best)
+    return best is None or _goodness(name, value) > _goodness(name, best)
+
+
+def _goodness(name: str, value: float) -> float:
+    """Return the value of a measure so that greater is better, which it is not of a loss."""
+    return -value if name.endswith("loss") else value

@@ -16,6 +16,7 @@ from helpers.waiting import HANGS, until
 from bench.kill_resume import differences
 from bench.warm import start
 from net import snapshot
+from net.loops import evaluate
 from net.snapshot import load_snapshot
 from utils.core.cli import parse
 from utils.core.training_settings import TrainSettings
@@ -178,8 +179,8 @@ def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):
     rows = rows_of(tmp_path / "run")
     assert next(row["lr"] for row in rows) == [row["lr"] for row in rows][2] == "0.001"
     assert float(rows[1]["lr"]) < 0.001
-    folders = [file.path.parent.name for file in snapshots_in(tmp_path / "run")]
-    assert sorted(folders) == ["cycle_1", "cycle_2"]
+    folders = {file.path.parent.name for file in snapshots_in(tmp_path / "run")}
+    assert folders == {"cycle_1", "cycle_2"}
     out = succeed(
         *(
             "predict_se.py",
@@ -205,6 +206,51 @@ def test_a_snapshot_ensemble_of_one_cycle_says_that_it_is_one_snapshot(survey, t
     for best in (1, 2):
         assert "not a mean" not in succeed(*words, tmp_path / f"{best}.npy", "--best", best)
     assert len(open_masks(tmp_path / "2.npy").info.snapshots) == 2
+
+
+MEASURES = ("val_loss", "iou", "iout")
+SCORES = [
+    *((0.9, 0.10, 0.10), (0.5, 0.20, 0.20), (0.6, 0.50, 0.15), (0.7, 0.30, 0.40), (0.8, 0.35, 0.50)),
+    *((0.4, 0.60, 0.30), (0.5, 0.55, 0.60), (0.4, 0.60, 0.65), (0.6, 0.20, 0.20), (0.7, 0.59, 0.55)),
+]
+"""By MEASURES, of each epoch of two cycles. Equal values are no improvement: the earlier epoch is the best."""
+
+
+@contextlib.contextmanager
+def made_up_scores(scores):
+    """Let the validation of each epoch find these scores."""
+    left = iter(scores)
+
+    def found(*words):
+        return {**evaluate(*words), **dict(zip(MEASURES, next(left), strict=True))}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("net.training.evaluate", found)
+        yield
+
+
+def epochs_kept(run, cycle):
+    return {file.epoch for file in snapshots_in(run / "snapshots" / f"cycle_{cycle}")}
+
+
+@pytest.mark.parametrize(("keep", "first", "second"), [(1, {2, 3, 5}, {6, 8}), (2, {2, 3, 4, 5}, {6, 7, 8})])
+def test_the_best_snapshot_by_each_measure_stays_in_each_cycle(survey, tmp_path, keep, first, second):
+    """Epochs 2 and 6 have the lowest loss, 3 and 6 the best iou, 5 and 8 the best iout, which ranks the others."""
+    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 10, "--cycles", 2, "--keep", keep)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    with made_up_scores(SCORES):
+        assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
+    assert (epochs_kept(whole, 1), epochs_kept(whole, 2)) == (first, second)
+    assert json.loads((whole / "summary.json").read_text())["epoch"] == 8
+    begun = 0
+    for ended in (3, 7):
+        with made_up_scores(SCORES[begun:]), after_epoch(ended, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+            done = run_here("train.py", *words, "--experiment_dir", cut, *(["--resume"] if begun else []))
+        assert done.returncode == 143
+        begun = ended
+    with made_up_scores(SCORES[begun:]):
+        assert run_here("train.py", "--experiment_dir", cut, "--resume").returncode == 0
+    assert_same_run(whole, cut)
 
 
 def test_config_repeats_a_run_and_flags_override(trained, tmp_path):

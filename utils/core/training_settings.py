@@ -133,7 +133,8 @@ class RunSettings:
     experiment_dir: str = "experiments/unet_resnet34_v1_fold0"
     """folder for config.json, log.csv and snapshots; one folder a run."""
     keep: int = 5
-    """snapshots that stay, the best by iout (in each cycle)."""
+    """snapshots that stay in each cycle: the best by the measure in their names (iout; objects, auc, accuracy or f2 in
+    other tasks); the best by validation loss and by each other measure stays besides."""
     resume: bool = False
     """go on after the last finished epoch of this folder."""
     config: str | None = None
