@@ -13,7 +13,7 @@ from net.loops import predict
 from net.network_kinds import ImageKind, Kind
 from net.predictor import Predictor, load_predictors
 from net.snapshot import held_out_rows
-from net.tiles import tiles_for
+from net.tiles import TILES_DIFFER, sees_whole_image, tiles_for
 from net.tta import View, views_by_name
 from utils.competition.after_prediction import finish_classes, finish_masks
 from utils.competition.decisions import ClassDecisions, MaskDecisions, decide_classes, decide_masks
@@ -68,6 +68,8 @@ def predict_and_submit(
         job = _prepare(snapshots, tta, settings, here)
         decisions = _decide(job, settings, [run_folder_of(path) for path in snapshots])
         gate = _load_gate(settings, job, here) if settings.gate.gate else []
+        if settings.predict.tile and any(sees_whole_image(one.network) for one in job.predictors):
+            notes = (*notes, TILES_DIFFER)
         if processes.is_main:
             for note in (*notes, *decisions.notes):
                 print(f"note: {note}", flush=True)

@@ -1,10 +1,14 @@
-"""Large pictures in tiles: the network sees one tile at a time, and a smooth window blends them."""
+"""Large images in tiles: the network sees one tile at a time, and a smooth window blends them.
+
+Away from the edges of tiles the result is that of the whole image, unless the network looks at the whole image anyway
+(`sees_whole_image`): then it may differ everywhere.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from net.geometry import STEP
 from utils.core.errors import UsageError
@@ -72,6 +76,29 @@ class Tiles:
                 total[place] += planes * window
                 weight[place] += window
         return total / weight
+
+
+TILES_DIFFER = (
+    "--tile: this network has parts that look at the whole image (global pooling or normalisation, as in scSE); in a "
+    "tile they see the tile alone, so masks and scores may differ from those of whole images"
+)
+SQUEEZE_AND_EXCITATION = ("SEModule", "EffectiveSEModule", "SqueezeExcite")
+"""Names of modules in timm and segmentation_models_pytorch that take the mean over the image themselves."""
+
+
+def sees_whole_image(network: nn.Module) -> bool:
+    """Return whether a network has parts whose output at every pixel depends on the whole image.
+
+    Looks for global pooling (scSE, squeeze and excitation, ASPP, pyramid pooling) and normalisation over the image
+    (GroupNorm, InstanceNorm). Does not know attention, as in the encoders mit_b0 and vit.
+    """
+    return any(_sees_all(module) for module in network.modules())
+
+
+def _sees_all(module: nn.Module) -> bool:
+    if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+        return module.output_size in (1, (1, 1))  # the 7x7 of VGG is left over from its classifier and never runs
+    return isinstance(module, (nn.GroupNorm, nn.InstanceNorm2d)) or type(module).__name__ in SQUEEZE_AND_EXCITATION
 
 
 def tiles_for(tile: int | None, overlap: int, shape: tuple[int, int]) -> Tiles | None:

@@ -1,6 +1,7 @@
 """Crops, stages and tiles: large pictures are learned and predicted piece by piece."""
 
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,15 @@ from torch import nn
 
 from bench.kill_resume import differences
 from bench.warm import start
+from net.architectures import build_network
 from net.augmentations import TRAIN_AUGS, Crop
 from net.device import Machine
 from net.geometry import VAL_AUGS
 from net.network_kinds import PixelKind
 from net.predictor import Predictor
-from net.snapshot import load_snapshot
+from net.snapshot import load_snapshot, save_snapshot
 from net.stages import stage_of_epoch, stages_of
-from net.tiles import Tiles
+from net.tiles import Tiles, sees_whole_image
 from net.tta import views_by_name
 from utils.core.errors import UsageError
 from utils.core.training_settings import DataSettings, SizeSettings
@@ -131,6 +133,88 @@ def test_tiles_cover_everything_and_their_windows_are_smooth():
     flat = torch.randint(0, 255, (3, 160, 192), dtype=torch.uint8)
     blended = tiles.blended(flat, 3, lambda cut: cut.float(), at_once=2)
     assert torch.allclose(blended, flat.float(), atol=1e-3)
+
+
+def predictor_of(arch):
+    """A network of this architecture with random weights, whose answers differ from pixel to pixel."""
+    torch.manual_seed(0)
+    network = build_network(arch, 3)
+    with torch.no_grad():
+        list(network.parameters())[-2].mul_(20)
+    return Predictor(network.eval(), PixelKind("mask", ("mask",)), VAL_AUGS["val_native"], CPU)
+
+
+@torch.inference_mode()
+def test_tiles_are_the_weighted_mean_of_what_the_network_says_of_each():
+    """For the default network too, which sees something else in a tile than in the whole image."""
+    predictor, tiles, views = predictor_of("unet_resnet34_v1"), Tiles(64, 32), views_by_name("null")
+    images = np.random.default_rng(2).integers(0, 256, (1, 96, 128, 3), dtype=np.uint8)
+    tiled = Predictor(predictor.network, predictor.kind, predictor.val, CPU, tiles, at_once=4).predict(images, views)
+    total, weight = np.zeros((96, 128)), np.zeros((96, 128))
+    for top in (0, 32):
+        for left in (0, 32, 64):
+            place = (slice(top, top + 64), slice(left, left + 64))
+            window = np.outer(tiles.window(top, 96), tiles.window(left, 128))
+            total[place] += window * predictor.predict(images[:, *place], views)[0, 0].numpy()
+            weight[place] += window
+    np.testing.assert_allclose(tiled[0, 0].numpy(), total / weight, atol=1e-5)
+    assert total.std() > 0.01
+
+
+@pytest.mark.parametrize("arch", ["unet_resnet34", "unet_resnet34_v1"])
+@torch.inference_mode()
+def test_far_from_its_frame_a_tile_is_as_the_whole_image_unless_the_network_pools(arch):
+    network = predictor_of(arch).network.double()  # so that rounding does not blur the two cases
+    image = torch.rand(1, 3, 32, 1024, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    image[..., 608:] += 1  # the mean of the whole is not the mean of the tile
+    whole, tile = network(image)[..., :608], network(image[..., :608])
+    difference = (whole - tile).abs() / whole.std()
+    far = difference[..., : 608 - 500]  # a pixel of a U-Net with resnet34 depends on 498 pixels to its right
+    assert difference[..., -64:].max() > 0.1, "the rim of the tile"
+    if sees_whole_image(network):
+        assert far.mean() > 0.01
+    else:
+        assert far.max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("arch", "whole"),
+    [
+        ("unet_resnet18", False),
+        ("unet_tu-test_resnet", False),
+        ("unet_resnet34_v1", True),
+        ("seresnext", True),
+        ("ds_resnet_34", True),
+        ("fpn_resnet18", True),  # GroupNorm
+        ("deeplabv3_resnet18", True),
+        ("pspnet_resnet18", True),
+        ("unet_efficientnet-b0", True),
+        ("unet_tu-efficientnet_b0", True),
+    ],
+)
+def test_networks_that_see_their_whole_input_are_known(arch, whole):
+    assert sees_whole_image(build_network(arch, 3)) == whole
+
+
+def test_pooling_to_a_grid_is_not_taken_for_global_pooling():
+    assert not sees_whole_image(nn.AdaptiveAvgPool2d((7, 7)))  # VGG encoders keep one, and never run it
+
+
+@pytest.mark.parametrize(
+    ("arch", "flags", "said"),
+    [
+        ("unet_tu-test_resnet", ("--tile", 64, "--overlap", 32), 0),
+        ("unet_resnet34_v1", ("--tile", 64, "--overlap", 32), 1),
+        ("unet_resnet34_v1", (), 0),
+    ],
+)
+def test_prediction_says_when_scores_in_tiles_may_differ(survey, trained, tmp_path, arch, flags, said):
+    info = replace(load_snapshot(next(trained.glob("snapshots/epoch_*"))).info, arch=arch)
+    save_snapshot(tmp_path / "snapshot", build_network(arch, info.channels_in), info)
+    words = ("--snapshot", tmp_path / "snapshot", "--data_dir", survey, "--part", "val", *flags)
+    done = run_here("predict.py", *words, "--masks_fn", tmp_path / "m.npy")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("may differ from those of whole images") == said
 
 
 def test_tiles_that_cannot_be_are_refused(survey, trained, tmp_path):
