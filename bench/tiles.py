@@ -1,4 +1,4 @@
-"""How far predictions in tiles are from those of whole images, near the frames of the tiles and further inside.
+"""Compare predictions in tiles with those of whole images, near the edges of the tiles and further inside.
 
 python bench/tiles.py --data_dir ships --arch unet_resnet18 unet_resnet34_v1 --tile 512
 python bench/tiles.py --data_dir ships --snapshot experiments/ships_fold0 --tile 256 --overlap 32
@@ -52,7 +52,7 @@ def main(settings: Settings) -> None:
     packed = open_packed(settings.data_dir, "test")
     images = np.array(packed.images[: settings.n_images])
     tiles, views = Tiles(settings.tile, settings.overlap), views_by_name("null")
-    near = torch.from_numpy(near_frames(tiles, packed.shape))
+    near = torch.from_numpy(near_edges(tiles, packed.shape))
     print(
         f"{len(images)} images of {packed.shape[0]}x{packed.shape[1]}, tiles of {tiles.size}, overlap {tiles.overlap}"
     )
@@ -66,12 +66,13 @@ def main(settings: Settings) -> None:
         difference = (tiled - whole).abs()
         places = [difference[..., place] for place in (near, ~near)]
         cells = "  ".join(f"{place.mean():9.1e} {place.max():9.1e}" for place in places)
-        iou = float(((tiled > 0.5) & (whole > 0.5)).sum() / ((tiled > 0.5) | (whole > 0.5)).sum())
+        either, both = (tiled > 0.5) | (whole > 0.5), (tiled > 0.5) & (whole > 0.5)
+        iou = float(both.sum() / either.sum()) if either.any() else 1.0
         print(f"{name[-34:]:<34}  {whole.mean():6.4f}  {whole.std():7.4f}  {cells}  {iou:.4f}", flush=True)
 
 
-def near_frames(tiles: Tiles, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: pixels that lie in a tile nearer than the overlap to where it was cut; sides are multiples of 32."""
+def near_edges(tiles: Tiles, shape: tuple[int, int]) -> np.ndarray:
+    """Return (H, W) bool: the pixels nearer than the overlap to where a tile was cut; sides are multiples of 32."""
     down, across = (np.zeros(length, dtype=bool) for length in shape)
     for near, length in zip((down, across), shape, strict=True):
         for start in tiles.starts(length):
@@ -82,15 +83,15 @@ def near_frames(tiles: Tiles, shape: tuple[int, int]) -> np.ndarray:
 
 
 def predictors(settings: Settings, packed: PackedImages, images: np.ndarray) -> Iterator[tuple[str, Predictor]]:
-    """The networks, and what to call each."""
+    """Yield the networks, each with its name."""
     for arch in settings.arch:
         torch.manual_seed(0)
         network = build_network(arch, packed.channels)
         measure_batchnorm(network, images)
         yield f"{arch}, random", Predictor(network.eval(), PixelKind("mask", ("mask",)), VAL_AUGS["val_native"], CPU)
     for path in find_snapshots(settings.snapshot, "--snapshot") if settings.snapshot else []:
-        (predictor,), (about,) = load_predictors([Path(path)], CPU, packed)
-        yield f"{about['arch']}, {about['metrics']['epoch']} epochs", predictor
+        (predictor,), (info,) = load_predictors([Path(path)], CPU, packed)
+        yield f"{info.arch}, {info.metrics['epoch']} epochs", predictor
 
 
 @torch.no_grad()

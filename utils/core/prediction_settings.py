@@ -19,7 +19,8 @@ class PredictSettings:
     batch_size: int | None = None
     """images (or tiles) at a time, all views counted; default: 16 on a CPU, 64 on a GPU."""
     tile: int | None = None
-    """see large images in squares of so many pixels, a multiple of 32; memory then goes with the tile."""
+    """see large images in squares of so many pixels, a multiple of 32; memory then goes with the tile.
+    Masks of networks with global pooling, such as the default one, may differ from those of whole images."""
     overlap: int = 64
     """pixels that neighbouring tiles share, a multiple of 32; a smooth window blends them."""
 
