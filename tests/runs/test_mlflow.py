@@ -1,8 +1,10 @@
 """A run in MLflow: the file beside it, a real server on that file, and the server's death half-way."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -68,9 +70,14 @@ def server(tracked_in_sqlite, tmp_path_factory):
         except urllib.error.URLError:
             return None
 
+    def nobody_listens():
+        with socket.socket() as asked:
+            return asked.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
     def kill():
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        until(nobody_listens)  # its workers may outlive it for a moment
 
     try:
         until(up)

@@ -68,6 +68,13 @@ class MlflowClient:
 """
 
 
+LOST = f"""
+from http.client import RemoteDisconnected
+from urllib3.exceptions import ProtocolError
+raise RuntimeError('API request to http://me:{SECRET}@host/x failed with exception ...') from ProtocolError"""
+"""How a server that dies while it is asked reaches a tracker: the socket's own error stands among the arguments."""
+
+
 def test_without_a_tracker_nothing_is_started_or_said(tmp_path, capsys):
     with tracking(None, new_run(tmp_path / "run"), FLAGS) as tracked:
         tracked.epoch(rows([1])[0])
@@ -110,6 +117,11 @@ def test_every_tracker_is_an_extra_and_takes_what_a_run_tells(name, tmp_path, mo
             f"raise RuntimeError('to http://me:{SECRET}@host/x: {SECRET} is wrong\\nsecond line')",
             "to http://***@host/x: *** is wrong",
         ),
+        (
+            f"{LOST}('Connection aborted.', ConnectionResetError(104, 'reset by peer'))",
+            "http://***@host: reset by peer",
+        ),
+        (f"{LOST}('Connection aborted.', RemoteDisconnected('closed by server'))", "http://***@host: closed by server"),
     ],
 )
 def test_a_tracker_that_breaks_is_one_line_and_the_run_goes_on(package, tmp_path, monkeypatch, capsys, code, reason):

@@ -75,7 +75,8 @@ def reason_of(error: BaseException) -> str:
     chain: list[BaseException] = []
     while error and error not in chain:
         chain.append(error)
-        error = error.__cause__ or error.__context__
+        wrapped = next((value for value in error.args if isinstance(value, BaseException)), None)  # as urllib3 does it
+        error = error.__cause__ or error.__context__ or wrapped
     text = open_text((str(chain[0]).strip() or type(chain[0]).__name__).splitlines()[0])
     for link in reversed(chain):
         if word := _word_for(link):
@@ -91,6 +92,8 @@ def reason_of(error: BaseException) -> str:
 def _word_for(error: BaseException) -> str | None:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ConnectionError):
+        return error.strerror or str(error)
     return error.strerror if isinstance(error, OSError) else None
 
 
