@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from utils.core.cli import run
 from utils.core.prediction_settings import PredictionSettings
-from utils.runs.run_folder import best_of_cycles
+from utils.runs.run_folder import best_of_cycles, snapshots_in
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ def main(settings: Settings) -> None:
     notes = []
     if len(snapshots) == 1 and settings.best is None:
         notes = [
-            f"{settings.snapshot_dir} holds one cycle, so this is its best snapshot alone, not a mean; --best 3 would "
-            "take the mean of the 3 best, and train.py --cycles makes a run with several"
+            f"{settings.snapshot_dir} holds one cycle, so this is its best snapshot alone, not a mean; --best K "
+            f"averages the K best of {len(snapshots_in(settings.snapshot_dir))}, train.py --cycles makes several cycles"
         ]
 
     from net.predict_and_submit import predict_and_submit

@@ -201,7 +201,7 @@ def test_a_snapshot_ensemble_of_one_cycle_says_that_it_is_one_snapshot(survey, t
     words = ("predict_se.py", "--snapshot_dir", trained / "snapshots", "--data_dir", survey)
     words += ("--submission_dir", tmp_path / "submissions", "--masks_fn")
     alone = succeed(*words, tmp_path / "alone.npy")
-    assert alone.count("holds one cycle, so this is its best snapshot alone, not a mean; --best 3") == 1
+    assert alone.count("so this is its best snapshot alone, not a mean; --best K averages the K best of 2") == 1
     assert len(open_masks(tmp_path / "alone.npy").info.snapshots) == 1
     for best in (1, 2):
         assert "not a mean" not in succeed(*words, tmp_path / f"{best}.npy", "--best", best)
