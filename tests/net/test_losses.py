@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from net.losses import LOSSES, bce, focal, loss_by_name, lovasz_hinge, soft_dice, soft_jaccard
+from net.losses import (
+    CLASS_LOSSES,
+    EXCLUSIVE_LOSSES,
+    LOSSES,
+    bce,
+    border_losses,
+    focal,
+    loss_by_name,
+    lovasz_hinge,
+    soft_dice,
+    soft_jaccard,
+)
 from net.outputs import DeepOutput
 from utils.core.errors import UsageError
 
@@ -25,6 +36,36 @@ def deep(seed=0, shape=(4, 1, 8, 8)):
     sides = [batch(seed + k, shape)[0] for k in (1, 2)]
     image = torch.randn(4, generator=torch.Generator().manual_seed(seed), requires_grad=True)
     return DeepOutput(logits, image, sides), target
+
+
+def classes(exclusive):
+    """Logits (4, 3), and which classes the images are of."""
+    generator = torch.Generator().manual_seed(3)
+    target = F.one_hot(torch.tensor([2, 0, 1, 1]), 3) if exclusive else torch.tensor([[1, 0, 1], [0, 0, 0]] * 2)
+    return torch.randn(4, 3, generator=generator, requires_grad=True), target.float()
+
+
+TABLES = {
+    "pixels": (LOSSES, deep),
+    "borders": (border_losses(0.3), lambda: batch(shape=(4, 2, 9, 7))),
+    "classes": (CLASS_LOSSES, lambda: classes(exclusive=False)),
+    "exclusive": (EXCLUSIVE_LOSSES, lambda: classes(exclusive=True)),
+}
+"""Every table of losses, with what makes an output and a target for each loss in it."""
+
+
+@pytest.mark.parametrize(("table", "name"), [(table, name) for table, (losses, _) in TABLES.items() for name in losses])
+def test_every_loss_is_finite_and_teaches_the_output(table, name):
+    losses, sample = TABLES[table]
+    output, target = sample()
+    loss = loss_by_name(name, losses)(output, target)
+    assert loss.shape == (4,)
+    assert torch.isfinite(loss).all()
+    loss.mean().backward()
+    logits = output.fused if isinstance(output, DeepOutput) else output
+    assert torch.isfinite(logits.grad).all()
+    for plane in range(logits.shape[1]):
+        assert logits.grad[:, plane].abs().max() > 0
 
 
 def lovasz_by_definition(logits, target):
