@@ -9,10 +9,10 @@ import numpy as np
 
 from net.device import Machine, machine
 from net.distributed import Processes, join_processes
+from net.held_out_rows import held_out_rows
 from net.loops import predict
 from net.network_kinds import ImageKind, Kind
 from net.predictor import Predictor, load_predictors
-from net.snapshot import held_out_rows
 from net.tiles import TILES_DIFFER, sees_whole_image, tiles_for
 from net.tta import View, views_by_name
 from utils.competition.after_prediction import finish_classes, finish_masks

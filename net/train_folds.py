@@ -10,9 +10,10 @@ import numpy as np
 
 from net.device import machine
 from net.distributed import Processes
+from net.held_out_rows import held_out_rows
 from net.network_kinds import ImageKind
 from net.prepare_run import prepare
-from net.snapshot import held_out_rows, load_snapshot
+from net.snapshot import load_snapshot
 from net.tasks import Task
 from utils.core.errors import UsageError, UserError
 from utils.core.interrupts import StopRequest
