@@ -1,7 +1,16 @@
 """Large images in tiles: the network sees one tile at a time, and a smooth window blends them.
 
-Away from the edges of tiles the result is that of the whole image, unless the network looks at the whole image anyway
-(`sees_whole_image`): then it may differ everywhere.
+The result is the mean of what the network predicts for each tile, weighted by the windows. How close that is to its
+prediction for the whole image depends on the network:
+
+- A pixel of a network of convolutions depends on those within its reach: at most 297 pixels for a U-Net with resnet18,
+  529 with resnet34. Further than that from where a tile was cut, the result is that of the whole image, up to rounding.
+  Nearer, it differs, because a tile goes on with zeros where the image goes on with pixels; most so right at the cut,
+  where the window gives the tile little weight.
+- A pixel of a network that looks at the whole image (`sees_whole_image`) depends on all of them. Such parts see the
+  tile instead, so that the result may differ everywhere.
+
+bench/tiles.py measures how much.
 """
 
 from collections.abc import Callable
@@ -82,8 +91,8 @@ TILES_DIFFER = (
     "--tile: this network has parts that look at the whole image (global pooling or normalisation, as in scSE); in a "
     "tile they see the tile alone, so masks and scores may differ from those of whole images"
 )
-SQUEEZE_AND_EXCITATION = ("SEModule", "EffectiveSEModule", "SqueezeExcite")
-"""Names of modules in timm and segmentation_models_pytorch that take the mean over the image themselves."""
+POOLING = ("SEModule", "EffectiveSEModule", "SqueezeExcite", "EcaModule", "SplitAttn", "GlobalResponseNorm")
+"""Names of timm's modules that take the mean or the norm over the image themselves, without a pooling layer."""
 
 
 def sees_whole_image(network: nn.Module) -> bool:
@@ -98,7 +107,7 @@ def sees_whole_image(network: nn.Module) -> bool:
 def _sees_all(module: nn.Module) -> bool:
     if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
         return module.output_size in (1, (1, 1))  # the 7x7 of VGG is left over from its classifier and never runs
-    return isinstance(module, (nn.GroupNorm, nn.InstanceNorm2d)) or type(module).__name__ in SQUEEZE_AND_EXCITATION
+    return isinstance(module, (nn.GroupNorm, nn.InstanceNorm2d)) or type(module).__name__ in POOLING
 
 
 def tiles_for(tile: int | None, overlap: int, shape: tuple[int, int]) -> Tiles | None:
