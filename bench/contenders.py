@@ -31,7 +31,7 @@ from utils.core.progress import EpochBar
 from utils.core.training_settings import DataSettings, MachineSettings, NetSettings, RunSettings, TrainSettings
 from utils.data.folds import fold_rows
 from utils.data.packed_data import PackedImages, open_packed
-from utils.masks.mask_file import mask_writer
+from utils.masks.mask_file import PredictionInfo, mask_writer
 
 BATCH, SIZE, RATE, SEED = 32, 128, 1e-4, 4545
 TRAIN_AUG, VAL_AUG = "train_128_v1", "val_128"
@@ -119,7 +119,7 @@ class Strata(Contender):
     def predict(self) -> None:
         test, path = self.setup.test, self.setup.folder / "masks.npy"
         rows, views = np.arange(len(test.ids)), views_by_name("null")
-        with self.watch, mask_writer(path, test.ids, test.shape, {}) as writer:
+        with self.watch, mask_writer(path, test.ids, test.shape, PredictionInfo()) as writer:
             predictor = Predictor(self.run.network.eval(), self.run.task.kind, VAL_AUGS[VAL_AUG], self.run.machine)
             for masks in predict([predictor], test.images, rows, views, self.run.machine.pays_to_predict, Processes()):
                 writer.append(masks)
