@@ -56,7 +56,7 @@ class Checkpoints:
 
     @property
     def pending(self) -> PendingPredictions:
-        """Where the predictions of an epoch lie until it is known whether they are kept."""
+        """The place of an epoch's predictions until it is known whether they are kept."""
         return PendingPredictions(self.folder.snapshots / ".val_masks.npy")
 
     def add(

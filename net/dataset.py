@@ -52,13 +52,13 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(frozen=True)
 class Microbatch:
-    """What one process learns from at once: a share of a batch, for which one step is taken."""
+    """A share of a batch that one process learns from at once; one step is taken for the whole batch."""
 
     keys: list[Key]
     batch_size: int
     """Images in the whole batch, over all its microbatches and all processes."""
     last: bool
-    """Whether the step is taken after this microbatch."""
+    """True if the step is taken after this microbatch."""
 
 
 class EpochBatches:

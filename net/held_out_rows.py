@@ -1,4 +1,4 @@
-"""Which images a snapshot has not learned from: the fold that it held out, checked by the digests in its record."""
+"""Find the images that snapshots have not learned from: the fold that they held out, checked by their digests."""
 
 from collections.abc import Sequence
 

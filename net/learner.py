@@ -1,4 +1,4 @@
-"""What a training step is: the gradients of a batch, summed over microbatches and processes, then one update."""
+"""Take training steps: the gradients of a batch, summed over microbatches and processes, then one update."""
 
 from dataclasses import dataclass, field
 from typing import Any

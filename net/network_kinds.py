@@ -1,4 +1,4 @@
-"""What a network predicts: probabilities of pixels, or of images; each kind knows how it is built, read and stored.
+"""Kinds of networks by what they predict: probabilities of pixels, or of images; each knows how it is read and stored.
 
 A snapshot names its kind and its outputs. What training needs beyond that (target, losses, scores) is a Task.
 """
@@ -104,7 +104,7 @@ class ImageKind:
 
     @property
     def exclusive(self) -> bool:
-        """Whether an image has exactly one of the classes."""
+        """True if an image has exactly one of the classes."""
         return self.name == "label"
 
     def build(self, arch: str, channels_in: int, encoder_weights: str = "none") -> nn.Module:
