@@ -82,7 +82,7 @@ def test_the_gate_empties_masks_in_the_submission_and_leaves_the_raw_ones(survey
     assert plain.gate is None
     assert all(plain.cells.values())
     first = predicted(survey, tmp_path / "gated", nets.mask, "--gate", nets.gate, "--th", 0.001)
-    assert "images at 0.5 (no gate.json found)" in first.said
+    assert "of 8 images are gated out at 0.5 (no gate.json found)" in first.said
     assert first.gate.ids == first.masks.ids
     assert first.gate.labels == ["not_empty"]
     th = float(np.sort(first.gate.array[:, 0])[3])

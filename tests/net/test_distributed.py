@@ -143,7 +143,7 @@ from net.predictor import load_predictors
 from net.tasks import mask_task
 from net.distributed import join_processes
 from pathlib import Path
-from utils.masks.mask_file import mask_writer
+from utils.masks.mask_file import PredictionInfo, mask_writer
 from utils.core.training_settings import MachineSettings
 from utils.data.packed_data import open_packed
 from contextlib import nullcontext
@@ -153,7 +153,7 @@ packed = open_packed(data)
 with join_processes() as processes:
     (predictor,), _ = load_predictors([snapshot], machine(MachineSettings()), packed)
     rows = np.arange(len(packed.ids))
-    writer = mask_writer(out, packed.ids, packed.shape, {}) if processes.is_main else nullcontext()
+    writer = mask_writer(out, packed.ids, packed.shape, PredictionInfo()) if processes.is_main else nullcontext()
     with writer as masks:
         means = evaluate(predictor, mask_task(packed), packed, rows, LOSSES["bce_lovasz"], 5, masks, processes)
 out.with_suffix(f".{processes.rank}.json").write_text(json.dumps(means))

@@ -26,7 +26,8 @@ def test_a_file_from_a_stranger_cannot_run_code(tmp_path, monkeypatch):
 def test_truncated_foreign_and_missing_files(tmp_path):
     network = build_network("unet_resnet18", 1)
     path = tmp_path / "snapshot"
-    snapshot.save_snapshot(path, network, {"arch": "unet_resnet18"})
+    info = snapshot.SnapshotInfo(arch="unet_resnet18", task="mask", channels_in=1)
+    snapshot.save_snapshot(path, network, info)
     whole = path.read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 100):
         path.write_bytes(whole[:length])
