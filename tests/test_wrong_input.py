@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.scripts import ROOT, TINY, assert_refused, run_here, run_script, succeed
+from helpers.scripts import ROOT, TINY, TINY_ARCH, assert_refused, run_here, run_script, succeed
 
 from bench.kill_resume import differences
 from utils.runs.run_folder import RunFolder, find_snapshots
@@ -89,7 +89,7 @@ def test_an_experiment_is_never_overwritten_and_a_resume_never_another_run(surve
     base = ["--data_dir", survey, "--experiment_dir", trained]
     assert_refused(run_here("train.py", *base, *TINY), 2, "already holds a finished run", "--resume")
     for flag, value, other in [
-        ("--arch", "unet_resnet34", "unet_resnet18"),
+        ("--arch", "unet_resnet34", TINY_ARCH),
         ("--fold", "1", "0"),
         ("--seed", "1", "4545"),
     ]:
@@ -187,7 +187,7 @@ def test_a_disk_that_fills_up_in_training_keeps_what_there_is_and_can_be_resumed
     """A limit on the size of a file stands for the full disk: the first snapshot does not fit."""
     words = ["--data_dir", survey, "--experiment_dir", tmp_path / "run", "--n_epochs", 2, *TINY]
     line = [sys.executable, str(ROOT / "train.py"), *map(str, words)]
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**24, 2**24))  # noqa: E731
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))  # noqa: E731
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
     assert_refused(done, 1, "snapshots/epoch_1", "File too large; make room. 0 epochs are kept", "--resume")
     assert not list((tmp_path / "run").rglob("*.part"))

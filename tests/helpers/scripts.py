@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from bench.warm import ROOT, start
 from helpers.waiting import HANGS
 
-TINY = ("--arch", "unet_resnet18", "--encoder_weights", "none", "--batch_size", "8", "--optimizer", "adam_1e-3")
+TINY_ARCH = "linknet_tu-test_resnet"
+"""A network of half a million weights with all that others have: BatchNorm, skip connections, an encoder by timm."""
+TINY = ("--arch", TINY_ARCH, "--encoder_weights", "none", "--batch_size", "8", "--optimizer", "adam_1e-3")
 """Flags of a run of train.py that is quick on a CPU."""
-TINIEST = ("--arch", "unet_tu-test_resnet", *TINY[2:])
-"""The same with a network of 2 million weights, for what is run again and again."""
 ENDLESS = 100_000
 """Epochs of a run that cannot finish before the test ends it."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import ENDLESS, ROOT, TINIEST, end_together, free_port, run_here, start_together, succeed
+from helpers.scripts import ENDLESS, ROOT, TINY, end_together, free_port, run_here, start_together, succeed
 from helpers.waiting import HANGS, until
 
 from net.snapshot import load_snapshot, read
@@ -116,7 +116,7 @@ def test_synchronised_statistics_are_those_of_the_whole_batch(tmp_path):
 
 
 def test_a_training_by_two_processes_from_its_command(survey, tmp_path):
-    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 2, "--sync_batchnorm", "--precision", "float32")
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 2, "--sync_batchnorm", "--precision", "float32")
     done = run_here("train.py", *words, "--experiment_dir", tmp_path / "one")
     assert done.returncode == 0, done.stderr
     together = start_together("train.py", *words, "--experiment_dir", tmp_path / "two", output=tmp_path / "said")
@@ -197,7 +197,7 @@ def test_processes_predict_the_file_that_one_predicts(survey, trained, tmp_path)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_process_ends_all_with_one_line_and_any_number_goes_on(survey, tmp_path, victim):
     run, said = tmp_path / "run", tmp_path / "said"
-    words = ("--data_dir", survey, *TINIEST, "--experiment_dir", run, "--sync_batchnorm")
+    words = ("--data_dir", survey, *TINY, "--experiment_dir", run, "--sync_batchnorm")
     together = start_together("train.py", *words, "--n_epochs", ENDLESS, output=said)
     until((run / "state.pt").exists, lambda: all(process.is_alive() for process in together))
     together[victim].kill()
@@ -222,7 +222,7 @@ def test_a_dead_process_ends_all_with_one_line_and_any_number_goes_on(survey, tm
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(survey, tmp_path):
     run, said = tmp_path / "run", tmp_path / "said"
-    words = ("--data_dir", survey, *TINIEST, "--n_epochs", ENDLESS, "--experiment_dir", run)
+    words = ("--data_dir", survey, *TINY, "--n_epochs", ENDLESS, "--experiment_dir", run)
     together = start_together("train.py", *words, output=said)
     until((run / "state.pt").exists, lambda: all(process.is_alive() for process in together))
     os.kill(together[1].pid, signal.SIGTERM)
@@ -234,7 +234,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(survey, tmp_path):
 
 
 def test_what_does_not_fit_together_is_told_once(survey, tmp_path):
-    words = ("--data_dir", survey, *TINIEST, "--experiment_dir", tmp_path / "run")
+    words = ("--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "run")
     cases = [
         ((*words, "--batch_size", 2), 3, "--batch_size 2: its smallest part has 2 images, and 3 processes share it"),
         ((*words, "--fold", 9), 2, "--fold 9"),
@@ -256,7 +256,7 @@ def test_machines_with_other_data_are_noticed(survey, tmp_path):
     succeed("utils/make_demo.py", "--out_dir", other, "--n_train", 12, "--n_test", 4, "--seed", 2)
     succeed("utils/stack_and_save.py", "--data_dir", other)
     succeed("utils/make_folds.py", "--path", other / "train.csv", "--n", 3)
-    words = ("--data_dir", "data", *TINIEST, "--experiment_dir", "run")
+    words = ("--data_dir", "data", *TINY, "--experiment_dir", "run")
     places = [tmp_path / "a", tmp_path / "b"]
     codes, told = end_together(
         start_together("train.py", *words, output=tmp_path / "said", cwd=places), tmp_path / "said"
@@ -270,7 +270,7 @@ def test_machines_with_other_data_are_noticed(survey, tmp_path):
 def test_two_machines_by_the_recipe(survey, tmp_path):
     """Two agents of torchrun with a process each, on loopback, as recipes/many_machines.sh starts them."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "REHEARSE": "2"}
-    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
     done = subprocess.run(
         ["bash", str(ROOT / "recipes" / "many_machines.sh"), *map(str, words)],
         cwd=tmp_path,

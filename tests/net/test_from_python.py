@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import TINIEST
+from helpers.scripts import TINY
 
 from bench.kill_resume import differences
 from net.snapshot import load_snapshot
@@ -26,7 +26,7 @@ from utils.core.training_settings import (
 )
 from utils.runs.run_folder import RunFolder, find_snapshots
 
-FLAGS = dict(zip([flag.removeprefix("--") for flag in TINIEST[::2]], TINIEST[1::2], strict=True))
+FLAGS = dict(zip([flag.removeprefix("--") for flag in TINY[::2]], TINY[1::2], strict=True))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import TINIEST, assert_refused, run_here
+from helpers.scripts import TINY, assert_refused, run_here
 from torch import nn
 
 from bench.kill_resume import differences
@@ -244,7 +244,7 @@ runpy.run_path("train.py", run_name="__main__")
 
 def test_a_run_grows_by_stages_through_a_kill_and_its_snapshots_remember_their_size(survey, tmp_path):
     runs = [tmp_path / "whole", tmp_path / "killed"]
-    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 4, "--stages", "64:2", "128:2", "--keep", 9)
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 4, "--stages", "64:2", "128:2", "--keep", 9)
     done = run_here("train.py", *words, "--experiment_dir", runs[0])
     assert done.returncode == 0, done.stderr
     (tmp_path / "killed.py").write_text(KILLED)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import TINIEST, assert_refused, end_together, run_here, start_together, succeed
+from helpers.scripts import TINY, assert_refused, end_together, run_here, start_together, succeed
 
 from bench.kill_resume import differences
 from net.losses import bce, border_losses, lovasz_hinge, soft_dice
@@ -40,7 +40,7 @@ def ships(tmp_path_factory):
 def border_run(ships, tmp_path_factory):
     """Two epochs of a border net on crops."""
     run = tmp_path_factory.mktemp("runs") / "border_fold0"
-    succeed("train_border.py", "--data_dir", ships, *TINIEST, "--n_epochs", 2, "--crop", 64, "--experiment_dir", run)
+    succeed("train_border.py", "--data_dir", ships, *TINY, "--n_epochs", 2, "--crop", 64, "--experiment_dir", run)
     return run
 
 
@@ -62,7 +62,7 @@ def test_a_run_keeps_both_planes_and_ranks_by_objects(ships, border_run):
 
 
 def test_two_epochs_are_one_and_one_more(ships, border_run, tmp_path):
-    words = ("--data_dir", ships, *TINIEST, "--crop", 64, "--experiment_dir", tmp_path / "run")
+    words = ("--data_dir", ships, *TINY, "--crop", 64, "--experiment_dir", tmp_path / "run")
     assert run_here("train_border.py", *words, "--n_epochs", 1).returncode == 0
     done = run_here("train_border.py", "--experiment_dir", tmp_path / "run", "--resume", "--n_epochs", 2)
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def test_two_epochs_are_one_and_one_more(ships, border_run, tmp_path):
 
 
 def test_processes_share_a_border_net(ships, tmp_path):
-    words = ("--data_dir", ships, *TINIEST, "--crop", 64, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
+    words = ("--data_dir", ships, *TINY, "--crop", 64, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
     codes, said = end_together(start_together("train_border.py", *words, output=tmp_path / "said"), tmp_path / "said")
     assert codes == [0, 0], said
     masks = open_masks(next((tmp_path / "run" / "snapshots").glob("val_masks_*.npy")))
@@ -120,7 +120,7 @@ def test_from_a_border_net_to_an_airbus_submission_and_its_f2(ships, border_run,
 
 
 def test_borders_of_plain_masks_are_outlines(survey, tmp_path):
-    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 1, "--loss", "boundary_lovasz", "--experiment_dir")
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 1, "--loss", "boundary_lovasz", "--experiment_dir")
     done = run_here("train_border.py", "--only_nonempty", *words, tmp_path / "run")
     assert "(0 empty) to train on, 8 to validate" in done.stdout, done.stderr
     (snapshot,) = find_snapshots([str(tmp_path / "run")])
@@ -159,9 +159,9 @@ def test_each_term_of_a_border_loss_has_its_weight():
 
 
 def test_nets_of_two_kinds_do_not_mix_and_wrong_flags_are_lines(survey, ships, trained, border_run, tmp_path):
-    start = ("--data_dir", ships, *TINIEST, "--experiment_dir", tmp_path / "run")
+    start = ("--data_dir", ships, *TINY, "--experiment_dir", tmp_path / "run")
     assert_refused(run_here("train.py", *start, "--snapshot", border_run), 1, "of the task border", "expected mask")
-    grey = ("--data_dir", survey, *TINIEST, "--experiment_dir", tmp_path / "run")
+    grey = ("--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "run")
     assert_refused(run_here("train_border.py", *grey, "--snapshot", trained), 1, "of the task mask", "expected border")
     for words, said in (
         (("--loss", "BCE"), ("--loss BCE", "boundary_bce")),
@@ -171,7 +171,7 @@ def test_nets_of_two_kinds_do_not_mix_and_wrong_flags_are_lines(survey, ships, t
         assert_refused(run_here("train_border.py", *start, *words), 2, *said)
     predict = ("--data_dir", ships, "--masks_fn", tmp_path / "m.npy")
     mask_run = tmp_path / "mask_run"
-    done = run_here("train.py", "--data_dir", ships, *TINIEST, "--n_epochs", 1, "--experiment_dir", mask_run)
+    done = run_here("train.py", "--data_dir", ships, *TINY, "--n_epochs", 1, "--experiment_dir", mask_run)
     assert done.returncode == 0, done.stderr
     mixed = run_here("predict.py", *predict, "--snapshot", border_run, mask_run)
     assert_refused(mixed, 1, "a mask net (mask)", "a border net (mask, border)", "average nets of one kind")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import helpers.sources as sources
 import numpy as np
 import pytest
-from helpers.scripts import TINIEST, assert_refused, run_here
+from helpers.scripts import TINY, assert_refused, run_here
 
 from bench.kill_resume import differences
 from net import snapshot
@@ -24,7 +24,7 @@ from utils.masks.probability_file import open_probabilities
 from utils.runs.run_folder import RunFolder, find_snapshots, snapshots_in
 from utils.scoring.class_metrics import class_scores
 
-CLASSIFIER = ("--arch", "test_resnet", *TINIEST[2:])
+CLASSIFIER = ("--arch", "test_resnet", *TINY[2:])
 TAGS = ("clear primary", "haze", "clear water", "haze primary water", "primary", "clear primary water")
 SETS = {
     "names": (["cat", "dog", "dog"] * 8, "train.csv", ("id", "label"), {}),
@@ -228,7 +228,7 @@ def test_wrong_flags_are_one_line_and_nothing_is_written(sets, survey, tmp_path)
         done = run_here("train_classifier.py", "--data_dir", pets.data, *CLASSIFIER, "--experiment_dir", out, *words)
         assert_refused(done, code, *said)
     for door in ("train.py", "train_border.py"):
-        done = run_here(door, "--data_dir", pets.data, *TINIEST, "--experiment_dir", out)
+        done = run_here(door, "--data_dir", pets.data, *TINY, "--experiment_dir", out)
         assert_refused(done, 1, "its training images have no masks")
     data = tmp_path / "data"
     shutil.copytree(pets.data, data)

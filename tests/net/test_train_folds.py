@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from helpers.scripts import TINIEST, assert_refused, run_here, succeed
+from helpers.scripts import TINY, assert_refused, run_here, succeed
 
 from net import snapshot
 from utils.core.files import read_json
@@ -20,7 +20,7 @@ from utils.scoring.mask_metrics import iout
 def experiment(survey, tmp_path_factory):
     """(base name, flags, what the last call said): a signal came at the end of the second fold; then typed again."""
     base = tmp_path_factory.mktemp("folds") / "unet"
-    words = ("train.py", "--data_dir", survey, *TINIEST, "--n_epochs", 1, "--folds", "all", "--experiment_dir", base)
+    words = ("train.py", "--data_dir", survey, *TINY, "--n_epochs", 1, "--folds", "all", "--experiment_dir", base)
     real, calls = snapshot.write, []
 
     def write(path, values):
@@ -81,7 +81,7 @@ def test_resume_is_for_one_fold(experiment):
 
 def test_borders_of_every_fold(survey, tmp_path):
     base = tmp_path / "border_fold0"  # the name of one fold is that of all
-    words = ("--data_dir", survey, *TINIEST, "--n_epochs", 1, "--folds", "all", "--experiment_dir", base, "--quiet")
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 1, "--folds", "all", "--experiment_dir", base, "--quiet")
     said = succeed("train_border.py", *words)
     assert "border_oof.npy: out of fold, 24 images: iou " in said
     assert open_masks(tmp_path / "border_oof.npy").border is not None
