@@ -1,12 +1,12 @@
-"""One page of all experiments: a table to sort and filter, curves, thresholds, galleries, and whether B beats A.
+"""Report on experiments: one HTML page with a sortable table, curves, thresholds, galleries and A/B comparisons.
 
 python report.py experiments/*
 python report.py experiments/unet_fold* experiments/wide_fold* --out two_nets.html
 python report.py experiments --watch
 python report.py experiments --watch --host 0.0.0.0
 
-A folder is a run, or holds runs. The page is one file that needs no network. --watch writes none: it serves the page
-and refreshes it while training goes on.
+Each argument is the folder of a run or a folder of runs. The page is a single file that works offline. With --watch no
+file is written: the page is served over HTTP and updated while training is running.
 """
 
 from dataclasses import dataclass
@@ -20,26 +20,26 @@ from utils.core.errors import UsageError
 @dataclass(frozen=True)
 class Settings:
     experiments: Positional[tuple[str, ...]] = ("experiments",)
-    """runs, or folders of runs."""
+    """folders of runs, or folders that contain them."""
     out: str | None = None
-    """the page; default: report.html."""
+    """file that the page is written to; default: report.html."""
     watch: bool = False
-    """serve the page until Ctrl-C, made anew whenever a run has written something."""
+    """serve the page until Ctrl-C and update it whenever a run writes something."""
     host: str | None = None
-    """with --watch: where to serve it; default: 127.0.0.1. 0.0.0.0 opens it to whoever has the printed address."""
+    """with --watch: address to listen on; default: 127.0.0.1. 0.0.0.0 opens the page to anyone with the printed URL."""
     port: int | None = None
-    """with --watch: the port; default: 8080. 0 takes any that is free."""
+    """with --watch: port to listen on; default: 8080. 0 takes any free port."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Write the page, or serve it."""
+    """Write the page to a file, or serve it."""
     for flag, value in (("--host", settings.host), ("--port", settings.port)):
         if value is not None and not settings.watch:
-            raise UsageError(f"{flag} {value}: says where --watch serves the page; add --watch")
+            raise UsageError(f"{flag} {value}: only applies to a page that is served; add --watch")
     if settings.watch and settings.out is not None:
-        raise UsageError(f"--out {settings.out}: --watch serves the page and writes none; leave one of the two out")
+        raise UsageError(f"--out {settings.out}: --watch serves the page and writes no file; remove --out or --watch")
 
     from utils.report.page import Maker
     from utils.report.serve import watch

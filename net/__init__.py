@@ -1,1 +1,1 @@
-"""Everything that needs torch: networks, losses, augmentations, the loops, the snapshots."""
+"""Code that needs torch: networks, losses, augmentations, snapshots, training and prediction loops."""

@@ -1,7 +1,11 @@
-"""Networks by name: a table, `<decoder>_<encoder>` of smp and timm for pixels, any timm model or encoder for images.
+"""Networks by name.
 
-A builder takes (channels_in, channels_out, weights) and returns a module: normalised images (B, channels_in, S, S) ->
-logits (B, channels_out, S, S), or a DeepOutput; a classifier's logits are (B, channels_out).
+A segmentation network is an entry of ARCHITECTURES, or `<decoder>_<encoder>` with a decoder of smp and an encoder of
+smp or timm. A classifier is any timm model or smp encoder.
+
+A builder takes (channels_in, channels_out, weights) and returns a module that maps normalised images
+(B, channels_in, S, S) to logits (B, channels_out, S, S) or to a DeepOutput. The logits of a classifier are
+(B, channels_out).
 """
 
 from collections.abc import Callable
@@ -19,21 +23,21 @@ from utils.core.names import nearest
 
 
 def built_with(arch: str, encoder_weights: str, build: Callable[[str | None], nn.Module]) -> nn.Module:
-    """A network whose encoder has the weights asked for.
+    """Build a network whose encoder has the requested weights.
 
     Args:
-        arch: its name, for messages.
+        arch: name of the network, for error messages.
         encoder_weights: imagenet, none, or a file with the encoder's state dict.
-        build: takes "imagenet" or None and gives the network.
+        build: takes "imagenet" or None and returns the network.
 
     Raises:
-        UsageError: no such file, or parts that do not go together.
-        UserError: weights that cannot be had or do not fit.
+        UsageError: the file does not exist, or the decoder does not support the encoder.
+        UserError: the weights cannot be downloaded or do not fit.
     """
     if encoder_weights != "imagenet":
         if encoder_weights != "none" and not Path(encoder_weights).is_file():
             raise UsageError(
-                f"--encoder_weights {encoder_weights}: expected imagenet, none or a file, found no such file"
+                f"--encoder_weights {encoder_weights}: expected imagenet, none or a file, but this file does not exist"
             )
         network = _built(arch, build, None)
         if encoder_weights != "none":
@@ -43,7 +47,7 @@ def built_with(arch: str, encoder_weights: str, build: Callable[[str | None], nn
         return network
     try:
         return _built(arch, build, "imagenet")
-    except (OSError, RuntimeError) as error:  # hub and http errors are of many kinds, all of them one of these
+    except (OSError, RuntimeError) as error:  # the many errors of hubs and HTTP clients are subclasses of these two
         reason = str(error).strip().partition("\n")[0][:200]
         raise UserError(
             f"--encoder_weights imagenet: could not be downloaded ({reason}); "
@@ -56,7 +60,9 @@ def _built(arch: str, build: Callable[[str | None], nn.Module], weights: str | N
         return build(weights)
     except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise UsageError(f"--arch {arch}: this decoder does not take this encoder ({reason}); choose another") from None
+        raise UsageError(
+            f"--arch {arch}: this decoder does not support this encoder ({reason}); choose another one"
+        ) from None
 
 
 Build = Callable[[int, int, str | None], nn.Module]
@@ -70,7 +76,7 @@ def _encoder(name: str, channels_in: int, weights: str | None) -> nn.Module:
 
 
 def unet_resnet34_v1(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
-    """scSE decoder, hypercolumn, dropout."""
+    """Build a resnet34 U-Net with scSE, hypercolumn and dropout."""
     return UNet(_encoder("resnet34", channels_in, weights), STANDARD, channels_out, True, hypercolumn=32, dropout=0.3)
 
 
@@ -79,7 +85,7 @@ def wide_resnet_v1(channels_in: int, channels_out: int, weights: str | None) -> 
 
 
 def wide_resnet_v2(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
-    """A narrow decoder."""
+    """Build a wide ResNet U-Net with a narrow decoder."""
     return UNet(_encoder(WIDE_RESNET, channels_in, weights), NARROW, channels_out)
 
 
@@ -88,12 +94,12 @@ def wide_resnet_hypercolumn(channels_in: int, channels_out: int, weights: str | 
 
 
 def wide_resnet_se(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
-    """scSE in the decoder."""
+    """Build a wide ResNet U-Net with scSE in the decoder."""
     return UNet(_encoder(WIDE_RESNET, channels_in, weights), NARROW, channels_out, scse=True)
 
 
 def wide_resnet_border(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
-    """scSE and hypercolumn: borders are thin, and need the fine maps beside the deep ones."""
+    """Build a wide ResNet U-Net with scSE and hypercolumn: thin borders need fine and deep feature maps."""
     return UNet(_encoder(WIDE_RESNET, channels_in, weights), NARROW, channels_out, scse=True, hypercolumn=32)
 
 
@@ -102,7 +108,7 @@ def seresnext(channels_in: int, channels_out: int, weights: str | None) -> nn.Mo
 
 
 def ds_resnet_34(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
-    """Deep supervision: fused mask, image class, side masks."""
+    """Build a deeply supervised resnet34 U-Net: fused mask, image class and side masks."""
     return DeeplySupervisedUNet(_encoder("resnet34", channels_in, weights), NARROW, channels_out, 32, dropout=0.3)
 
 
@@ -120,58 +126,59 @@ ARCHITECTURES: dict[str, Build] = {
 
 @cache
 def decoders() -> dict[str, type[nn.Module]]:
-    """smp's decoders by lower-case name: unet, unetplusplus, fpn, ..."""
+    """Return the network classes of smp by lower-case name, such as unet, unetplusplus or fpn."""
     classes = [getattr(smp, name) for name in dir(smp) if isinstance(getattr(smp, name), type)]
     return {kind.__name__.lower(): kind for kind in classes}
 
 
 def architecture_by_name(name: str) -> Build:
-    """The builder of a named network or of `<decoder>_<encoder>`.
+    """Return the builder of a named network or of `<decoder>_<encoder>`.
 
     Raises:
-        UsageError: no such network; the message has the nearest names.
+        UsageError: the name is unknown; the message suggests the nearest names.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     decoder, _, encoder = name.partition("_")
     if decoder not in decoders():
         known = [*ARCHITECTURES, *(f"{kind}_resnet34" for kind in decoders())]
-        raise UsageError(f"--arch {name}: no such network, and no <decoder>_<encoder>; {nearest(name, known)}")
+        raise UsageError(f"--arch {name}: no such network, and not a <decoder>_<encoder>; {nearest(name, known)}")
     smp_encoders = smp.encoders.encoders
     if encoder not in smp_encoders and timm.is_model(encoder.removeprefix("tu-").partition(".")[0]):
         encoder = "tu-" + encoder.removeprefix("tu-")
     elif encoder not in smp_encoders:
         known = [f"{decoder}_{one}" for one in [*smp_encoders, *timm.list_models()]]
-        raise UsageError(f"--arch {name}: no encoder {encoder} in smp or timm; {nearest(name, known)}")
-    any_size = {"dynamic_img_size": True} if decoder == "dpt" else {}  # its transformers have one size otherwise
+        raise UsageError(f"--arch {name}: smp and timm have no encoder {encoder}; {nearest(name, known)}")
+    # without this option the transformers of dpt accept one input size only
+    any_size = {"dynamic_img_size": True} if decoder == "dpt" else {}
     return lambda channels_in, channels_out, weights: decoders()[decoder](
         encoder, encoder_weights=weights, in_channels=channels_in, classes=channels_out, **any_size
     )
 
 
 def build_network(arch: str, channels_in: int, channels_out: int = 1, encoder_weights: str = "none") -> nn.Module:
-    """A network by name.
+    """Build a segmentation network by name.
 
     Args:
         arch: a name of ARCHITECTURES or `<decoder>_<encoder>`.
         channels_in: 1 (grey) or 3 (RGB); pretrained first layers are adapted.
-        channels_out: logits a pixel.
+        channels_out: logits per pixel.
         encoder_weights: imagenet, none, or a file with the encoder's state dict.
 
     Raises:
-        UsageError: unknown names, a decoder that does not fit the encoder.
-        UserError: weights that cannot be had or do not fit.
+        UsageError: the name is unknown, or the decoder does not support the encoder.
+        UserError: the weights cannot be downloaded or do not fit.
     """
     build = architecture_by_name(arch)
     return built_with(arch, encoder_weights, lambda weights: build(channels_in, channels_out, weights))
 
 
 class PooledEncoder(nn.Module):
-    """An encoder of smp, the mean of its deepest map, and a linear layer.
+    """Classifier that averages the deepest feature map of an smp encoder and applies a linear layer.
 
     Args:
-        encoder: gives feature maps, the deepest last.
-        channels_out: logits an image.
+        encoder: returns feature maps, the deepest one last.
+        channels_out: logits per image.
     """
 
     def __init__(self, encoder: nn.Module, channels_out: int) -> None:
@@ -180,22 +187,23 @@ class PooledEncoder(nn.Module):
         self.head = nn.Linear(encoder.out_channels[-1], channels_out)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) normalised images -> logits (B, channels_out)."""
+        """Return logits (B, channels_out) for normalised images (B, C, S, S)."""
         return self.head(torch.mean(self.encoder(images)[-1], (2, 3)))
 
 
 def build_classifier(arch: str, channels_in: int, channels_out: int, encoder_weights: str = "none") -> nn.Module:
-    """A network for labels of images.
+    """Build a network that classifies images.
 
     Args:
-        arch: a model of timm (resnet18, convnext_tiny, ...) or an encoder of smp.
+        arch: a timm model (convnext_tiny) or an smp encoder (resnet18).
         channels_in: 1 (grey) or 3 (RGB).
-        channels_out: logits an image.
-        encoder_weights: imagenet, none, or a file with the state dict of all but the head.
+        channels_out: logits per image.
+        encoder_weights: imagenet, none, or a file with the encoder's state dict (all layers but the head); a file is
+            supported for smp encoders only.
 
     Raises:
-        UsageError: unknown names.
-        UserError: weights that cannot be had or do not fit.
+        UsageError: the name is unknown, or a file is given for a timm model.
+        UserError: the weights cannot be downloaded or do not fit.
     """
     encoders = smp.encoders.encoders
 
@@ -206,7 +214,7 @@ def build_classifier(arch: str, channels_in: int, channels_out: int, encoder_wei
         return timm.create_model(arch, pretrained=weights is not None, in_chans=channels_in, num_classes=channels_out)
 
     if arch not in encoders and not timm.is_model(arch.partition(".")[0]):
-        raise UsageError(f"--arch {arch}: no model of timm or encoder of smp; {nearest(arch, _known())}")
+        raise UsageError(f"--arch {arch}: expected a timm model or an smp encoder; {nearest(arch, _known())}")
     return built_with(arch, encoder_weights, build)
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are those of the whole batch, however many processes share it; on CPUs as on GPUs."""
+"""BatchNorm with statistics over the shares of all processes, on CPUs as well as on GPUs."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from utils.core.errors import UsageError
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d that adds up its statistics over all processes in training.
+    """BatchNorm2d that computes its training statistics over all processes.
 
-    torch's own SyncBatchNorm does the same on GPUs, and on nothing else. Weights and statistics have the names of
-    BatchNorm2d, so that snapshots do not tell them apart.
+    torch's SyncBatchNorm does the same but runs on GPUs only. Weights and statistics have the names that they have in
+    BatchNorm2d, so snapshots of both are interchangeable.
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape and dtype."""
+        """Normalise images (B, C, h, w), keeping shape and dtype."""
         if not self.training:
             return super().forward(images)
         values = images.to(torch.promote_types(images.dtype, torch.float32))
@@ -26,7 +26,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         sums = _Sum.apply(torch.cat([values.sum((0, 2, 3)), count]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
-        centred = values - mean[:, None, None]  # the difference of two large sums would lose a small variance
+        centred = values - mean[:, None, None]  # mean(x^2) - mean(x)^2 would round a small variance away
         variance = _Sum.apply((centred**2).sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
@@ -38,7 +38,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes, whose gradient is the sum over processes as well."""
+    """Sum over processes; its gradient is the sum of the gradients over processes."""
 
     @staticmethod
     def forward(_context: Any, values: Tensor) -> Tensor:
@@ -54,15 +54,15 @@ class _Sum(torch.autograd.Function):
 
 
 def share_statistics(network: nn.Module, on_gpu: bool) -> nn.Module:
-    """The network with every BatchNorm synchronised over the processes.
+    """Return the network with every BatchNorm2d synchronised over the processes.
 
     Raises:
-        UsageError: a kind of BatchNorm that has no synchronised twin.
+        UsageError: the network has another kind of BatchNorm, which has no synchronised version.
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) is not nn.BatchNorm2d:
             raise UsageError(
-                f"--sync_batchnorm: {name} of this network is a {type(module).__name__}; leave the flag out"
+                f"--sync_batchnorm: expected BatchNorm2d, but {name} is a {type(module).__name__}; leave the flag out"
             )
     return nn.SyncBatchNorm.convert_sync_batchnorm(network) if on_gpu else _converted(network)
 

@@ -1,4 +1,4 @@
-"""Write every epoch of a run (snapshots, log.csv, the state for --resume), and go back to the last one on a resume."""
+"""Write every epoch of a run (snapshots, log.csv, the state for --resume) and return to the last one on resume."""
 
 import platform
 from copy import deepcopy
@@ -17,63 +17,63 @@ from utils.runs.run_folder import RunFolder, SnapshotFile
 
 FORMAT = 2
 NO_RESULTS = ("lr", "images_per_s", "seconds")
-DATA = {"data_digest": "packed images", "val_ids_digest": "images of the fold"}  # what a run cannot change on the way
+DATA = {"data_digest": "packed images", "val_ids_digest": "images of the fold"}  # must not change during a run
 PACKAGES = ("torch", "numpy", "albumentations", "segmentation-models-pytorch")
 
 
 @dataclass
 class Progress:
-    """How far a run has come; written with the state after every epoch, so that a resume starts from here."""
+    """Progress of a run, written with the state after every epoch so that a resume continues from it."""
 
     epoch: int = 0
-    """Epochs finished."""
+    """Number of finished epochs."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Rows of log.csv."""
     best: dict[str, float] = field(default_factory=dict)
-    """The best value of each measure in this cycle."""
+    """Best value of each measure in this cycle."""
     kept: list[str] = field(default_factory=list)
-    """Snapshots that stay, relative to the folder of snapshots."""
+    """Paths of the snapshots to keep, relative to the folder of snapshots."""
 
 
 @dataclass
 class Checkpoints:
-    """The written side of one run.
+    """Snapshots, log, state and summary of one run.
 
-    The state is what a resume believes: a kill before it is written loses the epoch, a kill after it leaves litter at
-    most, which the resume removes.
+    A resume relies on the state alone. A kill before the state is written loses the epoch; a kill afterwards can only
+    leave superfluous files, which the resume removes.
     """
 
     folder: RunFolder
     info: SnapshotInfo
-    """What every snapshot of the run says of itself."""
+    """Record that is stored in every snapshot of the run."""
     keep: int
-    """Snapshots that stay in each cycle, the best by the last of `kept_by`."""
+    """Number of snapshots to keep in each cycle, ranked by the last measure of `kept_by`."""
     kept_by: tuple[str, ...]
-    """Measures whose best snapshot stays in each cycle besides (a loss is best where it is lowest)."""
+    """Measures whose best snapshot of each cycle is kept in addition; of a loss the lowest value is the best."""
     by_cycle: bool
-    """Whether each cycle has a folder of its own."""
+    """True if each cycle has its own folder."""
     progress: Progress = field(default_factory=Progress)
 
     @property
     def pending(self) -> PendingPredictions:
-        """The place of an epoch's predictions until it is known whether they are kept."""
+        """Temporary file of an epoch's predictions until it is known whether they are kept."""
         return PendingPredictions(self.folder.snapshots / ".val_masks.npy")
 
     def add(
         self, learner: Learner, row: dict[str, Any], size: int | None, predictions: PendingPredictions
     ) -> tuple[list[str], Progress]:
-        """Write an epoch: its snapshot if it is an improvement, then log.csv and the state; then remove what is worse.
+        """Write an epoch: its snapshot if a measure improved, log.csv and the state; then remove old snapshots.
 
         Args:
-            learner: what the epoch has made of it.
-            row: of log.csv.
-            size: the net's in validation, None for images at their own size.
-            predictions: of the validation images; they are kept beside the snapshot, or discarded.
+            learner: the learner after the epoch.
+            row: row of log.csv for the epoch.
+            size: input size in validation; None if images keep their own size.
+            predictions: of the validation images; kept next to the snapshot, or discarded.
 
         Returns:
-            the measures that were never better in this cycle, and how far the run has come.
+            the names of the measures that are better than ever before in this cycle, and the progress of the run.
         """
-        progress = deepcopy(self.progress)  # which stays as it is until the epoch is written
+        progress = deepcopy(self.progress)  # self.progress changes only once the epoch is written
         progress.epoch += 1
         progress.rows.append(row)
         improved = [name for name in self.kept_by if _improves(name, row[name], progress.best.get(name))]
@@ -92,7 +92,7 @@ class Checkpoints:
     def _write_snapshot(
         self, learner: Learner, row: dict[str, Any], size: int | None, predictions: PendingPredictions
     ) -> SnapshotFile:
-        """Write the snapshot of an epoch, with its validation masks."""
+        """Write the snapshot of an epoch and its validation masks."""
         cycle = row["cycle"] if self.by_cycle else None
         file = self.folder.snapshot(row["epoch"], row["val_loss"], self.kept_by[-1], row[self.kept_by[-1]], cycle)
         metrics = {name: value for name, value in row.items() if name not in NO_RESULTS}
@@ -103,10 +103,11 @@ class Checkpoints:
         return file
 
     def _kept_with(self, new: SnapshotFile, progress: Progress) -> list[str]:
-        """Return the names of the snapshots that stay once `new` is there.
+        """Return the paths of the snapshots to keep once `new` is written.
 
-        Those of other cycles stay as they are. Of its own cycle the `keep` best stay, and the best by each measure, by
-        the numbers of log.csv: those in the names are rounded. Of equal values the earlier one is the best.
+        Snapshots of other cycles are kept. In the cycle of `new`, the `keep` snapshots of the highest rank and the best
+        one by each measure are kept. Measures are compared in log.csv, because file names hold rounded values; of equal
+        values the earlier one is the best.
         """
         described = [self.folder.described(name) for name in progress.kept]
         others = [file for file in described if file.path.parent != new.path.parent]
@@ -120,49 +121,53 @@ class Checkpoints:
         return [str(file.path.relative_to(self.folder.snapshots)) for file in others + staying]
 
     def resume(self, n_epochs: int) -> dict[str, Any] | None:
-        """Go back to the last finished epoch, and remove what a lost one has left.
+        """Return to the last finished epoch and remove the files of an unfinished one.
 
         Returns:
             the state for `net.learner.restore`, with `progress`; None if no epoch was finished.
 
         Raises:
-            UsageError: there is nothing left to do.
-            UserError: the images are not those that the run began with, or another version has written the state.
+            UsageError: the run is finished and has `n_epochs` epochs or more.
+            UserError: the images differ from those that the run was started with, or the state was written by another
+                version of this project.
         """
         if not self.folder.state.is_file():
-            return None  # killed before the first epoch was finished: the same start again
+            return None  # killed in the first epoch: start again from the beginning
         state = snapshots.read(self.folder.state)
         if state.get("format") != FORMAT:
             raise UserError(
-                f"{self.folder.state}: was written by another version of this project; train anew in another folder, "
-                "with --snapshot to start from its best weights"
+                f"{self.folder.state}: was written by another version of this project; start a new run in another "
+                "folder, with --snapshot to start from the best weights of this one"
             )
         for name, what in DATA.items():
             if state["data"][name] != getattr(self.info, name):
-                raise UserError(f"--resume: the {what} are not those that {self.folder.path} began with; put them back")
+                raise UserError(
+                    f"--resume: the {what} differ from those that {self.folder.path} was started with; put them back"
+                )
         self.progress = Progress(**state["progress"])
-        if self.progress.epoch >= n_epochs and self.folder.summary.is_file():  # without it, it was killed at the end
+        # without a summary the run was killed after its last epoch and still has to finish
+        if self.progress.epoch >= n_epochs and self.folder.summary.is_file():
             done = self.progress.epoch
-            raise UsageError(f"--resume: {self.folder.path} has its {done} epochs; raise --n_epochs to train on")
+            raise UsageError(f"--resume: {self.folder.path} has finished {done} epochs; raise --n_epochs to train on")
         self.folder.write_log(self.progress.rows)
         self.folder.keep_only(self.progress.kept)
-        self.pending.discard()  # a kill may have left them
+        self.pending.discard()  # a kill may have left them behind
         self.folder.summary.unlink(missing_ok=True)
         return state
 
     def check_whole(self) -> None:
-        """Raise a UserError if there were epochs, but no state to go on from: a copy of a run has none."""
+        """Raise UserError if the run has epochs but no state to resume from, as in a copy of a run."""
         if self.folder.state.is_file():
             return
         rows = read_table(self.folder.log)["epoch"] if self.folder.log.is_file() else []
-        if len(rows) > 1 or self.folder.summary.is_file():  # of the first epoch a kill leaves all but the state
+        if len(rows) > 1 or self.folder.summary.is_file():  # a kill in the first epoch can leave all but the state
             raise UserError(
-                f"--resume: {self.folder.path} has {len(rows)} epochs but no {self.folder.state.name} to go on from; "
-                f"train in another folder, with --snapshot {self.folder.path} to start from its best weights"
+                f"--resume: {self.folder.path} has {len(rows)} epochs but no {self.folder.state.name} to resume from; "
+                f"start a new run in another folder, with --snapshot {self.folder.path} to start from its best weights"
             )
 
     def finish(self, machine: str) -> dict[str, Any]:
-        """Write summary.json, which says that the run is finished; the summary."""
+        """Write summary.json, which marks the run as finished, and return the summary."""
         best = max((self.folder.described(name) for name in self.progress.kept), key=lambda file: file.rank)
         row = self.progress.rows[best.epoch - 1]
         summary = {
@@ -180,5 +185,5 @@ def _improves(name: str, value: float, best: float | None) -> bool:
 
 
 def _goodness(name: str, value: float) -> float:
-    """Return the value of a measure so that greater is better, which it is not of a loss."""
+    """Return the value so that greater is better: a loss is negated."""
     return -value if name.endswith("loss") else value

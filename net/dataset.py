@@ -1,4 +1,4 @@
-"""Packed rows -> tensors: the microbatches of an epoch in training, plain batches in validation and prediction."""
+"""Packed rows as tensors: microbatches of an epoch for training, plain batches for validation and prediction."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from net.tasks import Task
 from utils.data.packed_data import PackedImages
 
 Key = tuple[int, int]
-"""(pass over the images, row of the packed images): with the seed, all that a training sample depends on."""
+"""(pass over the images, row of the packed images); together with the seed it determines a training sample."""
 
 
 class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented samples; (pass, row) -> image (C, S, S) uint8 and target (K, S, S) uint8, or (K,) for labels.
+    """Augmented samples: (pass, row) -> image (C, S, S) uint8 and target (K, S, S) uint8, or (K,) for labels.
 
-    A sample depends on (seed, pass, row) alone, so that neither workers nor a resume change it.
+    A sample depends only on (seed, pass, row), so neither workers nor a resume change it.
 
     Args:
-        packed: what rows are of.
-        task: the target.
-        make_vary: makes what varies a sample; called where it is used, in each worker.
-        seed: of all samples.
+        packed: images that the rows refer to.
+        task: defines the target.
+        make_vary: creates the augmentation function; called once in each worker, when the first sample is read.
+        seed: seed of all samples.
     """
 
     def __init__(self, packed: PackedImages, task: Task, make_vary: Callable[[], Vary], seed: int) -> None:
@@ -38,7 +38,7 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, Tensor]]:
-        """The samples of a batch, read from the packed images at once."""
+        """Return the samples of a batch, reading all their images at once."""
         if self._vary is None:
             self._vary = self.make_vary()
         images = self.packed.images[[row for _, row in keys]]
@@ -52,30 +52,31 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(frozen=True)
 class Microbatch:
-    """A share of a batch that one process learns from at once; one step is taken for the whole batch."""
+    """Share of a batch that one process learns from at once; weights are updated once per batch."""
 
     keys: list[Key]
     batch_size: int
-    """Images in the whole batch, over all its microbatches and all processes."""
+    """Number of images in the batch, over all its microbatches and all processes."""
     last: bool
-    """True if the step is taken after this microbatch."""
+    """True if the weights are updated after this microbatch."""
 
 
 class EpochBatches:
-    """The batches of one epoch, in an order that (seed, pass) decides: each image exactly once a pass.
+    """Batches of one epoch, in an order that depends on (seed, pass); each image occurs exactly once per pass.
 
-    Passes follow each other without a gap, and an epoch is the next `epoch_size` images of them. It is cut into batches
-    of at most accumulate x batch_size images, a batch into microbatches of at most batch_size: cuts are as equal as can
-    be, so that no batch ends up with a handful of images. Each process takes its share of every microbatch; the batches
-    are the same for any number of processes, and those of `accumulate` k are those of a batch size k times as large.
+    Passes follow each other without a gap, and an epoch consists of the next `epoch_size` images. An epoch is cut into
+    batches of at most accumulate x batch_size images, and a batch into microbatches of at most batch_size images. The
+    cuts are as equal as possible, so that no batch has only a few images. Each process takes its share of every
+    microbatch. The batches do not depend on the number of processes, and batches with `accumulate` k are equal to
+    batches with a batch size k times as large.
 
     Args:
-        rows: packed rows to learn from.
-        batch_size: images that all processes together see at once.
-        seed: with the pass, decides the order.
-        accumulate: microbatches in a batch.
-        epoch_size: images in an epoch; None is one pass.
-        share: (number of this process, number of processes).
+        rows: packed rows to train on.
+        batch_size: images per microbatch, over all processes.
+        seed: determines the order, together with the pass.
+        accumulate: microbatches per batch.
+        epoch_size: images per epoch; None means one pass.
+        share: (rank of this process, number of processes).
     """
 
     def __init__(
@@ -91,20 +92,20 @@ class EpochBatches:
         self.size = epoch_size or len(rows)
         self.share = share
         self.epoch = 0
-        """Which epoch comes next, from 0."""
+        """Number of the next epoch, from 0."""
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return -(-self.size // (self.batch_size * self.accumulate))
 
     @property
     def smallest(self) -> int:
-        """Images in the smallest microbatch: what the processes have to share."""
+        """Number of images in the smallest microbatch, which all processes have to share."""
         return min(len(piece) for batch in self._batches() for piece in batch)
 
     def _batches(self) -> Iterator[list[np.ndarray]]:
-        """Yield the batches of the epoch, cut into microbatches, as positions in the endless sequence of passes."""
+        """Yield each batch as its microbatches, which are arrays of positions in the endless sequence of passes."""
         positions = np.arange(self.epoch * self.size, (self.epoch + 1) * self.size)
         for batch in np.array_split(positions, self.steps):
             yield np.array_split(batch, -(-len(batch) // self.batch_size))
@@ -118,8 +119,8 @@ class EpochBatches:
         found = []
         for batch in self._batches():
             for piece in batch:
-                mine = (divmod(int(position), len(self.rows)) for position in np.array_split(piece, processes)[number])
-                keys = [(turn, int(order[turn][place])) for turn, place in mine]
+                own = (divmod(int(position), len(self.rows)) for position in np.array_split(piece, processes)[number])
+                keys = [(turn, int(order[turn][place])) for turn, place in own]
                 found.append(Microbatch(keys, sum(map(len, batch)), piece is batch[-1]))
         return found
 
@@ -127,11 +128,14 @@ class EpochBatches:
         return sum(map(len, self._batches()))
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return (part.keys for part in self.microbatches())
+        return (microbatch.keys for microbatch in self.microbatches())
 
 
 def training_loader(samples: TrainingRows, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader:
-    """Batches of (images (B, C, S, S) uint8, targets (B, K, S, S) uint8) for the epoch that `batches` is set to."""
+    """Return a loader of microbatches: images (B, C, S, S) uint8 and targets (B, K, S, S) or (B, K) uint8.
+
+    An iteration over it yields the epoch that `batches` is set to.
+    """
     return DataLoader(
         samples,
         batch_sampler=batches,
@@ -142,18 +146,21 @@ def training_loader(samples: TrainingRows, batches: EpochBatches, workers: int, 
 
 
 def fitted(images: np.ndarray, fit: Fit) -> Tensor:
-    """Images (B, h, w, C) uint8 at the net's size: (B, C, *frame) uint8."""
+    """Bring images (B, h, w, C) uint8 to the input size: (B, C, *frame) uint8."""
     return torch.stack([planes(fit.apply(image)) for image in images])
 
 
 def fitted_targets(task: Task, packed: PackedImages, rows: np.ndarray, fit: Fit) -> Tensor:
-    """What is right for validation images, at the net's size: (B, K, *frame) uint8, or (B, K) for labels."""
+    """Return the targets of validation images at the input size: (B, K, *frame) uint8, or (B, K) for labels."""
     truths = (task.kind.fitted(task.truth(packed, int(row)), fit) for row in rows)
     return torch.stack([task.kind.target_tensor(task.target(truth)) for truth in truths])
 
 
 def normalised(images: Tensor) -> Tensor:
-    """(B, C, S, S) uint8, [0, 255] -> float32 about zero, channels last; by ImageNet's means, grey by their average."""
+    """Normalise images (B, C, S, S) uint8, [0, 255], to float32 around zero, in channels-last memory format.
+
+    RGB images use ImageNet's means and deviations, grey images the averages of these over the channels.
+    """
     mean, deviation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if images.shape[1] == 3 else ((0.449,), (0.226,))
     shift = torch.tensor(mean, device=images.device)[:, None, None]
     scale = torch.tensor(deviation, device=images.device)[:, None, None]

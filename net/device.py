@@ -1,4 +1,4 @@
-"""Where the network runs and in which precision: chosen for the machine, overridden by flags."""
+"""Device and precision of the network: chosen for the machine, overridden by flags."""
 
 import ctypes
 import os
@@ -17,18 +17,18 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 @dataclass(frozen=True)
 class Machine:
-    """One device and how it computes."""
+    """A device and how it computes."""
 
     device: torch.device
     dtype: torch.dtype
-    """Of the network's arithmetic; weights, losses and metrics are float32 always."""
+    """Dtype of the network's arithmetic; weights, losses and metrics are always float32."""
     compiles: bool = False
-    """Whether networks are translated into kernels of their own."""
+    """True if networks are compiled (torch.compile)."""
     autotunes: bool = False
-    """Whether a GPU may take its fastest kernels instead of those that repeat bit for bit."""
+    """True if a GPU may use its fastest kernels instead of kernels that are reproducible bit for bit."""
 
     def tune(self) -> None:
-        """Set the switches of this process that make the machine fast: memory on a CPU, kernels on a GPU."""
+        """Set this process up for speed: memory allocation on a CPU, kernels on a GPU."""
         if self.device.type == "cpu":
             _keep_freed_memory()
         elif self.device.type == "cuda":
@@ -36,12 +36,12 @@ class Machine:
             torch.set_float32_matmul_precision("high")  # TF32
             torch.backends.cudnn.benchmark = self.autotunes
             if not self.autotunes:
-                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with this alone
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not reproducible
                 torch.use_deterministic_algorithms(True, warn_only=True)
 
     @contextmanager
     def tuned(self) -> Iterator[None]:
-        """Within the block the machine is tuned; afterwards the switches are as they were."""
+        """Tune the machine within the block and restore the settings of torch afterwards."""
         precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
         exact = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
         self.tune()
@@ -53,18 +53,18 @@ class Machine:
             torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
 
     def own_randomness(self) -> AbstractContextManager[object]:
-        """The context in which torch's global random numbers are ours; afterwards they go on where they were."""
+        """Return a context that may reseed torch's global generators; it restores their state at its end."""
         return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context in which the network runs."""
+        """Return the context to run the network in: autocast, or an empty context for float32."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
     @property
     def pays_to_predict(self) -> int:
-        """Images that are predicted fastest at once: more fall out of a CPU's cache (bench/LEDGER.md)."""
+        """Batch size at which prediction is fastest; a larger one exceeds the cache of a CPU (bench/LEDGER.md)."""
         return 16 if self.device.type == "cpu" else 64
 
     def __str__(self) -> str:
@@ -77,27 +77,29 @@ class Machine:
 
 
 def machine(settings: MachineSettings, local_rank: int = 0) -> Machine:
-    """The machine that the flags ask for; of several GPUs each process of this machine (`local_rank`) has its own.
+    """Return the machine that the flags select; of several GPUs, each process takes the one of its `local_rank`.
 
     Raises:
-        UsageError: a device that is not there.
+        UsageError: the device is not available.
     """
     device = _device(settings.device, local_rank)
     dtype = _fast_dtype(device) if settings.precision == "auto" else PRECISIONS[settings.precision]
     return Machine(device, dtype, settings.compile, settings.autotune)
 
 
-def workers_for(device: torch.device, asked: int | None) -> int:
-    """Processes that prepare images: as asked, else none beside a CPU's own threads, and a GPU's cores, at most 8.
+def workers_for(device: torch.device, requested: int | None) -> int:
+    """Return the number of DataLoader workers.
+
+    The default is 0 on a CPU, whose cores are busy with the network, and one per core, at most 8, with a GPU.
 
     Raises:
-        UsageError: a negative number.
+        UsageError: the number is negative.
     """
-    if asked is None:
+    if requested is None:
         return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-    if asked < 0:
-        raise UsageError(f"--loader_workers {asked}: expected 0 or more")
-    return asked
+    if requested < 0:
+        raise UsageError(f"--loader_workers {requested}: expected 0 or more")
+    return requested
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -111,22 +113,22 @@ def _device(name: str, local_rank: int) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise UsageError(f"--device {name}: not to be had here ({reason}); use auto or cpu") from None
+        raise UsageError(f"--device {name}: not available on this machine ({reason}); use auto or cpu") from None
     return device
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one: what goes back to the kernel returns page by page, cleared."""
+    """Make glibc keep freed memory for the next step, because the kernel would have to clear the pages again."""
     try:
         allocator = ctypes.CDLL(None)
         allocator.mallopt(M_MMAP_THRESHOLD, 2**30)
         allocator.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     except (OSError, AttributeError):
-        return  # another C library, with an allocator of its own
+        return  # another C library with another allocator
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where it is computed natively: AVX512_BF16 or AMX on a CPU, Ampere and later on a GPU."""
+    """Return bfloat16 if the device computes it natively (AVX512_BF16, AMX, Ampere or later), else float32."""
     if device.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:

@@ -1,4 +1,4 @@
-"""The processes that train or predict together, as torchrun starts them; one process where nobody started several."""
+"""Processes that train or predict together, started by torchrun; without torchrun there is one process."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,24 +19,24 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that work together; with one process every method is the plain thing."""
+    """This process and its group; if it is the only process, no method communicates."""
 
     rank: int = 0
-    """Number of this process; 0 writes."""
+    """Number of this process; process 0 writes the files."""
     size: int = 1
     """Number of processes."""
     local_rank: int = 0
-    """Number of this process on its machine, which is the number of its GPU."""
+    """Number of this process on its machine; it uses the GPU of this number."""
     control: Any = None
-    """The group for small things and CPU tensors (gloo), beside that for gradients."""
+    """Process group (gloo) for small objects and CPU tensors; gradients use the default group."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and speaks."""
+        """True if this process writes the files and prints."""
         return self.rank == 0
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Do `work` in the leading process alone; every process gets its result."""
+        """Run `work` in process 0 only and return its result in every process."""
         result = [work() if self.is_main else None]
         if self.size > 1:
             with together():
@@ -44,69 +44,70 @@ class Processes:
         return result[0]
 
     def map_in_order(self, items: Sequence[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
-        """`work` of all items, shared out over the processes: (item, result) in order, in the leading process alone.
+        """Apply `work` to all items and yield (item, result) in order, in process 0 only.
 
-        One item a process at a time, so that memory does not grow with the number of items.
+        The items are divided among the processes. Each process takes one item at a time, so memory does not grow with
+        the number of items.
         """
         for start in range(0, len(items), self.size):
-            mine = start + self.rank
-            result = work(items[mine]) if mine < len(items) else None
+            index = start + self.rank
+            result = work(items[index]) if index < len(items) else None
             if self.size == 1:
-                yield items[mine], result
+                yield items[index], result
                 continue
             results = [None] * self.size if self.is_main else None
             with together():
                 dist.gather_object(result, results, dst=0, group=self.control)
             if self.is_main:
-                yield from zip(items[start:], results)  # noqa: B905 - the last turn has fewer items than processes
+                yield from zip(items[start:], results)  # noqa: B905 - the last round may have fewer items
 
     def sum_over(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors by their sums over all processes; all go in one message for each dtype."""
+        """Replace tensors by their sums over all processes, with one message per dtype."""
         if self.size == 1:
             return
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for tensor in tensors:
             by_dtype.setdefault(tensor.dtype, []).append(tensor)
-        for alike in by_dtype.values():
-            flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        for group in by_dtype.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
             with together():
                 dist.all_reduce(flat)
-            pieces = flat.split([tensor.numel() for tensor in alike])
-            for tensor, piece in zip(alike, pieces, strict=True):
+            pieces = flat.split([tensor.numel() for tensor in group])
+            for tensor, piece in zip(group, pieces, strict=True):
                 tensor.copy_(piece.view(tensor.shape))
 
     def copy_from_main(self, network: torch.nn.Module) -> None:
-        """Take over the leading process' weights and statistics."""
+        """Overwrite the weights and buffers of a network with those of process 0."""
         if self.size > 1:
             with together(), torch.no_grad():
                 for tensor in network.state_dict().values():
-                    whole = tensor.contiguous()
-                    dist.broadcast(whole, src=0)
-                    tensor.copy_(whole)
+                    source = tensor.contiguous()
+                    dist.broadcast(source, src=0)
+                    tensor.copy_(source)
 
     def check_equal(self, values: dict[str, object]) -> None:
-        """Make sure that every process has the same values.
+        """Check that every process has the same values.
 
         Raises:
-            UserError: one of them is another than in the leading process.
+            UserError: a value differs from the one in process 0.
         """
         leading = self.on_main(lambda: values)
         for name, value in values.items():
             if value != leading[name]:
                 raise UserError(
                     f"process {self.rank} of {self.size}: {name}: expected {leading[name]} as in process 0, "
-                    f"found {value}; give all machines the same flags, data and kind of processor"
+                    f"found {value}; use the same flags, data and type of processor on all machines"
                 )
 
     def obey_stop(self, stop: StopRequest, message: str) -> None:
-        """Stop in all processes if one of them was asked to; raises Interrupted, as `StopRequest.obey` does."""
+        """Raise Interrupted in all processes if one of them was asked to stop, as `StopRequest.obey` does."""
         if self.size > 1:
-            asked = torch.tensor(stop.signal_number)  # one that comes from here on counts at the next step, for all
+            asked = torch.tensor(stop.signal_number)  # a later signal takes effect at the next step, in all processes
             try:
                 with together():
                     dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.control)
             except UserError:
-                stop.obey(message)  # asked to stop like the one that has left: no word of a dead process
+                stop.obey(message)  # if this process was asked to stop as well, that is the reason to report
                 raise
             if not int(asked):
                 return
@@ -116,21 +117,21 @@ class Processes:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Around whatever waits for the other processes, so that one that has died ends all; raises UserError."""
+    """Raise UserError if another process ends while the block waits for it, so that a dead process ends all of them."""
     try:
         yield
     except RuntimeError as error:
         raise UserError(
-            f"process {dist.get_rank()} of {dist.get_world_size()}: another process has ended; what was finished is "
-            "kept (--resume goes on with a training, with any number of processes)"
+            f"process {dist.get_rank()} of {dist.get_world_size()}: another process has ended; finished work is "
+            "kept (--resume continues a training run with any number of processes)"
         ) from error
 
 
 @contextmanager
 def join_processes() -> Iterator[Processes]:
-    """Join the processes that torchrun has started (it says so in the environment), and leave them at the end.
+    """Join the processes that torchrun has started, read from its environment variables, and leave them at the end.
 
-    An error that ends the processes is told once: by the first that runs into it.
+    An error that ends the processes is reported once, by the first process that encounters it.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -144,7 +145,7 @@ def join_processes() -> Iterator[Processes]:
     try:
         yield Processes(rank, size, local_rank, dist.new_group(backend="gloo"))
     except Exception as error:
-        if not _is_first_to_tell(store):
+        if not _is_first_to_report(store):
             raise ToldElsewhere(getattr(error, "exit_code", 1)) from error
         raise
     finally:
@@ -152,13 +153,13 @@ def join_processes() -> Iterator[Processes]:
 
 
 def _share_cores() -> None:
-    """Divide the cores among the processes of this machine; torchrun leaves each process one, whatever there is."""
+    """Divide the cores among the processes of this machine, because torchrun limits each process to one thread."""
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _is_first_to_tell(store: dist.Store) -> bool:
+def _is_first_to_report(store: dist.Store) -> bool:
     try:
         return store.add("told", 1) == 1
-    except RuntimeError:  # whoever kept the store has died without a word
+    except RuntimeError:  # the process that hosted the store has died without reporting
         return True

@@ -1,6 +1,7 @@
-"""A network with its way in and its way out as one module of torch's operations alone, which exporters can follow.
+"""Export a network to one file that predicts probabilities from images without this project.
 
-images (B, C, h, w) uint8, [0, 255] -> probabilities (B, K, h, w) float32, [0, 1], or (B, K) for labels.
+The exported module prepares the images, runs the network and returns probabilities, in torch operations that exporters
+can follow. It maps images (B, C, h, w) uint8, [0, 255], to (B, K, h, w) float32, [0, 1], or to (B, K) for labels.
 """
 
 import hashlib
@@ -31,22 +32,22 @@ from utils.core.files import whole_file
 from utils.scoring.stored_thresholds import read_class_thresholds, read_instance_rules, read_threshold, run_folder_of
 
 LEAST = STEP + 1
-"""Pixels a side of images of any size: the deepest map has more than one, and a reflection turns round but once."""
+"""Minimum side in pixels of images of any size, so that the deepest map has several pixels and one reflection pads."""
 
 
 class Predictions(nn.Module):
-    """Images at the network's size (B, C, H, W) uint8 -> probabilities (B, K, H, W) or (B, K) float32.
+    """Module that maps images at the input size (B, C, H, W) uint8 to probabilities (B, K, H, W) or (B, K) float32.
 
     Args:
-        network: with its weights, in evaluation mode.
-        kind: what it answers.
+        network: network with its weights, in evaluation mode.
+        kind: kind of the network, which turns its output into probabilities.
         channels: C, 1 or 3.
     """
 
     def __init__(self, network: nn.Module, kind: Kind, channels: int) -> None:
         super().__init__()
         self.network, self.kind = network, kind
-        # the numbers of `normalised`, as buffers: those move to a GPU with the file, constants of a graph do not
+        # constants of `normalised` as buffers, because buffers move to a GPU with the file and graph constants do not
         black, white = (normalised(torch.full((1, channels, 1, 1), grey, dtype=torch.uint8)) for grey in (0, 255))
         self.register_buffer("black", black.contiguous())
         self.register_buffer("gain", ((white - black) / 255).contiguous())
@@ -56,7 +57,7 @@ class Predictions(nn.Module):
 
 
 class OneSize(nn.Module):
-    """Images scaled for a Fit, (B, C, height, width) uint8 -> answers at the size of its shape."""
+    """Module that maps images scaled for a Fit, (B, C, height, width) uint8, to predictions at its `shape`."""
 
     def __init__(self, predictions: Predictions, fit: Fit) -> None:
         super().__init__()
@@ -71,9 +72,10 @@ class OneSize(nn.Module):
 
 
 class AnySize(nn.Module):
-    """Images (B, C, h, w) uint8 of any size from LEAST on -> answers at their size, as `Fit.native` has it.
+    """Module that maps images (B, C, h, w) uint8 of any size from LEAST up to predictions at their size.
 
-    Sizes are unknown while the graph is made, so that indices are computed in it; slices would tie it to one size.
+    Pads images as `Fit.native` does. Sizes are unknown when the graph is built, so indices are computed in the graph;
+    slices would fix the size.
     """
 
     def __init__(self, predictions: Predictions) -> None:
@@ -93,7 +95,7 @@ class AnySize(nn.Module):
 
 
 def _reflected(length: int, device: torch.device) -> tuple[Tensor, int]:
-    """For a side: the pixel at each place of its frame (int64), and how many places come before the first pixel."""
+    """Return, for one side, the pixel at each place of its frame (int64) and the number of places before pixel 0."""
     frame = (length + STEP - 1) // STEP * STEP
     before = (frame - length) // 2
     place = (torch.arange(frame, device=device) - before).abs()
@@ -101,19 +103,19 @@ def _reflected(length: int, device: torch.device) -> tuple[Tensor, int]:
 
 
 TOLERANCE = 1e-3
-"""Of a probability: a file that is further than this from the network is not left."""
+"""Maximum allowed difference between probabilities of the file and of the network; other files are removed."""
 BATCHES = (1, 2, 3, 5)
-"""Images at a time in the comparison."""
+"""Batch sizes in the comparison."""
 ANY_SIZES = ((160, 128), (101, 150), (192, 128), (130, 160))
-"""(height, width) of its images, where they may have any."""
+"""(height, width) of the images in the comparison if the file takes any size."""
 
 
 class Unexportable(UserError):
-    """A network that an exporter cannot follow, or a file that is not what the network is.
+    """A network that an exporter cannot follow, or a file that differs from the network.
 
     Args:
-        message: for the user.
-        reason: the same in a few words, for where there is a way around it.
+        message: message for the user.
+        reason: short reason, shown if another way of exporting works.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -123,27 +125,27 @@ class Unexportable(UserError):
 
 @dataclass(frozen=True)
 class Exported:
-    """What has been written."""
+    """Result of an export."""
 
     about: dict[str, Any]
-    """The description in the file."""
+    """Description stored in the file."""
     difference: float
-    """The greatest one between a probability of the file and the network's."""
+    """Maximum difference between probabilities of the file and of the network."""
     tied: str | None = None
-    """Why images are of one size alone, where the network would take any."""
+    """Reason why the file takes images of one size although the network takes any; None if this is not the case."""
 
 
 def export(path: Path, to: str, out: Path) -> Exported:
-    """Write the network of a snapshot to the file `out`, whole or not at all.
+    """Write the network of a snapshot to the file `out`, completely or not at all.
 
     Args:
         path: the snapshot.
-        to: onnx, torchscript or torch_export; the packages that it takes are there.
-        out: the file; what stands there is replaced.
+        to: onnx, torchscript or torch_export; the packages for this format must be installed.
+        out: output file; an existing file is replaced.
 
     Raises:
-        UserError: no snapshot, a network that cannot be exported to this format, or a file that answers otherwise than
-            the network by more than TOLERANCE.
+        UserError: the snapshot cannot be read, the network cannot be exported to this format, or predictions of the
+            file differ from those of the network by more than TOLERANCE.
     """
     snapshot = load_snapshot(path)
     network, kind, val = rebuild(snapshot, path).requires_grad_(False), kind_of(snapshot.info), val_of(snapshot.info)
@@ -159,10 +161,10 @@ def export(path: Path, to: str, out: Path) -> Exported:
 
 
 def _written(predictor: Predictor, fit: Fit | None, origin: dict[str, Any], to: str, out: Path) -> Exported:
-    """Write the file for images of one shape, or (`fit` None) of any, and compare it with the network.
+    """Write the file for images of one shape, or of any shape if `fit` is None, and compare it with the network.
 
     Raises:
-        Unexportable: it was not to be had, or is not what the network is.
+        Unexportable: the exporter failed, or the file differs from the network.
     """
     channels = origin["channels_in"]
     predictions = Predictions(predictor.network, predictor.kind, channels)
@@ -178,22 +180,22 @@ def _written(predictor: Predictor, fit: Fit | None, origin: dict[str, Any], to: 
             part.write_bytes(FORMATS[to].write(module.eval(), example, free, about))
         with _in_one_line(to, about["arch"]):
             difference = _greatest_difference(FORMATS[to].read(part), predictor, shapes, channels)
-        if not difference <= TOLERANCE:  # nor may it be no number at all
+        if not difference <= TOLERANCE:  # also true for NaN
             raise Unexportable(
-                f"{out}: answers otherwise than the network, by up to {difference:.2g} where {TOLERANCE} is allowed, "
-                f"and was not left; try --to {_others(to)}",
-                "it answers otherwise than the network",
+                f"{out}: predictions differ from those of the network by up to {difference:.2g}, expected at most "
+                f"{TOLERANCE}; the file was removed, try --to {_others(to)}",
+                "its predictions differ from those of the network",
             )
     return Exported(about, difference)
 
 
 def _interface(kind: Kind, channels: int, fit: Fit | None) -> dict[str, Any]:
-    """What the file takes and gives; `fit` is None where images may have any size."""
+    """Return the description of the file's input and output; `fit` is None if images may have any size."""
     inside, outside, scaled = ["height", "width"], ["height", "width"], None
     if fit is not None:
         inside, outside = [fit.height, fit.width], list(fit.shape)
         if inside != outside:
-            how = "INTER_AREA" if fit.height < fit.shape[0] else "INTER_LINEAR"  # as Fit.scale has it
+            how = "INTER_AREA" if fit.height < fit.shape[0] else "INTER_LINEAR"  # as in Fit.scale
             scaled = {"from": outside, "to": inside, "by": f"cv2.resize, {how}"}
     return {
         "images": {
@@ -212,10 +214,10 @@ def _interface(kind: Kind, channels: int, fit: Fit | None) -> dict[str, Any]:
 
 
 def _origin(path: Path, info: SnapshotInfo, kind: Kind) -> dict[str, Any]:
-    """Which snapshot it is, what that says of itself, and the rules that its run has stored."""
-    said = ("arch", "task", "channels_in", "fold", "data_digest", "val_ids_digest", "metrics")
+    """Return the identity of the snapshot, fields of its record, and the rules that its run has stored."""
+    copied = ("arch", "task", "channels_in", "fold", "data_digest", "val_ids_digest", "metrics")
     return {
-        **{name: getattr(info, name) for name in said},
+        **{name: getattr(info, name) for name in copied},
         "snapshot": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
         "rules": _rules(kind, run_folder_of(path)),
         "torch": torch.__version__,
@@ -223,7 +225,7 @@ def _origin(path: Path, info: SnapshotInfo, kind: Kind) -> dict[str, Any]:
 
 
 def _rules(kind: Kind, folder: Path | None) -> dict[str, Any] | None:
-    """How probabilities become masks, objects or labels by the JSON files of the run; None where it has none."""
+    """Return the thresholds and rules in the JSON files of the run, for masks, objects or labels; None if missing."""
     if folder is None:
         return None
     if not isinstance(kind, PixelKind):
@@ -235,7 +237,7 @@ def _rules(kind: Kind, folder: Path | None) -> dict[str, Any] | None:
 
 
 def _greatest_difference(run: Run, predictor: Predictor, shapes: Sequence[tuple[int, int]], channels: int) -> float:
-    """Between what a file and the network find in the same images, over batches of several sizes."""
+    """Return the maximum difference between predictions of a file and of the network, over batches of several sizes."""
     differences = []
     for place, size in enumerate(BATCHES):
         images = _images(size, shapes[place % len(shapes)], channels)
@@ -243,13 +245,16 @@ def _greatest_difference(run: Run, predictor: Predictor, shapes: Sequence[tuple[
             expected = predictor.predict(images, [VIEWS["null"]]).numpy()
         found = run(_planes(images, predictor.val))
         if found.shape != expected.shape:
-            raise ValueError(f"gives {found.shape} for {size} images instead of {expected.shape}")
+            raise ValueError(f"expected predictions of shape {expected.shape} for {size} images, found {found.shape}")
         differences.append(np.abs(found - expected).max())
     return float(np.max(differences))
 
 
 def _images(number: int, shape: tuple[int, int], channels: int) -> np.ndarray:
-    """(number, h, w, C) uint8, the same each time: noise alone in the first, soft shapes with a grain in the others."""
+    """Return the images of the comparison, (number, h, w, C) uint8, the same in every call.
+
+    The first image is pure noise, the others are soft shapes with a little noise.
+    """
     rng = np.random.default_rng([number, *shape])
     coarse = rng.uniform(-60, 316, (number, 1, 5, 5)) + rng.normal(0, 30, (number, channels, 5, 5))
     soft = interpolate(torch.from_numpy(coarse), shape, mode="bicubic").permute(0, 2, 3, 1).numpy()
@@ -259,7 +264,7 @@ def _images(number: int, shape: tuple[int, int], channels: int) -> np.ndarray:
 
 
 def _planes(images: np.ndarray, val: ValAug) -> np.ndarray:
-    """Images (B, h, w, C) as a file takes them: scaled, (B, C, height, width)."""
+    """Return images (B, h, w, C) as a file takes them: scaled, (B, C, height, width)."""
     fit = val(images.shape[1:3])
     return np.ascontiguousarray(np.stack([fit.scale(image) for image in images]).transpose(0, 3, 1, 2))
 
@@ -270,9 +275,11 @@ def _others(to: str) -> str:
 
 @contextmanager
 def _in_one_line(to: str, arch: str) -> Iterator[None]:
-    """Exporters fail in any way there is and over pages: the innermost reason is the one that says something.
+    """Raise Unexportable with the innermost cause, in one line, if an exporter fails in the block.
 
-    What they log is held back: whether the file is right, the comparison says. Their pages come with --debug.
+    Exporters raise errors of many types with very long messages. What they log is suppressed, because the comparison
+    shows whether the file is right. What they write to stderr is attached to the error, where --debug shows it; without
+    an error it is written after the block.
     """
     pages = io.StringIO()
     logging.disable(logging.ERROR)
@@ -280,7 +287,7 @@ def _in_one_line(to: str, arch: str) -> Iterator[None]:
         with redirect_stderr(pages):
             yield
     except (UserError, OSError, MemoryError):
-        raise  # the user's, the disk's or the machine's
+        raise  # caused by the user, the disk or the machine
     except Exception as error:
         error.add_note(pages.getvalue())
         innermost: BaseException = error
@@ -288,7 +295,7 @@ def _in_one_line(to: str, arch: str) -> Iterator[None]:
             innermost = innermost.__cause__
         reason = f"{type(innermost).__name__}: {(str(innermost).strip().splitlines() or [''])[0][:160]}"
         raise Unexportable(
-            f"--to {to}: {arch} cannot be exported to it ({reason}); try --to {_others(to)}", reason
+            f"--to {to}: {arch} cannot be exported to this format ({reason}); try --to {_others(to)}", reason
         ) from error
     finally:
         logging.disable(logging.NOTSET)

@@ -1,4 +1,4 @@
-"""The formats of an exported network by name: how a module becomes a file, and how the file is run to compare it."""
+"""Formats of an exported network by name: how a module is written to a file, and how the file is run for comparison."""
 
 import io
 import json
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 
 NAME = "strata"
 DESCRIPTION = f"{NAME}.json"
-"""Where the description lies: ONNX's metadata under NAME, the extra files of the others under this name."""
+"""Name of the extra file that holds the description; in ONNX files the metadata hold it under NAME."""
 Sizes = Mapping[int, tuple[str, int]]
-"""Axes of the images that may have any length: axis -> (its name, the least length)."""
+"""Axes of the images that may have any length: axis -> (name, minimum length)."""
 Run = Callable[[np.ndarray], np.ndarray]
 """Images (B, C, h, w) uint8 -> probabilities float32."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file."""
+    """A file format."""
 
     write: Callable[[nn.Module, Tensor, Sizes, dict[str, Any]], bytes]
-    """(module, images to follow through it, free axes, description) -> the file's content."""
+    """(module, example images to trace it with, free axes, description) -> content of the file."""
     read: Callable[[Path], Run]
-    """The file as another program would run it, on the CPU."""
+    """path -> function that runs the file on the CPU, as another program would."""
 
 
 def _program(module: nn.Module, images: Tensor, sizes: Sizes) -> torch.export.ExportedProgram:
@@ -37,12 +37,12 @@ def _program(module: nn.Module, images: Tensor, sizes: Sizes) -> torch.export.Ex
         module,
         (images,),
         dynamic_shapes=(free,),
-        prefer_deferred_runtime_asserts_over_guards=True,  # it cannot prove what always holds, 1 % (512 * n) != 0
+        prefer_deferred_runtime_asserts_over_guards=True,  # torch cannot prove true guards like 1 % (512 * n) != 0
     )
     for part in program.graph_module.modules():
         if isinstance(part, torch.fx.GraphModule):
             for node in part.graph.nodes:
-                node.meta.pop("stack_trace", None)  # it holds paths of this machine
+                node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
 
 
@@ -63,7 +63,7 @@ def _onnx(module: nn.Module, images: Tensor, sizes: Sizes, about: dict[str, Any]
         _program(module, images, sizes),
         input_names=["images"],
         output_names=["probabilities"],
-        dynamic_shapes={"images": {axis: name for axis, (name, _) in sizes.items()}},  # the program has them: for names
+        dynamic_shapes={"images": {axis: name for axis, (name, _) in sizes.items()}},  # names the free axes
         verbose=False,
     )
     model = program.model_proto
@@ -75,7 +75,7 @@ def _run_onnx(path: Path) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong comes as an exception as well
+    options.log_severity_level = 4  # errors are raised as exceptions as well
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["probabilities"], {"images": images})[0]
 
@@ -83,8 +83,8 @@ def _run_onnx(path: Path) -> Run:
 def _torchscript(module: nn.Module, images: Tensor, _sizes: Sizes, about: dict[str, Any]) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
-        _tell_once()
-        # that the trace may hold for other sizes no more: the comparison is at other sizes
+        _ignore_deprecation()
+        # this warning says that the trace may not hold for other sizes, which the comparison checks
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         traced = torch.jit.trace(module, (images,), check_trace=False)
         torch.jit.save(traced, content, _extra_files={DESCRIPTION: json.dumps(about)})
@@ -93,12 +93,12 @@ def _torchscript(module: nn.Module, images: Tensor, _sizes: Sizes, about: dict[s
 
 def _run_torchscript(path: Path) -> Run:
     with warnings.catch_warnings():
-        _tell_once()
+        _ignore_deprecation()
         return _of_arrays(torch.jit.load(path, map_location="cpu"))
 
 
-def _tell_once() -> None:
-    """That TorchScript is deprecated the script says itself, once and not with each of torch's calls."""
+def _ignore_deprecation() -> None:
+    """Ignore torch's warnings that TorchScript is deprecated, because the script prints this once itself."""
     warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
 
 

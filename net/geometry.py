@@ -1,7 +1,7 @@
-"""Bring images to the network's size, without chance, and masks back to the images' own.
+"""Deterministic geometry: bring images to the input size of the network, and masks back to the size of the images.
 
-Images are (h, w, C) uint8, [0, 255], targets (h, w, K) uint8 or uint16; the frame that they end up in is a square of
-the net's size, or the image's own size rounded up.
+Images are (h, w, C) uint8, [0, 255]; targets are (h, w, K) uint8 or uint16. Both end up in a frame, which is a square
+of the input size, or the size of the image rounded up to multiples of 32.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-cv2.setNumThreads(0)  # images are small, and the cores belong to the network and the loader's workers
+cv2.setNumThreads(0)  # images are small; the cores are for the network and the DataLoader workers
 
 
 STEP = 32
-"""What a side of the net's input has to be divisible by: five halvings."""
+"""Sides of the network's input have to be divisible by this, because encoders halve them five times."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Where an image of `shape` (h, w) sits in the `frame`: scaled to (height, width), then reflected outwards."""
+    """Position of an image of `shape` (h, w) in its `frame`: scaled to (height, width), then padded by reflection."""
 
     shape: tuple[int, int]
     frame: tuple[int, int]
@@ -32,19 +32,19 @@ class Fit:
 
     @classmethod
     def whole_factor(cls, shape: tuple[int, int], size: int) -> "Fit":
-        """Enlarged by the largest whole factor that fits (101 -> 202 in 256), shrunk only if larger than `size`."""
+        """Enlarge by the largest integer factor that fits (101 -> 202 in 256); shrink only if larger than `size`."""
         longest = max(shape)
         factor = size // longest if longest <= size else size / longest
         return cls(shape, (size, size), max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)))
 
     @classmethod
     def stretched(cls, shape: tuple[int, int], size: int) -> "Fit":
-        """Both sides resized to `size`, the proportions given up."""
+        """Resize both sides to `size`, without keeping the proportions."""
         return cls(shape, (size, size), size, size)
 
     @classmethod
     def native(cls, shape: tuple[int, int], _size: int | None = None) -> "Fit":
-        """At its own size, reflected to the next multiples of 32, which every decoder takes."""
+        """Keep the size of the image and pad it to the next multiples of 32, which every decoder accepts."""
         return cls(shape, (-(-shape[0] // STEP) * STEP, -(-shape[1] // STEP) * STEP), *shape)
 
     @property
@@ -56,7 +56,10 @@ class Fit:
         return (self.frame[1] - self.width) // 2
 
     def scale(self, image: np.ndarray, nearest: bool = False) -> np.ndarray:
-        """The image at (height, width): repeated pixels where `nearest`, else area means down and bilinear up."""
+        """Scale an image to (height, width).
+
+        The interpolation is nearest neighbour if `nearest`, else area averages to shrink and bilinear to enlarge.
+        """
         if image.shape[:2] == (self.height, self.width):
             return image
         smooth = cv2.INTER_AREA if self.height < image.shape[0] else cv2.INTER_LINEAR
@@ -64,7 +67,7 @@ class Fit:
         return scaled.reshape(self.height, self.width, image.shape[2])  # OpenCV drops a single channel's axis
 
     def pad(self, image: np.ndarray) -> np.ndarray:
-        """The scaled image in the middle of its frame, continued by reflection (as often as it takes)."""
+        """Place a scaled image in the middle of its frame and pad it by reflection, several times if necessary."""
         if image.shape[:2] == self.frame:
             return image
         rows = _reflected(self.frame[0], self.top, self.height)
@@ -72,13 +75,13 @@ class Fit:
         return image[rows[:, None], columns[None, :]]
 
     def apply(self, image: np.ndarray, nearest: bool = False) -> np.ndarray:
-        """(h, w, C) -> (*frame, C)."""
+        """Scale and pad an image: (h, w, C) -> (*frame, C)."""
         return self.pad(self.scale(image, nearest))
 
     def invert(self, masks: "torch.Tensor") -> "torch.Tensor":
-        """(B, K, *frame) float -> (B, K, h, w): crops the reflection off, then undoes the scaling.
+        """Crop the padding off and undo the scaling: (B, K, *frame) float -> (B, K, h, w).
 
-        Exact for a mask that was enlarged by a whole factor or only padded: the mean over each block is its pixel.
+        Exact for masks that were enlarged by an integer factor or only padded: a pixel is the mean over its block.
         """
         from torch.nn.functional import interpolate
 
@@ -91,7 +94,7 @@ class Fit:
 
 
 def _reflected(size: int, before: int, length: int) -> np.ndarray:
-    """Indices into 0 .. length - 1 for `size` places, the first `before` of them outside; edges are not repeated."""
+    """Return indices into 0 .. length - 1 for `size` places, from `before` places outside; edges are not repeated."""
     period = max(2 * (length - 1), 1)
     place = np.abs(np.arange(size) - before) % period
     return np.minimum(place, period - place) if length > 1 else np.zeros(size, np.int64)
@@ -99,10 +102,10 @@ def _reflected(size: int, before: int, length: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ValAug:
-    """How an image is brought to the net's size without chance."""
+    """Deterministic transform of images to the input size."""
 
     size: int | None
-    """Of the net's square; None where images keep their own size."""
+    """Side of the network's input square; None if images keep their own size."""
     fit: Callable[[tuple[int, int], int | None], Fit]
 
     def __call__(self, shape: tuple[int, int]) -> Fit:
@@ -116,7 +119,7 @@ VAL_AUGS: dict[str, ValAug] = {
     "val_native": ValAug(None, Fit.native),
 }
 
-VAL_TRANSFORMS: dict[str, str] = {  # the inverse -> the val_augs that it undoes; the geometry is that of their Fit
+VAL_TRANSFORMS: dict[str, str] = {  # inverse -> the val_augs that it undoes, whose Fit defines the geometry
     "crop_from_128": "val_128",
     "resize_from_any": "val_128_resize",
     "crop_resize_from_256": "val_256",

@@ -1,4 +1,4 @@
-"""Take training steps: the gradients of a batch, summed over microbatches and processes, then one update."""
+"""Take training steps: sum the gradients of a batch over microbatches and processes, then update the weights once."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,37 +20,37 @@ from utils.core.training_settings import TrainSettings
 
 @dataclass
 class Learner:
-    """Everything that a training step changes, and how far it may go."""
+    """Network, optimizer and everything else that a training step changes, with the options of the step."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
-    """Does nothing but in float16."""
+    """Scaler of the loss; active in float16 only."""
     loss: Loss
     machine: Machine
     processes: Processes = field(default_factory=Processes)
     average: Average | None = None
-    """A mean of weights that predicts instead of the network."""
+    """Mean of weights that predicts instead of the network."""
     grad_clip: float | None = None
-    """The longest gradient (Euclidean norm over all weights); longer ones are scaled down."""
+    """Maximum Euclidean norm of the gradient over all weights; a longer gradient is scaled down to it."""
     skip_bad: bool = False
-    """Leave out a step whose loss or gradient is not finite."""
+    """Skip a step if its loss or gradient is not finite."""
     _loss: Tensor | None = None
     _statistics: list[Tensor] = field(default_factory=list)
 
     @property
     def predicting(self) -> nn.Module:
-        """The network that is validated and kept: the mean of weights, where there is one."""
+        """Network that is validated and saved: the mean of weights if it exists, else the network itself."""
         return (self.average and self.average.network) or self.network
 
     def learn(self, images: Tensor, targets: Tensor, batch_size: int) -> None:
-        """Add the gradient of a microbatch of a batch of `batch_size` images.
+        """Add the gradient of a microbatch to that of its batch.
 
         Args:
             images: (B, C, S, S) uint8, [0, 255].
-            targets: (B, K, S, S) uint8, 0 or 1; (B, K) for classes of images.
-            batch_size: images in the whole batch, over all its microbatches and all processes.
+            targets: (B, K, S, S) uint8, 0 or 1; (B, K) for image classes.
+            batch_size: images in the batch, over all its microbatches and all processes.
         """
         device = self.machine.device
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
@@ -73,7 +73,7 @@ class Learner:
         self.processes.sum_over([loss, *gradients])
         self.scaler.unscale_(self.optimizer)
         skipped = self.skip_bad and not self._is_finite(loss, gradients)
-        if skipped:  # what the images did to BatchNorm is taken back too
+        if skipped:  # undo the update of BatchNorm's statistics as well
             for buffer, before in zip(self.network.buffers(), self._statistics, strict=True):
                 buffer.copy_(before)
         else:
@@ -89,14 +89,17 @@ class Learner:
         return None if skipped else loss
 
     def _is_finite(self, loss: Tensor, gradients: list[Tensor]) -> bool:
-        """In float16 long gradients are the scaler's affair: it skips them by itself and takes a smaller scale."""
+        """Return True if loss and gradient are finite.
+
+        In float16 the gradient is not checked: the scaler itself skips infinite gradients and lowers its scale.
+        """
         finite = torch.isfinite(loss)
         if not self.scaler.is_enabled():
             finite &= torch.isfinite(get_total_norm(gradients))
         return bool(finite)
 
     def share(self) -> None:
-        """Make BatchNorm's statistics the same in all processes."""
+        """Give every process the mean of all processes' BatchNorm statistics."""
         if self.processes.size > 1:
             share_buffers(self.network, self.processes)
             if self.average and self.average.network:
@@ -104,7 +107,7 @@ class Learner:
 
 
 def state_of(learner: Learner) -> dict[str, Any]:
-    """What must survive a kill, as tensors and plain values."""
+    """Return the state that has to survive a kill, as tensors and plain values."""
     return {
         "network": learner.network.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
@@ -115,7 +118,7 @@ def state_of(learner: Learner) -> dict[str, Any]:
 
 
 def restore(learner: Learner, state: dict[str, Any]) -> None:
-    """Put a state written by `state_of` back."""
+    """Restore a state that `state_of` has returned."""
     learner.network.load_state_dict(state["network"])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.schedule.load_state_dict(state["schedule"])
@@ -133,7 +136,7 @@ def new_learner(
     epochs: int,
     steps: int,
 ) -> Learner:
-    """Make optimizer, schedule and mean of weights as at the start of a cycle of `epochs` with `steps` each."""
+    """Create optimizer, schedule and mean of weights for a new cycle of `epochs` epochs with `steps` steps each."""
     step = settings.step
     optimizer = optimizer_by_name(settings.learn.optimizer)(network.parameters())
     schedule = scheduler_by_name(settings.learn.scheduler)(optimizer, epochs, steps)

@@ -1,4 +1,4 @@
-"""The only loops in the repository: fit, evaluate, predict."""
+"""Training, validation and prediction loops, shared by all scripts: fit, evaluate, predict."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,51 +20,51 @@ from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar, progress_bar
 from utils.data.packed_data import PackedImages
 
-STEPS_BETWEEN_LOOKS = 10  # reading the loss waits for the device
+STEPS_BETWEEN_LOOKS = 10  # steps after which the loss is read, because each read waits for the device
 
 
 def fit(
-    learner: Learner, loader: DataLoader, batches: EpochBatches, bar: EpochBar, stop: StopRequest, how_to_go_on: str
+    learner: Learner, loader: DataLoader, batches: EpochBatches, bar: EpochBar, stop: StopRequest, how_to_resume: str
 ) -> tuple[float, int]:
-    """Train one epoch, telling `bar` how far it is.
+    """Train one epoch and show the progress in `bar`; messages end with `how_to_resume`.
 
     Returns:
-        the mean training loss over images, and the number of steps that were skipped.
+        the mean training loss over images, and the number of skipped steps.
 
     Raises:
-        Interrupted: a signal came; the epoch is lost.
-        UserError: the loss is not a finite number.
+        Interrupted: a signal arrived; the epoch is lost.
+        UserError: the loss is not finite.
     """
     learner.network.train()
     total, seen, steps, skipped = torch.zeros((), device=learner.machine.device), 0, 0, 0
-    for part, (images, targets) in zip(batches.microbatches(), loader, strict=True):
-        learner.processes.obey_stop(stop, how_to_go_on)
-        learner.learn(images, targets, part.batch_size)
-        if not part.last:
+    for microbatch, (images, targets) in zip(batches.microbatches(), loader, strict=True):
+        learner.processes.obey_stop(stop, how_to_resume)
+        learner.learn(images, targets, microbatch.batch_size)
+        if not microbatch.last:
             continue
         loss, steps = learner.step(), steps + 1
         if loss is None:
             skipped += 1
         else:
-            total, seen = total + loss * part.batch_size, seen + part.batch_size
-        looks = seen and steps % STEPS_BETWEEN_LOOKS == 0
-        bar.add(part.batch_size, finite(float(total) / seen, bar.title, how_to_go_on) if looks else None)
+            total, seen = total + loss * microbatch.batch_size, seen + microbatch.batch_size
+        show_loss = seen and steps % STEPS_BETWEEN_LOOKS == 0
+        bar.add(microbatch.batch_size, finite(float(total) / seen, bar.title, how_to_resume) if show_loss else None)
     if not seen:
-        advice = "try a lower rate or --precision float32"
-        raise UserError(f"{bar.title}: no step had a finite loss; {advice}. {how_to_go_on}")
-    return finite(float(total) / seen, bar.title, how_to_go_on), skipped
+        advice = "try a lower learning rate or --precision float32"
+        raise UserError(f"{bar.title}: no step had a finite loss; {advice}. {how_to_resume}")
+    return finite(float(total) / seen, bar.title, how_to_resume), skipped
 
 
-def finite(loss: float, title: str, how_to_go_on: str) -> float:
-    """The loss, unless it is none to go on with: then UserError."""
+def finite(loss: float, title: str, how_to_resume: str) -> float:
+    """Return the loss; raise UserError if it is not finite."""
     if math.isfinite(loss):
         return loss
-    advice = "try a lower rate, --grad_clip 1, --on_nan skip or --precision float32"
-    raise UserError(f"{title}: the loss is {loss}; {advice}. {how_to_go_on}")
+    advice = "try a lower learning rate, --grad_clip 1, --on_nan skip or --precision float32"
+    raise UserError(f"{title}: the loss is {loss}; {advice}. {how_to_resume}")
 
 
 def measure_statistics(learner: Learner, loader: DataLoader, title: str, hidden: bool = False) -> None:
-    """Measure BatchNorm's statistics anew for averaged weights, on the images of the epoch; `hidden`: without a bar."""
+    """Measure BatchNorm's statistics for the averaged weights, on the images of the epoch; `hidden` hides the bar."""
     device, bar = learner.machine.device, progress_bar(loader, title, hidden=hidden)
     with learner.machine.autocast():
         learner.average.measure_statistics((normalised(images.to(device)) for images, _ in bar), learner.processes)
@@ -82,22 +82,22 @@ def evaluate(
     processes: Processes,
     hidden: bool = False,
 ) -> dict[str, float]:
-    """Return validation loss and scores over rows of the packed images; every prediction goes to `writer`.
+    """Return validation loss and scores over rows of the packed images, and append all predictions to `writer`.
 
-    The processes share the batches, and the main one, which alone needs a writer, adds up: the same numbers for any
-    number of processes. With `hidden` no bar is shown.
+    The batches are divided among the processes. Only process 0 needs a writer; it computes the scores, so they do not
+    depend on the number of processes. `hidden` hides the progress bar.
     """
     fit_in = predictor.val(packed.shape)
     predictor.network.eval()
 
-    def judge(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
+    def score_batch(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
         output = predictor.output(fitted(packed.images[batch], fit_in))
-        wanted = fitted_targets(task, packed, batch, fit_in).to(predictor.machine.device).float()
-        return loss(output, wanted).tolist(), task.kind.stored(predictor.probabilities(output, packed.shape))
+        targets = fitted_targets(task, packed, batch, fit_in).to(predictor.machine.device).float()
+        return loss(output, targets).tolist(), task.kind.stored(predictor.probabilities(output, packed.shape))
 
     scores, batches = task.scores(), list(batches_of(rows, batch_size))
-    judged = processes.map_in_order(batches, judge)
-    for batch, (losses, predictions) in progress_bar(judged, "validation", total=len(batches), hidden=hidden):
+    scored = processes.map_in_order(batches, score_batch)
+    for batch, (losses, predictions) in progress_bar(scored, "validation", total=len(batches), hidden=hidden):
         scores.add(losses, predictions, packed, batch)
         writer.append(predictions)
     return processes.on_main(scores.means)
@@ -112,9 +112,9 @@ def predict(
     batch_size: int,
     processes: Processes,
 ) -> Iterator[np.ndarray]:
-    """Yield the mean of probabilities over networks and views, in the order of `rows`, as files hold it.
+    """Yield the mean probabilities over networks and views, batch by batch in the order of `rows`, as files store them.
 
-    The processes share the batches; the main one gets them all, the others none.
+    The batches are divided among the processes. Process 0 yields all of them, the other processes yield none.
     """
 
     def mean(batch: np.ndarray) -> np.ndarray:
@@ -125,5 +125,5 @@ def predict(
     images_a_batch = max(1, batch_size // len(views))  # the network sees all views of a batch at once
     batches = list(batches_of(rows, images_a_batch))
     done = processes.map_in_order(batches, mean)
-    turns = progress_bar(done, "predicting", total=len(batches), hidden=not processes.is_main)
-    yield from (predictions for _, predictions in turns)
+    shown = progress_bar(done, "predicting", total=len(batches), hidden=not processes.is_main)
+    yield from (predictions for _, predictions in shown)

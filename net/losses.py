@@ -1,6 +1,8 @@
-"""Losses by name. A pixel loss takes logits (B, K, S, S) float32 and a target alike, 0 or 1, and gives one value an
-image, (B,): the loss of a batch is their mean, so that a batch may be cut into parts (over steps that accumulate, or
-over processes) and the gradient stays the same.
+"""Losses by name.
+
+A pixel loss takes logits (B, K, S, S) float32 and a target of the same shape, 0 or 1, and returns one value per image,
+(B,). The loss of a batch is the mean of these values, so a batch can be cut into microbatches or divided among
+processes without changing the gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,25 +23,25 @@ IMAGE_WEIGHT, NON_EMPTY_WEIGHT, FUSED_WEIGHT = 0.05, 0.1, 1.0
 
 
 def bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the pixels of each image."""
+    """Return the mean binary cross-entropy over the pixels of each image."""
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).mean(1)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Mean focal loss (Lin et al. 2017, arXiv 1708.02002) over the pixels of each image, without class weights."""
+    """Return the focal loss (Lin et al. 2017, arXiv 1708.02002), a mean over each image, without class weights."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return ((1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy).flatten(1).mean(1)
 
 
 def soft_jaccard(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - intersection over union of probabilities, of each image, in [0, 1]."""
+    """Return 1 - intersection over union of the probabilities of each image, in [0, 1]."""
     probabilities, target = torch.sigmoid(logits).flatten(1), target.flatten(1)
     intersection = (probabilities * target).sum(1)
     return 1 - (intersection + 1) / (probabilities.sum(1) + target.sum(1) - intersection + 1)
 
 
 def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - Dice coefficient of probabilities, of each image, in [0, 1]."""
+    """Return 1 - Dice coefficient of the probabilities of each image, in [0, 1]."""
     probabilities, target = torch.sigmoid(logits).flatten(1), target.flatten(1)
     return 1 - (2 * (probabilities * target).sum(1) + 1) / (probabilities.sum(1) + target.sum(1) + 1)
 
@@ -47,16 +49,17 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
 def lovasz_hinge(
     logits: Tensor, target: Tensor, positive: Callable[[Tensor], Tensor] = F.relu, symmetric: bool = False
 ) -> Tensor:
-    """The Lovász extension of the Jaccard loss on hinge errors, per image (Berman et al. 2018, arXiv 1705.08790).
+    """Return the Lovász extension of the Jaccard loss on hinge errors per image (Berman et al. 2018, arXiv 1705.08790).
 
     All images of the batch are sorted at once.
 
     Args:
         logits: (B, K, S, S).
-        target: alike, 0 or 1.
-        positive: makes the errors positive: the paper's relu, or elu + 1, which still pulls at pixels that are right.
-        symmetric: the mean of this loss for the mask and for its complement, so that empty masks teach as well; the
-            errors of both are the same, and are sorted once.
+        target: same shape, 0 or 1.
+        positive: function that makes the errors positive: the paper's relu, or elu + 1, whose gradient is not zero at
+            correct pixels.
+        symmetric: return the mean of the losses of the mask and of its complement, so that empty masks contribute as
+            well; both have the same errors, which are sorted once.
     """
     logits, target = logits.flatten(1), target.flatten(1)
     errors, order = (1 - logits * (2 * target - 1)).sort(dim=1, descending=True)
@@ -66,7 +69,7 @@ def lovasz_hinge(
 
 
 def _growth(truth: Tensor) -> Tensor:
-    """By how much the Jaccard loss grows when pixels (B, P), 0 or 1, join the wrong ones one after the other."""
+    """Return the growth (B, P) of the Jaccard loss as pixels (B, P), 0 or 1, are misclassified one after another."""
     positives = truth.sum(1, keepdim=True)
     intersection = positives - truth.cumsum(1)
     union = positives + (1 - truth).cumsum(1)
@@ -79,12 +82,12 @@ def _elu_plus_one(errors: Tensor) -> Tensor:
 
 
 def total(*terms: PixelLoss) -> PixelLoss:
-    """The sum of several pixel losses, each with weight 1."""
+    """Return the sum of several pixel losses, each with weight 1."""
     return lambda logits, target: torch.stack([term(logits, target) for term in terms]).sum(0)
 
 
 def on_fused(pixel_loss: PixelLoss) -> Loss:
-    """A pixel loss on the mask that predicts, whatever else the network gives out."""
+    """Return a loss that applies a pixel loss to the mask that predicts, regardless of the network's other outputs."""
 
     def loss(output: Output, target: Tensor) -> Tensor:
         return pixel_loss(output.fused if isinstance(output, DeepOutput) else output, target)
@@ -93,14 +96,16 @@ def on_fused(pixel_loss: PixelLoss) -> Loss:
 
 
 def deeply_supervised(pixel_loss: PixelLoss) -> Loss:
-    """Image class (empty or not) .05 + side masks on non-empty images .1 + fused mask 1.0.
+    """Return the loss .05 x image class (empty or not) + .1 x side masks on non-empty images + 1.0 x fused mask.
 
-    The side term is a mean over all images, of which empty ones count 0.
+    The side term is a mean over all images; it is 0 for empty images.
     """
 
     def loss(output: Output, target: Tensor) -> Tensor:
         if not isinstance(output, DeepOutput):
-            raise UsageError("--loss combined and combined_hyper need side outputs; use --arch ds_resnet_34")
+            raise UsageError(
+                "--loss combined, combined_hyper: the network has no side outputs; use --arch ds_resnet_34"
+            )
         non_empty = target.flatten(1).amax(1)
         image_term = F.binary_cross_entropy_with_logits(output.image, non_empty, reduction="none")
         side_term = torch.stack([pixel_loss(side, target) for side in output.sides]).mean(0) * non_empty
@@ -126,7 +131,7 @@ LOSSES: dict[str, Loss] = {
 
 
 def border_losses(weight: float) -> dict[str, Loss]:
-    """Losses of two planes, mask and border, whose border counts `weight` beside the mask."""
+    """Return the losses of two planes, mask and border, by name: mask loss + `weight` x border loss."""
 
     def both(pixel_loss: PixelLoss) -> Loss:
         return on_fused(
@@ -144,22 +149,26 @@ def border_losses(weight: float) -> dict[str, Loss]:
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Of logits (B, K) of which one is right."""
+    """Return the cross-entropy of each image for logits (B, K) and a one-hot target."""
     return F.cross_entropy(logits, target, reduction="none")
 
 
 def focal_cross_entropy(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """The focal loss of logits (B, K) of which one is right."""
+    """Return the focal loss of each image for logits (B, K) and a one-hot target."""
     loss = cross_entropy(logits, target)
     return (1 - torch.exp(-loss)) ** gamma * loss
 
 
 CLASS_LOSSES: dict[str, Loss] = {"BCE": bce, "focal": focal}
-"""Of logits (B, K), each label for itself."""
+"""Losses of logits (B, K) if an image may have any number of the K classes."""
 EXCLUSIVE_LOSSES: dict[str, Loss] = {"BCE": cross_entropy, "focal": focal_cross_entropy}
-"""Of logits (B, K), one of which is right, under the same names."""
+"""Losses of logits (B, K) if an image has exactly one of the K classes, under the same names."""
 
 
 def loss_by_name(name: str, losses: Mapping[str, Loss] = LOSSES) -> Loss:
-    """Raises UsageError for an unknown name, with the nearest ones."""
+    """Return the loss with this name.
+
+    Raises:
+        UsageError: the name is unknown; the message suggests the nearest names.
+    """
     return pick(losses, name, "--loss")

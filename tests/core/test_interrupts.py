@@ -1,4 +1,4 @@
-"""Signals: asked for once, obeyed once, by all."""
+"""Signals stop all processes of a run at the same step."""
 
 import signal
 
@@ -9,7 +9,7 @@ from utils.core.errors import Interrupted
 from utils.core.interrupts import StopRequest
 
 
-def test_a_signal_that_comes_while_the_processes_ask_each_other_is_not_lost(monkeypatch):
+def test_a_signal_that_arrives_while_the_processes_synchronise_is_not_lost(monkeypatch):
     stop, processes = StopRequest(), Processes(rank=0, size=2)
     arriving = iter([signal.SIGINT])
 
@@ -17,6 +17,6 @@ def test_a_signal_that_comes_while_the_processes_ask_each_other_is_not_lost(monk
         stop.signal_number = next(arriving, stop.signal_number)
 
     monkeypatch.setattr("net.distributed.dist.all_reduce", all_reduce)
-    processes.obey_stop(stop, "the others do not know of it yet")
-    with pytest.raises(Interrupted, match="now they do"):
-        processes.obey_stop(stop, "now they do")
+    processes.obey_stop(stop, "before the other processes know")
+    with pytest.raises(Interrupted, match="all processes know"):
+        processes.obey_stop(stop, "all processes know")

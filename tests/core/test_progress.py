@@ -1,4 +1,4 @@
-"""Bars on a terminal, none in a pipe, and the time left for the whole run."""
+"""Progress bars on a terminal, in a notebook and in a pipe, and the time left for the entire run."""
 
 import os
 import pty
@@ -29,45 +29,45 @@ import itertools, time
 ticks = itertools.count()
 time.time = time.perf_counter = lambda: next(ticks) * 0.11
 """
-"""A clock that goes on by 0.11 s whenever it is read. A bar is drawn ten times a second at most, so that each of its
-steps is drawn, and the time that the epoch takes is the same on every machine."""
+"""A clock that advances by 0.11 s whenever it is read. tqdm redraws a bar at most ten times per second, so with this
+clock every step is drawn, and the epoch takes the same time on every machine."""
 
 
-def test_on_a_terminal_there_is_one_bar_with_loss_speed_and_the_time_left():
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    done = subprocess.Popen([sys.executable, "-c", CLOCK + EPOCH], cwd=ROOT, stdout=theirs, stderr=theirs)
-    os.close(theirs)
+def test_a_terminal_shows_one_bar_with_loss_speed_and_time_left():
+    our_end, their_end = pty.openpty()
+    termios.tcsetwinsize(their_end, (24, 100))
+    done = subprocess.Popen([sys.executable, "-c", CLOCK + EPOCH], cwd=ROOT, stdout=their_end, stderr=their_end)
+    os.close(their_end)
     shown = b""
     while True:
         try:
-            shown += os.read(ours, 4096)
-        except OSError:  # the terminal is closed once the process has ended
+            shown += os.read(our_end, 4096)
+        except OSError:  # the terminal is closed when the process ends
             break
     assert done.wait() == 0
     text = shown.decode()
     assert re.search(r"epoch 2/3: +\d+%.*/8 \[.* images/s, loss 0\.2500, run 4 h left\]", text)
     assert text.rstrip().endswith("epoch 2/3  val_loss 0.3")
-    assert text.count("\n") == 1  # the bar has gone, the line stays
+    assert text.count("\n") == 1  # the bar is erased, the printed line stays
 
 
-def test_in_a_pipe_there_are_lines_only():
+def test_a_pipe_gets_lines_only():
     done = subprocess.run([sys.executable, "-c", EPOCH], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "epoch 2/3  val_loss 0.3\n"
     assert done.stderr == ""
 
 
-def test_in_a_notebook_there_is_a_bar_of_its_own_and_the_line():
+def test_a_notebook_shows_a_widget_bar_and_the_line():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(EPOCH)])
     NotebookClient(notebook, startup_timeout=HANGS, resources={"metadata": {"path": str(ROOT)}}).execute()
     outputs = notebook.cells[0].outputs
     assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
-    said = {name: "".join(one.text for one in outputs if one.get("name") == name) for name in ("stdout", "stderr")}
-    assert said["stdout"].strip() == "epoch 2/3  val_loss 0.3"
-    assert said["stderr"] == ""
+    streams = {name: "".join(one.text for one in outputs if one.get("name") == name) for name in ("stdout", "stderr")}
+    assert streams["stdout"].strip() == "epoch 2/3  val_loss 0.3"
+    assert streams["stderr"] == ""
 
 
-def test_the_time_left_counts_what_each_epoch_weighs():
+def test_the_time_left_takes_the_weight_of_each_epoch_into_account():
     left = TimeLeft([1, 1, 4, 4])
     assert left.seconds() is None
     assert left.seconds(share=0.5, elapsed=10) == pytest.approx(10 + 20 + 80 + 80)
@@ -80,7 +80,7 @@ def test_the_time_left_counts_what_each_epoch_weighs():
     assert left.seconds() == 0
 
 
-def test_a_run_that_goes_on_begins_with_what_its_last_epoch_took():
+def test_a_resumed_run_starts_with_the_time_of_its_last_epoch():
     assert TimeLeft([1, 1, 4], done=2, latest=30).seconds() == pytest.approx(120)
 
 
@@ -97,5 +97,5 @@ def test_a_run_that_goes_on_begins_with_what_its_last_epoch_took():
         (2.2e5, "2 d 13 h"),
     ],
 )
-def test_durations_are_said_in_two_units(seconds, text):
+def test_durations_use_at_most_two_units(seconds, text):
     assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Every named network, and every decoder of smp: built, run forward and backward, saved, loaded."""
+"""Every named network and every smp decoder is built, run forward and backward, saved and loaded."""
 
 import pytest
 import torch
@@ -26,12 +26,12 @@ def images(channels, size=64, seed=0):
 def test_built_run_saved_loaded(name, tmp_path):
     torch.manual_seed(0)
     network = build_network(name, 1)
-    pixels = images(1, 128 if name.startswith("pan_") else 64)  # PAN pools four times more
+    pixels = images(1, 128 if name.startswith("pan_") else 64)  # PAN pools four times as much
     output = network(pixels)
     assert fused(output).shape == pixels.shape
     parts = [output.fused, output.image, *output.sides] if isinstance(output, DeepOutput) else [output]
     sum(part.square().mean() for part in parts).backward()
-    # timm's encoders keep a classifier's norm that a decoder has no use for
+    # timm's encoders keep the normalisation of a classifier, which a decoder does not use
     unlearned = [n for n, p in network.named_parameters() if p.grad is None and not n.startswith("encoder.")]
     assert unlearned == []
 
@@ -42,7 +42,7 @@ def test_built_run_saved_loaded(name, tmp_path):
         assert torch.equal(fused(again(pixels)), fused(network.eval()(pixels)))
 
 
-def test_the_named_networks_are_what_they_are_called():
+def test_named_networks_have_the_parts_in_their_names():
     parameters = {name: sum(p.numel() for p in build_network(name, 3).parameters()) for name in ARCHITECTURES}
     assert parameters["wide_resnet_v2"] < parameters["wide_resnet_v1"]
     assert parameters["wide_resnet_se"] > parameters["wide_resnet_v2"]
@@ -58,21 +58,21 @@ def test_rgb_and_odd_sizes():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("unet_resnet19", "did you mean unet_resnet18"),
         ("wide_resnet_v3", "did you mean wide_resnet_v2"),
         ("unett_resnet34", "did you mean unet_resnet34"),
-        ("unetplusplus_mit_b0", "does not take this encoder"),
+        ("unetplusplus_mit_b0", "does not support this encoder"),
         ("resnet34", "--arch resnet34: no such network"),
     ],
 )
-def test_a_network_that_is_none_is_refused(name, said):
-    with pytest.raises(UsageError, match=said):
+def test_unknown_networks_and_decoders_without_support_for_an_encoder_are_refused(name, message):
+    with pytest.raises(UsageError, match=message):
         build_network(name, 1)
 
 
-def test_encoder_weights_from_a_file_fit_whole_or_not_at_all(tmp_path):
+def test_encoder_weights_from_a_file_fit_completely_or_are_refused(tmp_path):
     source = build_network("unet_resnet18", 1)
     torch.save(source.encoder.state_dict(), tmp_path / "encoder.pt")
     network = build_network("unet_resnet18", 1, encoder_weights=str(tmp_path / "encoder.pt"))
@@ -83,7 +83,7 @@ def test_encoder_weights_from_a_file_fit_whole_or_not_at_all(tmp_path):
         build_network("unet_resnet18", 1, encoder_weights="imagenat")
 
 
-def test_weights_that_cannot_be_downloaded_end_in_one_line(monkeypatch):
+def test_a_failed_download_of_weights_is_one_error(monkeypatch):
     def offline(*_args, **_kwargs):
         raise ConnectionError("no route to host")
 

@@ -1,4 +1,4 @@
-"""Several processes: the weights, scores and files of one; a dead one ends all, and any number goes on."""
+"""Several processes give the weights, scores and files of one; a dead process ends all, and any number can resume."""
 
 import os
 import re
@@ -42,37 +42,37 @@ network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Re
 optimizer = optimizer_by_name(sys.argv[2])(network.parameters())
 schedule = scheduler_by_name("cosine")(optimizer, 2, 3)
 machine = Machine(torch.device("cpu"), torch.float32)
-with join_processes() as together:
+with join_processes() as processes:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    learner = Learner(network, optimizer, schedule, scaler, LOSSES["BCEDice"], machine, together, grad_clip=0.5)
-    parts = EpochBatches(np.arange(23), 4, 3, accumulate=2, share=(together.rank, together.size))
+    learner = Learner(network, optimizer, schedule, scaler, LOSSES["BCEDice"], machine, processes, grad_clip=0.5)
+    plan = EpochBatches(np.arange(23), 4, 3, accumulate=2, share=(processes.rank, processes.size))
     losses = []
-    for parts.epoch in range(2):
-        rows = [[row for _, row in part.keys] for part in parts.microbatches()]
-        loader = [(images[part], targets[part]) for part in rows]
-        losses.append(fit(learner, loader, parts, EpochBar("epoch", 23), StopRequest(), "")[0])
+    for plan.epoch in range(2):
+        rows = [[row for _, row in microbatch.keys] for microbatch in plan.microbatches()]
+        loader = [(images[chosen], targets[chosen]) for chosen in rows]
+        losses.append(fit(learner, loader, plan, EpochBar("epoch", 23), StopRequest(), "")[0])
 torch.save({"weights": torch.cat([weight.detach().flatten() for weight in network.parameters()]), "losses": losses},
-           f"{sys.argv[1]}.{together.rank}")
+           f"{sys.argv[1]}.{processes.rank}")
 """
 
 
 @pytest.mark.parametrize("optimizer", ["sgd_0.1", "adam_1e-2"])
-def test_two_epochs_by_any_number_of_processes_are_the_same_training(tmp_path, optimizer):
-    """float32, no BatchNorm, 23 images in groups of 8 in parts of 4: unequal shares, within 1e-5 of one process."""
+def test_two_epochs_give_the_same_weights_with_any_number_of_processes(tmp_path, optimizer):
+    """float32, no BatchNorm, 23 images in batches of 8 and microbatches of 4: unequal shares, equal within 1e-5."""
     (tmp_path / "learn.py").write_text(LEARN)
     results = {}
     for number in (1, 2, 3):
-        said = tmp_path / f"said_{number}"
+        output = tmp_path / f"output_{number}"
         started = start_together(
-            tmp_path / "learn.py", tmp_path / f"{number}", optimizer, output=said, processes=number
+            tmp_path / "learn.py", tmp_path / f"{number}", optimizer, output=output, processes=number
         )
-        codes, told = end_together(started, said)
-        assert codes == [0] * number, told
+        codes, outputs = end_together(started, output)
+        assert codes == [0] * number, outputs
         results[number] = [read(tmp_path / f"{number}.{rank}") for rank in range(number)]
     one = results[1][0]
     for number in (2, 3):
         for other in results[number]:
-            assert torch.equal(other["weights"], results[number][0]["weights"])  # all processes have the same
+            assert torch.equal(other["weights"], results[number][0]["weights"])  # all processes have the same weights
             assert (other["weights"] - one["weights"]).norm() / one["weights"].norm() < 1e-5
             assert other["losses"] == pytest.approx(one["losses"], rel=1e-5)
 
@@ -84,46 +84,46 @@ from net.architectures import build_network
 from net.batchnorm import share_statistics
 from net.distributed import join_processes
 
-with join_processes() as together:
+with join_processes() as processes:
     torch.manual_seed(0)
     network = build_network("unet_tu-test_resnet", 1).double()
     images, targets = torch.randn(5, 1, 64, 64).double(), torch.rand(5, 1, 64, 64).double()
-    if together.size > 1:
+    if processes.size > 1:
         network = share_statistics(network, on_gpu=False).double()
-    part = torch.arange(5).tensor_split(together.size)[together.rank]
-    ((network.train()(images[part]) - targets[part]) ** 2).sum().backward()
+    share = torch.arange(5).tensor_split(processes.size)[processes.rank]
+    ((network.train()(images[share]) - targets[share]) ** 2).sum().backward()
     gradients = [weight.grad for weight in network.parameters()]
-    together.sum_over(gradients)
+    processes.sum_over(gradients)
     torch.save({"gradient": torch.cat([gradient.flatten() for gradient in gradients]), **network.state_dict()},
-               f"{sys.argv[1]}.{together.rank}")
+               f"{sys.argv[1]}.{processes.rank}")
 """
 
 
-def test_synchronised_statistics_are_those_of_the_whole_batch(tmp_path):
-    """In float64: in float32 the gradient of a deep BatchNorm network differs by .4 % between two equal formulas."""
+def test_synchronised_statistics_are_computed_over_the_complete_batch(tmp_path):
+    """float64, because in float32 two equal formulas for the gradient of a deep BatchNorm network differ by .4 %."""
     (tmp_path / "statistics.py").write_text(STATISTICS)
     results = []
     for number in (1, 2):
         started = start_together(
-            tmp_path / "statistics.py", tmp_path / f"{number}", output=tmp_path / "said", processes=number
+            tmp_path / "statistics.py", tmp_path / f"{number}", output=tmp_path / "output", processes=number
         )
-        codes, told = end_together(started, tmp_path / "said")
-        assert codes == [0] * number, told
+        codes, outputs = end_together(started, tmp_path / "output")
+        assert codes == [0] * number, outputs
         results.append(read(tmp_path / f"{number}.0"))
     one, two = results
     for name, value in one.items():
         assert (two[name].double() - value.double()).norm() <= 1e-9 * value.double().norm(), name
 
 
-def test_a_training_by_two_processes_from_its_command(survey, tmp_path):
+def test_train_py_with_two_processes_trains_as_with_one(survey, tmp_path):
     words = ("--data_dir", survey, *TINY, "--n_epochs", 2, "--sync_batchnorm", "--precision", "float32")
     done = run_here("train.py", *words, "--experiment_dir", tmp_path / "one")
     assert done.returncode == 0, done.stderr
-    together = start_together("train.py", *words, "--experiment_dir", tmp_path / "two", output=tmp_path / "said")
-    codes, said = end_together(together, tmp_path / "said")
-    assert codes == [0, 0], said
-    assert ", 2 processes | " in said[0]
-    assert said[1] == ""
+    started = start_together("train.py", *words, "--experiment_dir", tmp_path / "two", output=tmp_path / "output")
+    codes, outputs = end_together(started, tmp_path / "output")
+    assert codes == [0, 0], outputs
+    assert ", 2 processes | " in outputs[0]
+    assert outputs[1] == ""
     logs = [read_table(tmp_path / name / "log.csv") for name in ("one", "two")]
     assert float(logs[0]["train_loss"][0]) == pytest.approx(float(logs[1]["train_loss"][0]), rel=1e-2)
     files = [
@@ -160,18 +160,18 @@ out.with_suffix(f".{processes.rank}.json").write_text(json.dumps(means))
 """
 
 
-def test_validation_is_split_and_joined_exactly(survey, trained, tmp_path):
-    """24 images in batches of 5 by one, two and three processes: every score to the last digit, every mask."""
+def test_validation_gives_the_same_scores_and_masks_with_any_number_of_processes(survey, trained, tmp_path):
+    """24 images in batches of 5 with one, two and three processes: all digits of all scores, and all masks."""
     (tmp_path / "evaluate.py").write_text(EVALUATE)
     snapshot = find_snapshots([str(trained)])[0]
     scores, masks = [], []
     for number in (1, 2, 3):
-        out, said = tmp_path / f"{number}.npy", tmp_path / f"said_{number}"
+        out, output = tmp_path / f"{number}.npy", tmp_path / f"output_{number}"
         started = start_together(
-            tmp_path / "evaluate.py", snapshot, survey, out, output=said, processes=number, env={"OMP_NUM_THREADS": 2}
+            tmp_path / "evaluate.py", snapshot, survey, out, output=output, processes=number, env={"OMP_NUM_THREADS": 2}
         )
-        codes, said = end_together(started, said)
-        assert codes == [0] * number, said
+        codes, outputs = end_together(started, output)
+        assert codes == [0] * number, outputs
         scores += [out.with_suffix(f".{rank}.json").read_text() for rank in range(number)]
         masks.append(open_masks(out).array)
     assert len(scores) == 6
@@ -179,15 +179,16 @@ def test_validation_is_split_and_joined_exactly(survey, trained, tmp_path):
     assert all(np.array_equal(masks[0], other) for other in masks[1:])
 
 
-def test_processes_predict_the_file_that_one_predicts(survey, trained, tmp_path):
+def test_several_processes_predict_the_same_file_as_one(survey, trained, tmp_path):
     words = ("--snapshot", trained, "--data_dir", survey, "--batch_size", 3, "--submission_dir", tmp_path / "sub")
     done = run_here("predict_tta.py", *words, "--masks_fn", tmp_path / "one.npy", "--fn", "one")
     assert done.returncode == 0, done.stderr
     words = (*words, "--masks_fn", tmp_path / "two.npy", "--fn", "two")
-    codes, said = end_together(start_together("predict_tta.py", *words, output=tmp_path / "said"), tmp_path / "said")
-    assert codes == [0, 0], said
-    assert said[0].count("valid: 8 rows") == 1
-    assert said[1] == ""
+    started = start_together("predict_tta.py", *words, output=tmp_path / "output")
+    codes, outputs = end_together(started, tmp_path / "output")
+    assert codes == [0, 0], outputs
+    assert outputs[0].count("valid: 8 rows") == 1
+    assert outputs[1] == ""
     assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
     submissions = sorted((tmp_path / "sub").glob("*.csv"))
     assert len(submissions) == 2
@@ -195,61 +196,61 @@ def test_processes_predict_the_file_that_one_predicts(survey, trained, tmp_path)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_dead_process_ends_all_with_one_line_and_any_number_goes_on(survey, tmp_path, victim):
-    run, said = tmp_path / "run", tmp_path / "said"
+def test_a_dead_process_ends_all_with_one_line_and_any_number_can_resume(survey, tmp_path, victim):
+    run, output = tmp_path / "run", tmp_path / "output"
     words = ("--data_dir", survey, *TINY, "--experiment_dir", run, "--sync_batchnorm")
-    together = start_together("train.py", *words, "--n_epochs", ENDLESS, output=said)
-    until((run / "state.pt").exists, lambda: all(process.is_alive() for process in together))
-    together[victim].kill()
-    codes, told = end_together(together, said)
+    started = start_together("train.py", *words, "--n_epochs", ENDLESS, output=output)
+    until((run / "state.pt").exists, lambda: all(process.is_alive() for process in started))
+    started[victim].kill()
+    codes, outputs = end_together(started, output)
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 1
-    errors = [line for line in (told[0] + told[1]).splitlines() if line.startswith("train.py: ")]
+    errors = [line for line in (outputs[0] + outputs[1]).splitlines() if line.startswith("train.py: ")]
     assert len(errors) == 1
     assert "another process has ended" in errors[0]
     assert "--resume" in errors[0]
-    assert "Traceback" not in told[0] + told[1]
+    assert "Traceback" not in outputs[0] + outputs[1]
     done = read(run / "state.pt")["progress"]["epoch"]
     resumed = run_here("train.py", *words, "--n_epochs", done + 1, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert f"epoch {done + 1}/{done + 1}" in resumed.stdout
     if victim == 1:
-        together = start_together("train.py", *words, "--n_epochs", done + 2, "--resume", output=said, processes=3)
-        codes, told = end_together(together, said)
-        assert codes == [0, 0, 0], told
+        started = start_together("train.py", *words, "--n_epochs", done + 2, "--resume", output=output, processes=3)
+        codes, outputs = end_together(started, output)
+        assert codes == [0, 0, 0], outputs
         assert len(read_table(run / "log.csv")["epoch"]) == done + 2
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(survey, tmp_path):
-    run, said = tmp_path / "run", tmp_path / "said"
+    run, output = tmp_path / "run", tmp_path / "output"
     words = ("--data_dir", survey, *TINY, "--n_epochs", ENDLESS, "--experiment_dir", run)
-    together = start_together("train.py", *words, output=said)
-    until((run / "state.pt").exists, lambda: all(process.is_alive() for process in together))
-    os.kill(together[1].pid, signal.SIGTERM)
-    codes, told = end_together(together, said)
+    started = start_together("train.py", *words, output=output)
+    until((run / "state.pt").exists, lambda: all(process.is_alive() for process in started))
+    os.kill(started[1].pid, signal.SIGTERM)
+    codes, outputs = end_together(started, output)
     assert codes == [143, 143]
-    errors = [line for line in (told[0] + told[1]).splitlines() if line.startswith("train.py: ")]
+    errors = [line for line in (outputs[0] + outputs[1]).splitlines() if line.startswith("train.py: ")]
     assert len(errors) == 1
-    assert "--resume goes on from there" in errors[0]
+    assert "run the same command with --resume to continue" in errors[0]
 
 
-def test_what_does_not_fit_together_is_told_once(survey, tmp_path):
+def test_wrong_flags_are_reported_by_one_process(survey, tmp_path):
     words = ("--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "run")
     cases = [
         ((*words, "--batch_size", 2), 3, "--batch_size 2: its smallest part has 2 images, and 3 processes share it"),
         ((*words, "--fold", 9), 2, "--fold 9"),
     ]
-    for number, (flags, processes, said) in enumerate(cases):
+    for number, (flags, processes, message) in enumerate(cases):
         output = tmp_path / str(number)
-        codes, told = end_together(start_together("train.py", *flags, output=output, processes=processes), output)
+        codes, outputs = end_together(start_together("train.py", *flags, output=output, processes=processes), output)
         assert codes == [2] * processes
-        assert "".join(told).count("train.py: ") == 1
-        assert said in "".join(told)
+        assert "".join(outputs).count("train.py: ") == 1
+        assert message in "".join(outputs)
     assert not (tmp_path / "run").exists()
 
 
-def test_machines_with_other_data_are_noticed(survey, tmp_path):
-    """Each "machine" finds data under the same name in its own folder, and the second one's is another survey."""
+def test_machines_with_different_data_are_refused(survey, tmp_path):
+    """Each "machine" has a folder `data` in its own working directory; the second one is another survey."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "data").symlink_to(survey)
     other = tmp_path / "b" / "data"
@@ -258,17 +259,16 @@ def test_machines_with_other_data_are_noticed(survey, tmp_path):
     succeed("utils/make_folds.py", "--path", other / "train.csv", "--n", 3)
     words = ("--data_dir", "data", *TINY, "--experiment_dir", "run")
     places = [tmp_path / "a", tmp_path / "b"]
-    codes, told = end_together(
-        start_together("train.py", *words, output=tmp_path / "said", cwd=places), tmp_path / "said"
-    )
+    started = start_together("train.py", *words, output=tmp_path / "output", cwd=places)
+    codes, outputs = end_together(started, tmp_path / "output")
     assert codes == [1, 1]
-    assert "".join(told).count("train.py: ") == 1
-    assert "process 1 of 2: packed images: expected" in "".join(told)
+    assert "".join(outputs).count("train.py: ") == 1
+    assert "process 1 of 2: packed images: expected" in "".join(outputs)
     assert not (tmp_path / "a" / "run").exists()
 
 
-def test_two_machines_by_the_recipe(survey, tmp_path):
-    """Two agents of torchrun with a process each, on loopback, as recipes/many_machines.sh starts them."""
+def test_the_recipe_for_many_machines_trains_on_two(survey, tmp_path):
+    """recipes/many_machines.sh starts two torchrun agents on loopback, with one process each."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "REHEARSE": "2"}
     words = ("--data_dir", survey, *TINY, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""utils/export.py: files that ONNX Runtime and torch run by themselves, and that answer as predict.py does."""
+"""utils/export.py: files that ONNX Runtime and torch run without this project, with the predictions of predict.py."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ SIZES = {"val_128": 128, "val_256": 256, "val_native": None}
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Makes the folder of a run with one snapshot, of a network that has not learned anything but is sure of it."""
+    """Return a function that creates a run folder with one snapshot of an untrained network with large logits."""
 
     def make(kind=MASK, arch="unet_tu-test_resnet", channels=1, val_augs="val_128", shape=(101, 101)):
         torch.manual_seed(1)
@@ -58,7 +58,7 @@ def pictures(number, shape, channels=1):
 
 
 def expected(run, images):
-    """What the project's own way makes of the images: (N, K, h, w) or (N, K)."""
+    """Return the predictions of this project for the images: (N, K, h, w) or (N, K)."""
     here, packed = Machine(torch.device("cpu"), torch.float32), SimpleNamespace(channels=images.shape[3])
     (predictor,), _ = load_predictors([run / "snapshots" / NAME], here, packed)
     with torch.inference_mode():
@@ -66,7 +66,7 @@ def expected(run, images):
 
 
 def opened(path):
-    """A file as somebody without the project would open it: (images (B, C, h, w) -> probabilities, description)."""
+    """Open a file without the project; return a function (images (B, C, h, w) -> probabilities) and the description."""
     if path.suffix == ".onnx":
         session = onnxruntime.InferenceSession(path)
         about = session.get_modelmeta().custom_metadata_map["strata"]
@@ -85,13 +85,13 @@ def planes(images):
 
 
 def export(run, to="onnx", *words):
-    """The opened file, its description, and what was said."""
+    """Export a run; return the function of the opened file, its description, and the finished script."""
     done = run_here("utils/export.py", run, "--to", to, *words)
     assert done.returncode == 0, done.stderr
     return *opened(run / "snapshots" / f"{NAME}{ENDS[to]}"), done
 
 
-def test_every_format_answers_as_predict_does_for_any_number_of_images(make_run, tmp_path):
+def test_every_format_predicts_like_predict_py_for_any_number_of_images(make_run, tmp_path):
     run, images = make_run(), pictures(5, (101, 101))
     write_json(run / "threshold.json", {"threshold": 0.37, "min_area": 5})
     write_packed(tmp_path / "data", {"test": (list("abcde"), None, (101, 101))})
@@ -103,16 +103,16 @@ def test_every_format_answers_as_predict_does_for_any_number_of_images(make_run,
     assert masks.std() > 0.05
 
     for to in ENDS:
-        answer, about, done = export(run, to)
+        predict, about, done = export(run, to)
         for rows in (slice(0, 1), slice(1, 5)):
-            found = answer(planes(images[rows]))
+            found = predict(planes(images[rows]))
             assert found.dtype == np.float32
             assert np.abs(found[:, 0] - masks[rows]).max() < 1e-3
         file = run / "snapshots" / f"{NAME}{ENDS[to]}"
         assert to == "torchscript" or str(ROOT).encode() not in file.read_bytes()
-        said, deprecated = done.stdout.partition("\n")[::2]
-        assert "images (batch, 1, 101, 101) uint8 -> probabilities (batch, 1, 101, 101) float32" in said
-        assert float(said.rpartition(" ")[2]) < 1e-4
+        line, deprecated = done.stdout.partition("\n")[::2]
+        assert "images (batch, 1, 101, 101) uint8 -> probabilities (batch, 1, 101, 101) float32" in line
+        assert float(line.rpartition(" ")[2]) < 1e-4
         assert ("deprecated" in deprecated) == (to == "torchscript")
         assert done.stderr == ""
         assert about["images"]["shape"] == about["probabilities"]["shape"] == ["batch", 1, 101, 101]
@@ -121,36 +121,34 @@ def test_every_format_answers_as_predict_does_for_any_number_of_images(make_run,
     assert set(files_in(run / "snapshots")) == {NAME, *(NAME + end for end in ENDS.values())}
 
 
-def test_a_net_for_images_at_their_own_size_takes_any_size(make_run):
+def test_a_network_for_images_at_their_own_size_takes_any_size(make_run):
     run = make_run(BORDER, channels=3, val_augs="val_native", shape=(256, 256))
     rules = {"th": 0.4, "seed_th": 0.6, "min_area": 8, "fill_holes": True}
     write_json(run / "objects.json", rules)
-    answer, about, _ = export(run)
+    predict, about, _ = export(run)
     assert about["images"]["shape"] == ["batch", 3, "height", "width"]
     assert (about["images"]["channels"], about["probabilities"]["of"]) == ("RGB", ["mask", "border"])
     assert about["rules"] == rules
     for number, shape in ((1, (96, 64)), (2, (33, 101)), (4, (63, 33))):
         images = pictures(number, shape, 3)
-        found = answer(planes(images))
+        found = predict(planes(images))
         assert found.shape == (number, 2, *shape)
         assert np.abs(found - expected(run, images)).max() < 1e-4
 
 
-@pytest.mark.filterwarnings("error")  # torch's many about TorchScript are one line of the script's own
+@pytest.mark.filterwarnings("error")  # the script prints one line instead of torch's many warnings
 @pytest.mark.parametrize(
-    ("val_augs", "shape", "seen", "how"),
+    ("val_augs", "shape", "scaled", "how"),
     [("val_256", (101, 75), (202, 150), "INTER_LINEAR"), ("val_128", (200, 300), (85, 128), "INTER_AREA")],
 )
-def test_images_that_the_net_sees_larger_or_smaller_come_so_and_are_answered_at_their_own_size(
-    make_run, val_augs, shape, seen, how
-):
+def test_the_file_takes_scaled_images_and_predicts_at_their_original_size(make_run, val_augs, shape, scaled, how):
     run, images = make_run(val_augs=val_augs, shape=shape), pictures(2, shape)
-    answer, about, done = export(run, "torchscript")
-    assert about["images"]["shape"] == ["batch", 1, *seen]
-    assert about["images"]["scaled"] == {"from": list(shape), "to": list(seen), "by": f"cv2.resize, {how}"}
-    assert "images of {}x{} come resized to {}x{} (cv2.resize, {})".format(*shape, *seen, how) in done.stdout
-    resized = [cv2.resize(image, seen[::-1], interpolation=getattr(cv2, how)) for image in images]
-    found = answer(np.stack(resized)[:, None])
+    predict, about, done = export(run, "torchscript")
+    assert about["images"]["shape"] == ["batch", 1, *scaled]
+    assert about["images"]["scaled"] == {"from": list(shape), "to": list(scaled), "by": f"cv2.resize, {how}"}
+    assert "resize images from {}x{} to {}x{} first (cv2.resize, {})".format(*shape, *scaled, how) in done.stdout
+    resized = [cv2.resize(image, scaled[::-1], interpolation=getattr(cv2, how)) for image in images]
+    found = predict(np.stack(resized)[:, None])
     assert found.shape == (2, 1, *shape)
     assert np.abs(found - expected(run, images)).max() < 1e-4
 
@@ -158,10 +156,10 @@ def test_images_that_the_net_sees_larger_or_smaller_come_so_and_are_answered_at_
 def test_labels(make_run):
     run, images = make_run(LABEL, "test_resnet", 3), pictures(3, (101, 101), 3)
     write_json(run / "labels.json", {"thresholds": {}})
-    answer, about, done = export(run, "torchscript")
+    predict, about, done = export(run, "torchscript")
     assert "probabilities (batch, 3) float32" in done.stdout
     assert (about["probabilities"]["of"], about["rules"]) == (["cat", "cow", "dog"], {})
-    found = answer(planes(images))
+    found = predict(planes(images))
     assert found.sum(1) == pytest.approx(1, abs=1e-5)
     assert np.abs(found - expected(run, images)).max() < 1e-5
 
@@ -172,9 +170,7 @@ def replaced(monkeypatch, to, **parts):
     return own
 
 
-def test_where_an_exporter_cannot_leave_the_size_open_the_file_is_for_the_size_of_the_training_images(
-    make_run, monkeypatch
-):
+def test_if_an_exporter_needs_a_fixed_size_the_file_takes_the_size_of_the_training_images(make_run, monkeypatch):
     def of_one_size(module, example, free, about):
         if 2 in free:
             raise ValueError("sides are fixed")
@@ -182,16 +178,14 @@ def test_where_an_exporter_cannot_leave_the_size_open_the_file_is_for_the_size_o
 
     own = replaced(monkeypatch, "torchscript", write=of_one_size)
     run, images = make_run(val_augs="val_native", shape=(101, 75)), pictures(3, (101, 75))
-    answer, about, done = export(run, "torchscript")
+    predict, about, done = export(run, "torchscript")
     assert about["images"]["shape"] == about["probabilities"]["shape"] == ["batch", 1, 101, 75]
-    assert (
-        "of this size alone, as the exporter cannot leave the sides open (ValueError: sides are fixed)" in done.stdout
-    )
-    assert np.abs(answer(planes(images)) - expected(run, images)).max() < 1e-4
+    assert "is fixed, because the exporter cannot make it dynamic (ValueError: sides are fixed)" in done.stdout
+    assert np.abs(predict(planes(images)) - expected(run, images)).max() < 1e-4
 
 
 @pytest.mark.parametrize("factor", [1.1, float("nan")])
-def test_a_file_that_answers_otherwise_is_not_left(make_run, monkeypatch, factor):
+def test_a_file_with_other_predictions_is_removed(make_run, monkeypatch, factor):
     def of_another_contrast(module, *rest):
         before = module.predictions.gain.clone()
         module.predictions.gain.mul_(factor)
@@ -202,14 +196,14 @@ def test_a_file_that_answers_otherwise_is_not_left(make_run, monkeypatch, factor
 
     own, run = replaced(monkeypatch, "torchscript", write=of_another_contrast), make_run()
     done = run_here("utils/export.py", run, "--to", "torchscript")
-    assert_refused(done, 1, "answers otherwise than the network", "0.001", "try --to onnx or torch_export")
+    assert_refused(done, 1, "predictions differ from those of the network", "0.001", "try --to onnx or torch_export")
     assert files_in(run / "snapshots") == [NAME]
 
 
-def test_a_file_for_one_number_of_images_alone_is_not_left(make_run, monkeypatch):
+def test_a_file_for_a_fixed_number_of_images_is_removed(make_run, monkeypatch):
     def of_two(path):
-        answer = own.read(path)
-        return lambda images: answer(images[:2])
+        predict = own.read(path)
+        return lambda images: predict(images[:2])
 
     own, run = replaced(monkeypatch, "torchscript", read=of_two), make_run()
     done = run_here("utils/export.py", run, "--to", "torchscript")
@@ -217,19 +211,19 @@ def test_a_file_for_one_number_of_images_alone_is_not_left(make_run, monkeypatch
     assert files_in(run / "snapshots") == [NAME]
 
 
-def test_a_network_that_an_exporter_cannot_follow_is_one_line(make_run, monkeypatch):
+def test_a_network_that_an_exporter_cannot_follow_is_one_error(make_run, monkeypatch):
     def by_its_content(self, images):
         return torch.sigmoid(images.float() - 128 if images.float().mean() > 100 else images.float())
 
     monkeypatch.setattr(Predictions, "forward", by_its_content)
     run = make_run()
     done = run_here("utils/export.py", run, "--to", "torch_export")
-    assert_refused(done, 1, "--to torch_export: unet_tu-test_resnet cannot be exported to it", "try --to onnx or")
+    assert_refused(done, 1, "--to torch_export: unet_tu-test_resnet cannot be exported to this format", "try --to onnx")
     assert files_in(run / "snapshots") == [NAME]
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (Interrupted(15, "terminated"), 143)])
-def test_interrupted_it_leaves_nothing(make_run, monkeypatch, error, code):
+def test_an_interrupted_export_leaves_no_file(make_run, monkeypatch, error, code):
     def stopped(*_):
         raise error
 
@@ -239,15 +233,15 @@ def test_interrupted_it_leaves_nothing(make_run, monkeypatch, error, code):
     assert files_in(run / "snapshots") == [NAME]
 
 
-def test_what_is_there_already_stays(make_run, tmp_path):
+def test_an_existing_file_is_not_replaced(make_run, tmp_path):
     run, there = make_run(), tmp_path / "mine.onnx"
     there.write_text("mine")
-    assert_refused(run_here("utils/export.py", run, "--out", there), 1, there, "is there already", "--out")
+    assert_refused(run_here("utils/export.py", run, "--out", there), 1, there, "already exists", "--out")
     assert there.read_text() == "mine"
     assert_refused(run_here("utils/export.py", run, "--out", tmp_path / "x.pt2"), 2, "ends in .onnx for --to onnx")
 
 
-def test_a_missing_package_or_snapshot_is_one_line(make_run, tmp_path, monkeypatch):
+def test_a_missing_package_or_snapshot_is_one_error(make_run, tmp_path, monkeypatch):
     run, find = make_run(), importlib.util.find_spec
     (tmp_path / "empty").mkdir()
     (tmp_path / "half").write_bytes((run / "snapshots" / NAME).read_bytes()[:5000])

@@ -1,4 +1,4 @@
-"""A training step in its numbers: accumulation, clipping, warm-up, means of weights, steps that are skipped."""
+"""Numbers of training steps: accumulation, clipping, warm-up, means of weights, skipped steps."""
 
 import copy
 from itertools import pairwise
@@ -41,23 +41,23 @@ def build(norm=False, optimizer="sgd_0.1", scheduler="none", steps=100, warmup=0
     return Learner(network, chosen, schedule, scaler, loss, machine, average=average, **options)
 
 
-def batches(parts):
-    rows = [[row for _, row in part.keys] for part in parts.microbatches()]
-    return [(IMAGES[part], TARGETS[part]) for part in rows]
+def loaded(plan):
+    rows = [[row for _, row in microbatch.keys] for microbatch in plan.microbatches()]
+    return [(IMAGES[chosen], TARGETS[chosen]) for chosen in rows]
 
 
 def epoch(learner, batch_size=4, accumulate=1, number=0):
-    parts = EpochBatches(np.arange(N), batch_size, 3, accumulate)
-    parts.epoch = number
-    return fit(learner, batches(parts), parts, EpochBar("epoch", N, hidden=True), StopRequest(), "")
+    plan = EpochBatches(np.arange(N), batch_size, 3, accumulate)
+    plan.epoch = number
+    return fit(learner, loaded(plan), plan, EpochBar("epoch", N, hidden=True), StopRequest(), "")
 
 
 def weights(network):
     return torch.cat([weight.detach().flatten().clone() for weight in network.parameters()])
 
 
-def test_accumulated_parts_are_the_batch_that_is_so_many_times_as_large():
-    """21 images in groups of 7: the last part of each is smaller than the others."""
+def test_accumulated_microbatches_give_the_step_of_one_large_batch():
+    """21 images in batches of 7: the last microbatch of each is smaller than the others."""
     large, small = build(), build()
     before = weights(large.network)
     assert epoch(large, 9, 1)[0] == pytest.approx(epoch(small, 3, 3)[0], rel=1e-6)
@@ -66,7 +66,7 @@ def test_accumulated_parts_are_the_batch_that_is_so_many_times_as_large():
     assert small.schedule.steps == large.schedule.steps == 3
 
 
-def test_a_long_gradient_is_cut_to_its_length_and_a_short_one_is_left():
+def test_a_long_gradient_is_clipped_and_a_short_one_is_kept():
     cut, free = build(grad_clip=0.01), build(grad_clip=1e6)
     plain, before = build(), weights(build().network)
     for learner in (cut, free, plain):
@@ -76,14 +76,14 @@ def test_a_long_gradient_is_cut_to_its_length_and_a_short_one_is_left():
     assert torch.equal(weights(free.network), weights(plain.network))
 
 
-def test_the_gradient_is_cut_once_for_the_whole_group():
+def test_the_gradient_is_clipped_once_per_batch():
     parts, whole = build(grad_clip=0.05), build(grad_clip=0.05)
     epoch(parts, 3, 3)
     epoch(whole, 9, 1)
     torch.testing.assert_close(weights(parts.network), weights(whole.network), rtol=1e-5, atol=1e-7)
 
 
-def test_warmup_rises_to_the_rate_of_the_schedule_and_leaves_the_schedule_alone():
+def test_warmup_rises_to_the_learning_rate_of_the_schedule_and_does_not_change_the_schedule():
     taken = {}
     for warmup in (0, 4):
         learner, rates = build(scheduler="cosine", steps=10, warmup=warmup), []
@@ -95,11 +95,11 @@ def test_warmup_rises_to_the_rate_of_the_schedule_and_leaves_the_schedule_alone(
         taken[warmup] = rates
     for step, ((full, far), (warm, near)) in enumerate(zip(taken[0], taken[4], strict=True)):
         assert warm == pytest.approx(full * min(1, (step + 1) / 4))
-        if step == 0:  # and the step itself is so much shorter, not only the rate that is written down
+        if step == 0:  # the step itself is shorter too, not only the logged learning rate
             assert near == pytest.approx(far / 4, rel=1e-4)
 
 
-def test_ema_is_the_running_mean_of_every_steps_weights_and_statistics():
+def test_ema_is_the_running_mean_of_weights_and_statistics_over_steps():
     learner, seen, statistics = build(norm=True, ema=0.6), [], []
     original = learner.average.after_step
 
@@ -118,28 +118,28 @@ def test_ema_is_the_running_mean_of_every_steps_weights_and_statistics():
     torch.testing.assert_close(weights(learner.predicting), mean)
     torch.testing.assert_close(learner.predicting[1].running_mean, statistic)
     assert (weights(learner.predicting) - weights(learner.network)).abs().max() > 1e-4
-    assert all((b - a).abs().max() > 0 for a, b in pairwise(seen))  # what was seen were no views of the same weights
+    assert all((b - a).abs().max() > 0 for a, b in pairwise(seen))  # `seen` has no views of the same tensor
 
 
-def test_swa_is_the_mean_of_epochs_with_statistics_of_its_own():
+def test_swa_is_the_mean_over_epochs_with_newly_measured_statistics():
     learner, ends = build(norm=True, swa=2), []
-    parts = EpochBatches(np.arange(N), 4, 3)
+    plan = EpochBatches(np.arange(N), 4, 3)
     for number in range(4):
         epoch(learner, number=number)
         if learner.average.after_epoch(learner.network, number + 1):
-            parts.epoch = number
-            measure_statistics(learner, batches(parts), "")
+            plan.epoch = number
+            measure_statistics(learner, loaded(plan), "")
         ends.append(weights(learner.network))
         if number == 0:
             assert learner.predicting is learner.network
     torch.testing.assert_close(weights(learner.predicting), torch.stack(ends[1:]).mean(0))
     first = learner.predicting[0]
     with torch.no_grad():
-        means = [first(normalised(images)).mean((0, 2, 3)) for images, _ in batches(parts)]
+        means = [first(normalised(images)).mean((0, 2, 3)) for images, _ in loaded(plan)]
     torch.testing.assert_close(learner.predicting[1].running_mean, torch.stack(means).mean(0))
 
 
-def test_a_mean_of_weights_stays_what_it_is_while_the_network_learns_on():
+def test_a_mean_of_weights_does_not_change_with_the_weights_of_the_network():
     learner = build(ema=0.6)
     epoch(learner)
     before, kept = weights(learner.predicting), copy.deepcopy(learner.predicting.state_dict())
@@ -150,7 +150,7 @@ def test_a_mean_of_weights_stays_what_it_is_while_the_network_learns_on():
 
 
 def spoilt(bad_calls, value):
-    """BCE that is `value` at some of its calls."""
+    """Return a BCE loss that is multiplied by `value` in some of its calls."""
     calls = iter(range(1000))
 
     def loss(output, target):
@@ -162,12 +162,12 @@ def spoilt(bad_calls, value):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_skipped_step_leaves_no_trace(value):
-    """Steps 1 and 4 of 6 are bad: the weights and BatchNorm's statistics are those of the other four."""
+    """Steps 1 and 4 of 6 are bad: weights and BatchNorm's statistics are as after the other four steps."""
     learner = build(norm=True, loss=spoilt({1, 4}, value), skip_bad=True, ema=0.6)
     mean, skipped = epoch(learner)
     good = build(norm=True, ema=0.6)
     losses, seen = [], 0
-    for number, (images, targets) in enumerate(batches(EpochBatches(np.arange(N), 4, 3))):
+    for number, (images, targets) in enumerate(loaded(EpochBatches(np.arange(N), 4, 3))):
         if number not in (1, 4):
             good.learn(images, targets, len(images))
             losses.append(good.step() * len(images))
@@ -179,15 +179,15 @@ def test_a_skipped_step_leaves_no_trace(value):
     assert torch.equal(weights(learner.predicting), weights(good.predicting))
 
 
-def test_a_bad_loss_stops_the_run_unless_it_is_skipped_and_so_does_an_epoch_without_a_good_one():
-    with pytest.raises(UserError, match="the loss is nan; try a lower rate, --grad_clip 1, --on_nan skip"):
+def test_a_bad_loss_stops_the_run_unless_it_is_skipped_and_an_epoch_without_a_good_loss_stops_it():
+    with pytest.raises(UserError, match="the loss is nan; try a lower learning rate, --grad_clip 1, --on_nan skip"):
         epoch(build(loss=spoilt({2}, float("nan"))))
     with pytest.raises(UserError, match="no step had a finite loss"):
         epoch(build(loss=spoilt(set(range(1000)), float("nan")), skip_bad=True))
 
 
-def test_a_state_goes_on_in_float16_with_its_scale_where_it_was():
-    """The scale grows every 4 steps here and falls after a step that overflows, so that it is part of the result."""
+def test_a_restored_state_continues_in_float16_with_its_loss_scale():
+    """The scale grows every 4 steps here and falls after a step that overflows, so it affects the result."""
     whole, half = (build(dtype=torch.float16, optimizer="adam_1e-3", norm=True, ema=0.6, warmup=9) for _ in range(2))
     for number in range(4):
         epoch(whole, number=number)

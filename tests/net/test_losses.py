@@ -1,4 +1,4 @@
-"""Each loss is what its name says, and every term of it has weight."""
+"""Each loss equals its definition, and each of its terms contributes."""
 
 import math
 
@@ -39,7 +39,7 @@ def deep(seed=0, shape=(4, 1, 8, 8)):
 
 
 def classes(exclusive):
-    """Logits (4, 3), and which classes the images are of."""
+    """Return logits (4, 3) and the classes of the images, (4, 3)."""
     generator = torch.Generator().manual_seed(3)
     target = F.one_hot(torch.tensor([2, 0, 1, 1]), 3) if exclusive else torch.tensor([[1, 0, 1], [0, 0, 0]] * 2)
     return torch.randn(4, 3, generator=generator, requires_grad=True), target.float()
@@ -51,11 +51,11 @@ TABLES = {
     "classes": (CLASS_LOSSES, lambda: classes(exclusive=False)),
     "exclusive": (EXCLUSIVE_LOSSES, lambda: classes(exclusive=True)),
 }
-"""Every table of losses, with what makes an output and a target for each loss in it."""
+"""Every table of losses, with a function that creates an output and a target for the losses in it."""
 
 
 @pytest.mark.parametrize(("table", "name"), [(table, name) for table, (losses, _) in TABLES.items() for name in losses])
-def test_every_loss_is_finite_and_teaches_the_output(table, name):
+def test_every_loss_is_finite_and_has_a_gradient_for_every_plane(table, name):
     losses, sample = TABLES[table]
     output, target = sample()
     loss = loss_by_name(name, losses)(output, target)
@@ -69,7 +69,7 @@ def test_every_loss_is_finite_and_teaches_the_output(table, name):
 
 
 def lovasz_by_definition(logits, target):
-    """Sum over the sorted errors of error x (growth of the Jaccard loss when that pixel joins the wrong ones)."""
+    """Return the sum over sorted errors of error x growth of the Jaccard loss when that pixel is misclassified."""
     losses = []
     for image, truth in zip(logits.flatten(1), target.flatten(1), strict=True):
         errors = F.relu(1 - image * (2 * truth - 1))
@@ -107,7 +107,7 @@ def test_pixel_losses_by_hand():
     ("name", "terms"),
     [("bce_lovasz", (bce, lovasz_hinge)), ("BCEJaccard", (bce, soft_jaccard)), ("BCEDice", (bce, soft_dice))],
 )
-def test_both_terms_of_a_sum_have_weight(name, terms):
+def test_both_terms_of_a_sum_contribute(name, terms):
     logits, target = batch()
     parts = [term(logits, target) for term in terms]
     torch.testing.assert_close(LOSSES[name](logits, target), parts[0] + parts[1])
@@ -121,7 +121,7 @@ def test_every_pixel_loss_falls_when_the_mask_gets_better(name):
     losses = [LOSSES[name](right * sign, target) for sign in (1.0, 0.1, -1.0)]
     assert (losses[0] < losses[1]).all()
     assert (losses[1] < losses[2]).all()
-    output, target = deep()  # and on a deeply supervised network it is the fused mask's
+    output, target = deep()  # a deeply supervised network has the loss of its fused mask
     torch.testing.assert_close(LOSSES[name](output, target), LOSSES[name](output.fused, target))
 
 
@@ -152,8 +152,8 @@ def test_deep_supervision_survives_a_batch_of_empty_images_and_refuses_a_plain_n
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_batch_may_be_cut_into_parts(name):
-    """Each image has a loss of its own: what stands beside it in the batch changes neither value nor gradient."""
+def test_a_batch_may_be_cut_into_microbatches(name):
+    """The loss of an image does not depend on the other images of its batch."""
     output, target = deep()
     whole = LOSSES[name](output, target)
     assert whole.shape == (4,)
@@ -163,19 +163,18 @@ def test_a_batch_may_be_cut_into_parts(name):
         torch.testing.assert_close(LOSSES[name](part, target[cut]), whole[cut])
 
 
-def test_symmetric_lovasz_sees_the_mask_and_its_complement():
+def test_symmetric_lovasz_is_the_mean_over_the_mask_and_its_complement():
     logits, target = batch()
     both = (lovasz_by_definition(logits, target) + lovasz_by_definition(-logits, 1 - target)) / 2
     torch.testing.assert_close(LOSSES["symmetric_lovasz"](logits, target), both)
 
 
-def test_lovasz_with_elu_still_pulls_at_pixels_that_are_right():
+def test_lovasz_with_elu_has_a_gradient_at_correct_pixels():
     logits, target = torch.tensor([[[[3.0, -3.0]]]], requires_grad=True), torch.tensor([[[[1.0, 0.0]]]])
     (none,) = torch.autograd.grad(LOSSES["lovasz"](logits, target).sum(), logits)
     assert none.abs().max() == 0
     loss = LOSSES["lovasz_elu"](logits, target)
-    assert loss.item() == pytest.approx(
-        math.exp(-2)
-    )  # both errors are -2; elu + 1 is exp(-2), and the weights add to 1
+    # both errors are -2, elu + 1 of them is exp(-2), and the weights add up to 1
+    assert loss.item() == pytest.approx(math.exp(-2))
     (pull,) = torch.autograd.grad(loss.sum(), logits)
     assert pull[0, 0, 0, 0] < 0

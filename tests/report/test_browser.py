@@ -1,4 +1,4 @@
-"""The page of experiments in a real Chromium, opened from disk as a user does."""
+"""The report page in a real Chromium, opened from disk as a user opens it."""
 
 import dataclasses
 import shutil
@@ -49,7 +49,7 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium, address):
-    """Opens the page; in the end nothing has gone wrong in it and nothing has left it."""
+    """Return a function that opens the page; check at the end that it had no errors and no external requests."""
     said, asked, contexts = [], [], []
 
     def opened(where=address, **options):
@@ -78,14 +78,14 @@ def test_rows_are_sorted_by_number_with_mouse_and_keyboard(open_page):
     head = page.locator("th", has=time)
     time.click()
     assert head.get_attribute("aria-sort") == "ascending"
-    order = names(page)  # 10 s, 20 s twice, 60 s twice, 110 s: as words 110 stands before 20
+    order = names(page)  # 10 s, 20 s twice, 60 s twice, 110 s; sorted as text, 110 would come before 20
     assert (order[0], set(order[1:3]), set(order[3:5]), order[5]) == (
         HOSTILE,
         {"solo9", "gate"},
         {"unet", "wide"},
         "solo10",
     )
-    assert set(order[6:]) == {"foreign", "half"}  # they have no time, and stand last
+    assert set(order[6:]) == {"foreign", "half"}  # they have no time, so they come last
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
     again = names(page)
@@ -126,7 +126,7 @@ def test_rows_are_filtered_by_words_and_state(open_page):
     ]
 
 
-def test_a_run_opens_its_pictures_are_painted_and_the_way_back(open_page):
+def test_a_run_opens_shows_its_pictures_and_leads_back(open_page):
     page = open_page()
     unfold = page.get_by_role("button", name="unet")
     assert not page.get_by_role("link", name="unet_fold1").is_visible()
@@ -139,7 +139,7 @@ def test_a_run_opens_its_pictures_are_painted_and_the_way_back(open_page):
     heading.wait_for()
     page.wait_for_function(
         "document.title === 'unet_fold1, experiments'"
-    )  # a script does this, after the section shows
+    )  # set by the script after the section is shown
     assert page.evaluate("document.activeElement.textContent").startswith("unet_fold1")
     assert not page.locator("#runs").is_visible()
     assert page.locator(".run:visible").count() == 1
@@ -172,11 +172,11 @@ def test_is_b_better_than_a(open_page, found):
     scores = {group.name: group.cross_scores for group in found.groups}
     verdict = page.locator("#verdict")
     assert [page.locator(f"#{id} option:checked").inner_text() for id in "ab"] == ["wide", "unet"]
-    for a, b, says in (("wide", "unet", "Yes, B is better: +"), ("unet", "wide", "No, B is worse: −")):
+    for a, b, answer in (("wide", "unet", "Yes, B is better: +"), ("unet", "wide", "No, B is worse: −")):
         page.locator("#a").select_option(label=a)
         page.locator("#b").select_option(label=b)
         expected, numbers = difference(scores[a], scores[b]), verdict.evaluate("e => ({...e.dataset})")
-        assert verdict.inner_text().startswith(says)
+        assert verdict.inner_text().startswith(answer)
         assert (int(numbers["n"]), float(numbers["mean"])) == (
             expected.n_images,
             pytest.approx(expected.mean, abs=1e-9),
@@ -188,10 +188,10 @@ def test_is_b_better_than_a(open_page, found):
     page.locator("#b").select_option(label="unet")
     assert verdict.inner_text() == "They cannot be compared: choose two different rows."
     page.locator("#b").select_option(label="gate")
-    assert verdict.inner_text() == "They cannot be compared: of gate no image's own score is known."
+    assert verdict.inner_text() == "They cannot be compared: gate has no scores of individual images."
 
 
-def test_what_cannot_be_compared_is_said(open_page, found, tmp_path):
+def test_the_reason_why_rows_cannot_be_compared_is_shown(open_page, found, tmp_path):
     unet, wide = found.groups[:2]
     changes = {"elsewhere": {"digest": "other"}, "unknown": {"digest": None}, "objects": {"measure": "objects"}}
     runs = {name: [dataclasses.replace(run, **change) for run in wide.runs] for name, change in changes.items()}
@@ -203,9 +203,9 @@ def test_what_cannot_be_compared_is_said(open_page, found, tmp_path):
     page = open_page(out.as_uri())
     for a, b, reason in (
         ("unet", "elsewhere", "they were trained on different images."),
-        ("unknown", "unet", "the images of one of them are not at hand, so nothing says that they are the same."),
+        ("unknown", "unet", "without the packed images of both, it is unknown whether the images are the same."),
         ("unet", "objects", "one is ranked by iout, the other by objects."),
-        ("objects too", "objects", "of single images the iout of the mask is known, but they are ranked by objects."),
+        ("objects too", "objects", "only the iout of individual images is known, but both rows are ranked by objects."),
         ("alone", "unet", "no image was predicted by both."),
     ):
         page.locator("#a").select_option(label=a)
@@ -213,7 +213,7 @@ def test_what_cannot_be_compared_is_said(open_page, found, tmp_path):
         assert page.locator("#verdict").inner_text() == f"They cannot be compared: {reason}"
 
 
-def test_a_hostile_name_is_a_name(open_page):
+def test_a_hostile_name_is_shown_as_text(open_page):
     page = open_page()
     page.get_by_role("link", name=HOSTILE, exact=True).click()
     assert page.locator(".run:target h2").inner_text().startswith(HOSTILE)
@@ -236,7 +236,7 @@ def test_on_a_phone_only_the_table_scrolls_sideways(open_page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_can_be_read_in_light_and_dark(open_page, scheme):
+def test_all_text_has_enough_contrast_in_light_and_dark(open_page, scheme):
     page = open_page(color_scheme=scheme)
     assert is_dark(page.screenshot()) == (scheme == "dark")
     page.get_by_role("button", name="unet").click()
@@ -250,7 +250,7 @@ def test_all_text_can_be_read_in_light_and_dark(open_page, scheme):
     assert is_dark(page.screenshot()) == (scheme == "light")
 
 
-def test_without_a_script_the_addresses_of_runs_still_open_them(open_page):
+def test_without_javascript_links_still_open_runs(open_page):
     page = open_page(java_script_enabled=False)
     assert page.locator("#runs").is_visible()
     page.get_by_role("link", name="solo9").click()
@@ -258,7 +258,7 @@ def test_without_a_script_the_addresses_of_runs_still_open_them(open_page):
     assert not page.locator("#runs").is_visible()
 
 
-def test_a_served_page_takes_the_newer_one_and_keeps_what_was_chosen(open_page, found):
+def test_a_served_page_reloads_a_newer_version_and_keeps_its_state(open_page, found):
     with open_server("127.0.0.1", 0) as server:
         first = build_page(found, Pictures(0), None)
         server.page = shown(first)
@@ -272,9 +272,9 @@ def test_a_served_page_takes_the_newer_one_and_keeps_what_was_chosen(open_page, 
         page.evaluate("scrollTo(0, 60)")
         order = names(page)
         assert order == ["wide", "unet", "solo10", "solo9", "gate"]
-        server.page = shown(first.replace(b"read on", b"seen on"), "a line that says what went wrong")
-        page.get_by_text("a line that says what went wrong").wait_for()
-        page.wait_for_load_state()  # the script of the new page restores what it can when all of it has come
+        server.page = shown(first.replace(b"updated 2", b"changed 2"), "a line about the problem")
+        page.get_by_text("a line about the problem").wait_for()
+        page.wait_for_load_state()  # the script of the new page restores the state once the page is loaded
         assert names(page) == order
         assert page.get_by_label("Filter").input_value() == "fold=0"
         assert page.get_by_role("link", name="wide_fold0").is_visible()
@@ -282,7 +282,7 @@ def test_a_served_page_takes_the_newer_one_and_keeps_what_was_chosen(open_page, 
         assert page.evaluate("scrollY") == pytest.approx(60, abs=2)
         go_to_run(page, "wide_fold0")
         server.page = shown(first)
-        page.get_by_text("a line that says what went wrong").wait_for(state="detached")
+        page.get_by_text("a line about the problem").wait_for(state="detached")
         page.locator("#served:empty").wait_for(state="attached")
         assert page.locator(".run:target h2").inner_text().startswith("wide_fold0")
         server.shutdown()

@@ -1,4 +1,4 @@
-"""Folders of any kind read as runs: half-written and foreign files, states, secrets, and which folders are meant."""
+"""Reading folders of any kind as runs: truncated and foreign files, states, secrets; finding run folders."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from utils.runs.status import begun, ended, write_status
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with packed images in `data`, from which a user works."""
+    """Work in a folder with packed images in `data`; return their (ids, probabilities)."""
     monkeypatch.chdir(tmp_path)
     probabilities, truth = blobs(6)
     ids = [f"image{number}" for number in range(6)]
@@ -57,7 +57,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("name", "content"), [(name, one) for name, found in BROKEN.items() for one in found])
-def test_any_content_of_any_file_is_a_line_at_most(home, name, content):
+def test_any_content_of_a_file_is_at_most_one_problem(home, name, content):
     ids, probabilities = home
     run = write_run("experiments/a")
     masks = write_val_masks(run, ids, probabilities, "data")
@@ -76,9 +76,9 @@ def test_any_content_of_any_file_is_a_line_at_most(home, name, content):
 def test_a_cut_log_loses_its_last_row_only(home):
     run = write_run("experiments/a")
     whole = (run / "log.csv").read_text()
-    for text, epochs, said in (
+    for text, epochs, n_problems in (
         (whole, 3, 0),
-        (whole[:-2], 2, 1),  # 10. instead of 10.0: nobody can see that a digit is missing
+        (whole[:-2], 2, 1),  # 10. instead of 10.0: a missing digit cannot be detected
         (whole[:-20], 2, 1),
         (whole + "4,1,,,\n", 3, 1),
         (whole + "4,1,nan,1,1,1,1,1,1\n", 3, 1),
@@ -87,25 +87,25 @@ def test_a_cut_log_loses_its_last_row_only(home):
         (run / "log.csv").write_text(text)
         facts = read_run(run, "a")
         assert len(facts.log.get("epoch", ())) == epochs
-        assert ["log.csv" in line for line in facts.problems if "val_masks" not in line] == [True] * said
-    assert (facts.best, facts.best_epoch) == (0.8, 2)  # as the snapshot's name has it
+        assert ["log.csv" in line for line in facts.problems if "val_masks" not in line] == [True] * n_problems
+    assert (facts.best, facts.best_epoch) == (0.8, 2)  # from the name of the snapshot
 
 
-def test_folders_that_are_no_runs(tmp_path):
+def test_folders_that_are_not_runs(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "odd" / "config.json").mkdir(parents=True)
     (tmp_path / "listed").mkdir()
     (tmp_path / "listed" / "config.json").write_text("[]")
     (tmp_path / "file").write_text("x")
     os.mkfifo(tmp_path / "empty" / "log.csv")
-    for name, said in (("empty", "no config.json"), ("odd", "config.json"), ("listed", "found list"), ("file", "no ")):
+    for name, note in (("empty", "no config.json"), ("odd", "config.json"), ("listed", "found list"), ("file", "no ")):
         facts = read_run(tmp_path / name, name)
         assert (facts.state, facts.problems) == ("unreadable", [])
-        assert said in facts.note
+        assert note in facts.note
         assert (facts.settings, facts.log, facts.judged, facts.best) == ({}, {}, None, None)
 
 
-def test_a_signal_is_no_broken_file(tmp_path):
+def test_a_signal_is_not_reported_as_a_broken_file(tmp_path):
     def read():
         raise Interrupted(15, "terminated")
 
@@ -113,7 +113,7 @@ def test_a_signal_is_no_broken_file(tmp_path):
         attempt(read, [], tmp_path, "log.csv")
 
 
-def test_secrets_stay_where_they_are(home):
+def test_secrets_are_not_shown(home):
     secrets = {"notify": ["mailto://a:b@c"], "api_token": "t0p", "PASSWORD": "t0p", "hf_key": "t0p", "secret": "t0p"}
     hidden = {"uri": "postgres://me:t0p@host/db", "nested": {"a": ["x", "s3://t0p:t0p/@host"]}}
     run = write_run("experiments/a", tracker="mlflow", page="http://host/page", **hidden)
@@ -126,7 +126,7 @@ def test_secrets_stay_where_they_are(home):
     assert "t0p" not in repr(facts)
 
 
-def test_which_folders_a_command_line_means(tmp_path, monkeypatch):
+def test_run_folders_that_a_command_line_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b_fold10", "b_fold9", "a"):
         write_run(f"experiments/{name}", scores=())
@@ -137,21 +137,21 @@ def test_which_folders_a_command_line_means(tmp_path, monkeypatch):
     (tmp_path / "experiments" / "broken").symlink_to("nowhere")
     everything = ["a", "b_fold9", "b_fold10", "empty", "half"]
     assert [path.name for path in runs_below(["experiments"])] == everything
-    named = sorted(str(path) for path in (tmp_path / "experiments").glob("[!.]*"))  # as a shell does it
+    named = sorted(str(path) for path in (tmp_path / "experiments").glob("[!.]*"))  # as a shell expands it
     assert sorted(path.name for path in runs_below(named)) == sorted(everything)
     assert len(runs_below(["experiments/a", "experiments"])) == len(everything)
     assert len(runs_below(["experiments/a", f"{tmp_path}/experiments/a"])) == 1
     assert [path.name for path in runs_below(["experiments/half"])] == ["half"]
     os.makedirs("bare/.git")
     (tmp_path / "bare" / "README.md").write_text("x")
-    missed = "experiments/*: no such file or folder"
-    for words, said in ((["bare"], "bare: no run there"), (["experiments/*"], missed), ([], "nothing named")):
+    missing = "experiments/*: no such file or folder"
+    for words, message in ((["bare"], "bare: no runs"), (["experiments/*"], missing), ([], "no folder given")):
         with pytest.raises(UserError) as refused:
             runs_below(words)
-        assert said in str(refused.value)
+        assert message in str(refused.value)
 
 
-def test_names_are_as_short_as_can_be(tmp_path):
+def test_names_are_as_short_as_possible(tmp_path):
     paths = [tmp_path / name for name in ("x/a/run", "x/b/run", "x/b/other", "y/b/run")]
     assert short_names(paths) == ["a/run", "x/b/run", "other", "y/b/run"]
     assert short_names([]) == []

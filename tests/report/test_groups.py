@@ -1,4 +1,4 @@
-"""Runs beside each other: which are folds of one experiment, which is better and by how much, and what differs."""
+"""Comparison of runs: folds of one experiment, ranking, differences of scores, settings that differ."""
 
 import statistics
 from pathlib import Path
@@ -21,7 +21,7 @@ IDS = [f"image{number}" for number in range(N_IMAGES)]
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with packed images in `data`, from which a user works; (probabilities, truth) of the images."""
+    """Work in a folder with packed images in `data`; return their (probabilities, truth)."""
     monkeypatch.chdir(tmp_path)
     probabilities, truth = blobs(N_IMAGES)
     write_packed("data", {"train": (IDS, truth, (31, 31))})
@@ -29,7 +29,7 @@ def home(tmp_path, monkeypatch):
 
 
 def fold_run(name, fold, probabilities=None, scores=(0.5, 0.8), data_dir="data", rows=None, **flags):
-    """A run on every third image, whose facts are read later."""
+    """Write a run whose masks are of every third image, or of `rows`; return its folder."""
     run = write_run(f"experiments/{name}", scores=scores, fold=fold, data_dir=data_dir, **flags)
     if probabilities is not None:
         rows = np.arange(fold, N_IMAGES, 3) if rows is None else rows
@@ -75,21 +75,21 @@ LEARNED = [{"loss": "focal"}, {"seed": 1}, {"n_epochs": 9}, {"encoder_weights": 
 
 
 @pytest.mark.parametrize("flags", [*FREE, *LEARNED], ids=str)
-def test_what_is_learned_keeps_folds_apart_and_nothing_else_does(home, flags):
+def test_only_settings_that_change_what_is_learned_separate_folds(home, flags):
     runs = [fold_run("a_fold0", 0, n_epochs=2), fold_run("a_fold1", 1, **{"n_epochs": 2, **flags})]
     together = {"a": ["a_fold0", "a_fold1"]}
     apart = {"a_fold0": ["a_fold0"], "a_fold1": ["a_fold1"]}
     assert names_of(*runs) == (together if flags in FREE else apart)
 
 
-def test_folds_that_go_on_from_the_same_fold_of_another_experiment(home):
+def test_folds_that_start_from_the_same_fold_of_another_experiment(home):
     runs = [fold_run(f"b_fold{fold}", fold, snapshot=f"experiments/a_fold{fold}/") for fold in (0, 1)]
     assert names_of(*runs) == {"b": ["b_fold0", "b_fold1"]}
     runs.append(fold_run("b_fold2", 2, snapshot="experiments/a_fold0/"))
     assert names_of(*runs) == {"b": ["b_fold0", "b_fold1"], "b_fold2": ["b_fold2"]}
 
 
-def test_a_fold_or_an_image_is_never_twice_in_a_group(home):
+def test_a_group_has_each_fold_and_image_only_once(home):
     probabilities, _ = home
     runs = [fold_run(f"{name}_fold{fold}", fold) for name in ("a", "b") for fold in (0, 1)]
     assert names_of(*runs) == {"a": ["a_fold0", "a_fold1"], "b": ["b_fold0", "b_fold1"]}
@@ -109,7 +109,7 @@ def test_names_of_groups(home):
     assert set(names_of(*runs)) == {"u (folds 0, 1)", "u (folds 2, 3)"}
 
 
-def test_other_images_are_another_group_and_are_not_compared(home, tmp_path):
+def test_runs_on_other_images_are_neither_grouped_nor_compared(home, tmp_path):
     probabilities, truth = home
     same = [fold_run("s_fold0", 0, probabilities), fold_run("s_fold1", 1, probabilities, data_dir=f"{tmp_path}/data")]
     assert names_of(*same) == {"s": ["s_fold0", "s_fold1"]}
@@ -140,7 +140,7 @@ def test_difference_against_brute_force():
     assert (same.mean, same.low, same.high) == (0, 0, 0)
 
 
-def test_the_best_comes_first_and_the_others_say_by_how_much_they_are_worse(home):
+def test_the_best_comes_first_and_others_have_a_difference_to_it(home):
     probabilities, _ = home
     blurred = np.clip(probabilities + np.random.default_rng(0).normal(0, 0.25, probabilities.shape), 0, 1)
     runs = [fold_run(f"worse_fold{fold}", fold, blurred, (0.9, 0.95), arch="a") for fold in (1, 2)]
@@ -156,19 +156,19 @@ def test_the_best_comes_first_and_the_others_say_by_how_much_they_are_worse(home
     assert better.difference is None
     assert vars(worse.difference) == vars(difference(better.cross_scores, worse.cross_scores))
     assert worse.difference.mean < 0
-    assert worse.difference.n_images == 24  # fold 0 has no answer of the worse one
+    assert worse.difference.n_images == 24  # the worse one has no predictions for fold 0
     assert all(group.difference is None for group in others)
     assert (page.groups[3].score, page.groups[-1].runs[0].state) == (None, "unreadable")
 
 
-def test_objects_and_labels_have_the_cross_fit_that_is_stored(home):
+def test_objects_and_labels_use_the_stored_cross_fit(home):
     cross = {"score": 0.5, "low": 0.4, "high": 0.6, "n_parts": 2}
     runs = [fold_run(f"n_fold{fold}", fold, measure="objects", border="both") for fold in (0, 1)]
     for run in runs:
         write_json(run / "objects.json", {"th": 0.5, "cross_fitted": cross, "masks": ["0.npy", "1.npy"]})
     (group,) = page_of(*runs).groups
     assert vars(group.cross) == cross
-    assert page_of(runs[0]).groups[0].cross is None  # which is of both
+    assert page_of(runs[0]).groups[0].cross is None  # the stored one is of both folds
     pets = fold_run("pets", 0, measure="accuracy", target="label", at_precision=0.95)
     for rule, files, fits in (("argmax", ["p.npy"], True), ("f2", ["p.npy"], False), ("argmax", "p.npy", False)):
         write_json(pets / "labels.json", {"rule": rule, "cross_fitted": cross, "probabilities": files})

@@ -1,4 +1,4 @@
-"""Experiment folders read into facts: known answers, which masks are judged by which truth, and what is read again."""
+"""Experiment folders read into facts: known scores, choice of masks and truth, and caching."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from utils.scoring.mask_metrics import counts, iou, scores_from_counts
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with packed images in `data`, from which a user works."""
+    """Work in a folder with packed images in `data`; return (folder, ids, probabilities, truth)."""
     monkeypatch.chdir(tmp_path)
     probabilities, truth = blobs(30)
     ids = [f"image{number}" for number in range(30)]
@@ -24,14 +24,14 @@ def home(tmp_path, monkeypatch):
 
 
 def five_images():
-    """10x10: right about nothing, wrong about nothing, a mask missed, one that is exact, one that is half found."""
+    """Return (probabilities, truth) of 10x10 images: both empty, false positive, missed mask, exact, partly found."""
     truth, probabilities = np.zeros((5, 10, 10), bool), np.full((5, 10, 10), 0.1)
     truth[2, 0, :5], truth[3, :5], truth[4, :8] = True, True, True
     probabilities[1, :2], probabilities[3, :5], probabilities[4, :6] = 0.9, 0.8, 0.6
     return probabilities, truth
 
 
-def test_what_a_finished_run_says(home):
+def test_facts_of_a_finished_run(home):
     folder = write_run("experiments/a_fold3", fold=3, loss="lovasz", data_dir="data")
     facts = read_run(folder, "a_fold3")
     assert (facts.state, facts.note, facts.name, facts.fold, facts.measure) == ("finished", "", "a_fold3", 3, "iout")
@@ -39,11 +39,11 @@ def test_what_a_finished_run_says(home):
     assert (facts.settings["loss"], facts.machine) == ("lovasz", "cpu (2 threads), bfloat16")
     assert facts.log["iout"] == [0.5, 0.8, 0.7]
     assert facts.digest == "0" * 16 + ":" + "0" * 16
-    assert facts.judged is None  # its masks are gone, which is said
+    assert facts.judged is None  # its masks are missing, which is a problem
     assert facts.problems == ["snapshots/val_masks_epoch_2.loss_1.2000.iout_0.800.npy: no such file"]
 
 
-def test_known_answers_of_five_images(tmp_path):
+def test_known_scores_of_five_images(tmp_path):
     probabilities, truth = five_images()
     write_packed(tmp_path / "data", {"train": (list("edcba"), truth[::-1], (10, 10))})
     folder = write_run(tmp_path / "run")
@@ -51,7 +51,7 @@ def test_known_answers_of_five_images(tmp_path):
     write_json(folder / "threshold.json", {"threshold": 0.5, "min_area": 0})
     judged = read_run(folder, "run").judged
     assert (judged.threshold, judged.threshold_from) == (0.5, "threshold.json")
-    assert judged.tenths.tolist() == [10, 0, 0, 10, 5]  # IoU .75 passes .50, .55, .60, .65, .70
+    assert judged.tenths.tolist() == [10, 0, 0, 10, 5]  # IoU 0.75 exceeds 0.50, 0.55, 0.60, 0.65 and 0.70
     assert judged.ious.tolist() == [1, 0, 0, 1, 0.75]
     assert judged.empties.tolist() == [[1, 1], [1, 2]]
     shares = {share.name: (share.n_images, share.score) for share in judged.shares}
@@ -60,26 +60,26 @@ def test_known_answers_of_five_images(tmp_path):
     assert [judged.packed.ids[judged.place[name]] for name in judged.masks.ids] == list("abcde")
     shown = {title: [row.name for row in rows] for title, rows in judged.galleries.items()}
     assert shown == {
-        "Worst": list("bced"),  # of the two with nothing right the one with more wrong pixels first
+        "Worst": list("bced"),  # of the two with IoU 0, the one with more wrong pixels is first
         "Median": list("bced"),
         "Best": list("decb"),
         "Most uncertain": list("edbac"),
         "Wrongly empty": ["c"],
-        "Wrongly filled": ["b"],
+        "Wrongly non-empty": ["b"],
     }
-    row = judged.galleries["Wrongly filled"][0]
+    row = judged.galleries["Wrongly non-empty"][0]
     assert (row.row, row.score, row.iou) == (1, 0.0, 0.0)
-    assert row.note == "truth is empty, prediction 20.0%, 20 pixels wrong"
+    assert row.note == "truth is empty, prediction covers 20.0%, 20 pixels wrong"
 
 
-def test_no_truth_lies_on_the_edge_of_two_coverages(tmp_path):
+def test_the_upper_bound_of_a_coverage_class_is_inclusive(tmp_path):
     truth = np.zeros((4, 10, 10), bool)
     truth[0, 0], truth[1, 0], truth[1, 1, 0], truth[2, :, :], truth[3, :7] = True, True, True, True, True
     truth[2, 7:], truth[2, 7, :5] = False, True
     write_packed(tmp_path / "data", {"train": (list("abcd"), truth, (10, 10))})
     folder = write_run(tmp_path / "run")
     write_val_masks(folder, list("abcd"), truth.astype(float), tmp_path / "data")
-    judged = read_run(folder, "run").judged  # they cover 10, 11, 75 and 70 %
+    judged = read_run(folder, "run").judged  # the masks cover 10, 11, 75 and 70 %
     assert [share.n_images for share in judged.shares] == [0, 1, 3, 0]
     assert judged.shares[0].score is None
 
@@ -116,7 +116,7 @@ def test_reliability_galleries_and_confusion_against_brute_force(home):
 
 
 @pytest.mark.parametrize("min_area", [(), (40,)])
-def test_the_cross_fit_is_that_of_optimize_threshold(home, min_area):
+def test_the_cross_fit_equals_that_of_optimize_threshold(home, min_area):
     place, ids, probabilities, _ = home
     folder = write_run("experiments/a")
     path = write_val_masks(folder, ids, probabilities, "data")
@@ -137,7 +137,7 @@ def test_a_cross_fitted_score_is_at_the_threshold_of_the_other_parts(home):
     folder = write_run("experiments/a")
     write_val_masks(folder, ids, coarse, "data")
     judged, thresholds = read_run(folder, "a").judged, np.arange(9) / 8
-    assert judged.threshold_from == "fitted here on the same images"
+    assert judged.threshold_from == "fitted on the same images"
     assert judged.tenths.sum() / 300 == max(score_at(coarse, truth, th) for th in thresholds)
     for part in range(5):
         mine = np.arange(30) % 5 == part
@@ -149,7 +149,7 @@ def test_a_cross_fitted_score_is_at_the_threshold_of_the_other_parts(home):
     assert judged.cross_scores.tolist() != (judged.tenths / 10).tolist()
 
 
-def test_masks_that_the_threshold_was_fitted_on_come_first(home):
+def test_masks_that_the_threshold_was_fitted_on_are_preferred(home):
     folder, ids, probabilities, _ = home
     run = write_run("experiments/a_fold0")
     write_val_masks(run, ids, probabilities, "data")
@@ -160,7 +160,7 @@ def test_masks_that_the_threshold_was_fitted_on_come_first(home):
     assert read_run(run, "a").judged.origin == "val_tta.npy"
     assert len(read_run(run, "a").judged.tenths) == 20
     write_json(run / "threshold.json", {**stored, "masks": ["/elsewhere/experiments/a_fold0/val_tta.npy"]})
-    assert read_run(folder / run, "a").judged.origin == "val_tta.npy"  # as it was called on another machine
+    assert read_run(folder / run, "a").judged.origin == "val_tta.npy"  # the path it had on another machine
     write_json(run / "threshold.json", {**stored, "masks": ["experiments/a_fold0/../../outside.npy", "x" * 5000]})
     assert read_run(run, "a").judged.origin.startswith("snapshots/val_masks_")
     write_json(run / "threshold.json", stored)
@@ -169,15 +169,15 @@ def test_masks_that_the_threshold_was_fitted_on_come_first(home):
     assert facts.judged.origin.startswith("snapshots/val_masks_")
     assert facts.judged.threshold == 0.25
     assert len(facts.problems) == 1
-    assert facts.problems[0].startswith("val_tta.npy: no whole .npy array")
+    assert facts.problems[0].startswith("val_tta.npy: truncated or invalid .npy file")
 
 
-def test_packed_images_are_found_from_another_folder_or_missed_in_one_line(home, monkeypatch):
+def test_packed_images_are_found_from_another_folder_or_reported_missing(home, monkeypatch):
     folder, ids, probabilities, truth = home
     run = write_run(folder / "experiments/a_fold0")
     write_val_masks(run, ids, probabilities, "data")
     write_packed("work/data", {"train": (["others"], truth[:1], (31, 31))})
-    monkeypatch.chdir(folder / "work")  # where other images are packed under the same name
+    monkeypatch.chdir(folder / "work")  # it has other packed images under the same name
     assert read_run(run, "a").judged is not None
     (folder / "data").rename(folder / "moved")
     facts = read_run(run, "a")
@@ -188,10 +188,10 @@ def test_packed_images_are_found_from_another_folder_or_missed_in_one_line(home,
     facts = read_run(run, "a")
     assert (facts.judged, facts.digest, facts.state) == (None, None, "finished")
     assert len(facts.problems) == 1
-    assert "the packed images in data are not here" in facts.problems[0]
+    assert "the packed images in data are missing" in facts.problems[0]
 
 
-def test_borders_and_a_least_area(home):
+def test_borders_and_a_minimum_area(home):
     _, ids, probabilities, truth = home
     planes = np.stack([probabilities, 1 - probabilities], axis=1)
     run = write_run("experiments/border", measure="objects", border="both")
@@ -225,7 +225,7 @@ def test_only_what_has_changed_is_judged_again(home):
         return [read_run(run, run.name, cache).judged for run in runs]
 
     before = judged()
-    assert before[0].packed is before[1].packed  # opened once for all
+    assert before[0].packed is before[1].packed  # opened once for all runs
     assert [one is two for one, two in zip(before, judged(), strict=True)] == [True, True]
     write_json(runs[0] / "threshold.json", {"threshold": 0.75})
     after = judged()

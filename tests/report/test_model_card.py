@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what it says of masks, objects and labels, what it shows, and that no text of a user breaks it."""
+"""MODEL_CARD.md: its content for masks, objects and labels, the picture of failures, and escaping of user text."""
 
 import os
 import re
@@ -22,7 +22,7 @@ HOSTILE += ["\u202etxt", "&lt;b&gt;", "日本|é"]
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with packed and folded images in `data`, from which a user works."""
+    """Work in a folder with packed images and folds in `data`; return (folder, ids, probabilities, truth)."""
     monkeypatch.chdir(tmp_path)
     probabilities, truth = blobs(30)
     ids = [f"image{number}" for number in range(30)]
@@ -40,42 +40,48 @@ def section(card, title):
 
 
 def rendered(card):
-    """The card as a reader of Markdown sees it."""
+    """Return the card as HTML."""
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark").enable("table").render(card)
 
 
-def test_the_card_of_a_mask_net(home):
+def test_the_card_of_a_network_for_masks(home):
     place, ids, probabilities, _ = home
     run = write_run("experiments/unet_fold1", fold=1, arch="unet_resnet18", seed=7)
     path = write_val_masks(run, ids, probabilities, "data")
     assert run_here("optimize_threshold.py", "--masks_fn", path, cwd=place).returncode == 0
     stored, card = read_json(run / "threshold.json"), card_of(run)
     assert card.startswith("# `unet_fold1`\n")
-    what = section(card, "What it is")
-    for words in ("`unet_resnet18`", "mask or not", "held out: 1 of 3", "3 of 3, the best one 2", "0" * 16):
+    what = section(card, "Model")
+    for words in (
+        "`unet_resnet18`",
+        "mask or background",
+        "held-out fold: 1 (3 folds)",
+        "3 of 3, best epoch 2",
+        "0" * 16,
+    ):
         assert words in what
     scores, cross = section(card, "Scores"), stored["cross_fitted"]
     assert f"| {cross['score']:.4f} | {cross['low']:.4f} to {cross['high']:.4f} |" in scores
     assert f"| `iout` | at threshold {stored['threshold']:.6g} (threshold.json) | {stored['score']:.4f} |" in scores
-    assert "| `iout` | epoch 2, as training logged it, at threshold .5 | 0.8000 |" in scores
+    assert "| `iout` | epoch 2, logged during training, at threshold 0.5 | 0.8000 |" in scores
     assert "| empty | 10 | " in scores
-    assert "truth has a mask | 0 | 20 |" in scores
+    assert "true mask non-empty | 0 | 20 |" in scores
     threshold = section(card, "Threshold")
     assert f"greater than {stored['threshold']:.6g} (threshold.json)" in threshold
     assert f"{stored['low']:.6g} to {stored['high']:.6g}" in threshold
-    assert "predict_tta.py --data_dir data --snapshot experiments/unet_fold1\n" in section(card, "How to use it")
-    limits = section(card, "What it was not tested on")
+    assert "predict_tta.py --data_dir data --snapshot experiments/unet_fold1\n" in section(card, "Usage")
+    limits = section(card, "Limitations")
     assert "best epoch was chosen on it" in limits
     assert "nearly full (0)" in limits
     assert "30 s" in section(card, "Hardware and time")
     assert "| `loss` | `BCE` |" in section(card, "Settings")
-    assert "What could not be read" not in card
+    assert "## Problems" not in card
     assert os.fspath(place) not in card
 
 
-def test_the_picture_shows_the_worst_images_and_no_others(home):
+def test_the_picture_shows_only_the_worst_images(home):
     from PIL import Image
 
     _, ids, _, truth = home
@@ -83,16 +89,16 @@ def test_the_picture_shows_the_worst_images_and_no_others(home):
     np.save("data/train_images.npy", images)
     run = write_run("experiments/a")
     exact = truth.astype(float)
-    exact[4], exact[6, :9] = 0, 0.9  # one mask is missed, one is seen where there is none
-    exact[4, 0, :3] = 0.9  # too few pixels to count
+    exact[4], exact[6, :9] = 0, 0.9  # one mask is missed, one is predicted on an empty image
+    exact[4, 0, :3] = 0.9  # below the minimum area
     write_val_masks(run, ids, exact, "data")
     write_json(run / "threshold.json", {"threshold": 0.5, "min_area": 4})
     failures = section(card_of(run), "Failures")
     assert "(failures.png)" in failures
-    assert re.findall(r"`(image\d+)`", failures) == ["image6", "image4"]  # the former has more wrong pixels
+    assert re.findall(r"`(image\d+)`", failures) == ["image6", "image4"]  # image6 has more wrong pixels
     picture = np.asarray(Image.open(run / "failures.png"))
     assert picture.shape[2] == 3
-    side = 31 * 6 + 4  # enlarged six times, with a gap
+    side = 31 * 6 + 4  # enlarged six times, plus a gap
     corners = [(32 + line * (side + 16), 4 + column * side) for line in (0, 1) for column in range(4)]
     tiles = [picture[top : top + 186, left : left + 186] for top, left in corners]
     assert [tiles[0].mean(), tiles[4].mean()] == [6 * 8, 4 * 8]
@@ -104,7 +110,7 @@ def test_the_picture_shows_the_worst_images_and_no_others(home):
     assert green[1] > green[0]
 
 
-def test_nothing_wrong_is_no_picture_and_large_noise_a_small_one(home):
+def test_no_picture_without_failures_and_a_small_one_for_large_images(home):
     _, ids, _, truth = home
     run = write_run("experiments/right")
     write_val_masks(run, ids, truth.astype(float), "data")
@@ -130,7 +136,7 @@ def test_no_text_breaks_out_of_its_cell(home, text):
     run = write_run(place / "experiments" / text.replace("/", ""), arch=text, stages=[text, text], note=text)
     write_val_masks(run, ids, probabilities, "data")
     page = rendered(card_of(run))
-    plain = "".join(sign if sign.isprintable() else " " for sign in text)
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
     assert page.count("<h1>") == 1
     assert page.count("<h2>") == 8
     assert page.count("<img") == 1
@@ -145,9 +151,9 @@ def test_no_text_breaks_out_of_its_cell(home, text):
     assert sum(cell.startswith(plain) and cell[-1].isdigit() for cell in cells) == 6
 
 
-def test_a_run_with_blanks_in_its_name_can_be_typed(home):
+def test_the_command_quotes_the_name_of_the_run(home):
     run = write_run("experiments/my net; rm -rf")
-    line = section(card_of(run), "How to use it").strip().splitlines()[-1]
+    line = section(card_of(run), "Usage").strip().splitlines()[-1]
     assert shlex.split(line)[-2:] == ["--snapshot", "experiments/my net; rm -rf"]
 
 
@@ -157,10 +163,10 @@ def test_objects_labels_and_gates(home):
     write_json(border / "objects.json", {"th": 0.375, "seed_th": 0.5, "min_area": 8, "cross_fitted": cross})
     card = card_of(border)
     assert "border between or around objects" in card
-    assert "| `objects` | cross-fitted, with the rules below | 0.5000 | 0.4000 to 0.6000 |" in card
+    assert "| `objects` | cross-fitted, with the parameters below | 0.5000 | 0.4000 to 0.6000 |" in card
     assert "| th | `0.375` |" in card
-    assert "--objects" in section(card, "How to use it")
-    assert "could not be compared with the truth" in card
+    assert "--objects" in section(card, "Usage")
+    assert "could not be compared with the true masks" in card
     assert "gate_threshold" not in card
     write_json(border / "objects.json", {"th": 0.375, "gate_threshold": 0.25, "cross_fitted": cross})
     assert "| gate_threshold | `0.25` |" in card_of(border)
@@ -168,7 +174,7 @@ def test_objects_labels_and_gates(home):
     write_json(pets / "labels.json", {"rule": "argmax", "cross_fitted": cross, "thresholds": {}})
     card = card_of(pets)
     assert "labels of an image" in card
-    assert "| `accuracy` | epoch 2, as training logged it | 0.8000 |" in card
+    assert "| `accuracy` | epoch 2, logged during training | 0.8000 |" in card
     assert "predict.py --data_dir data --snapshot experiments/p\n" in card
     card = card_of(write_run("experiments/g", measure="auc", target=None, at_precision=0.95))
     assert "--gate experiments/g\n" in card
@@ -182,21 +188,21 @@ def test_folds_fitted_together(home):
     assert run_here("optimize_threshold.py", "--masks_fn", *paths, cwd=place).returncode == 0
     cross = read_json(runs[1] / "threshold.json")["cross_fitted"]
     scores = section(card_of(runs[1]), "Scores")
-    assert f"over 2 mask files, each at the threshold of the others | {cross['score']:.4f} |" in scores
+    assert f"over 2 mask files, each at the threshold fitted on the others | {cross['score']:.4f} |" in scores
     assert "each of 5 parts of the fold" in scores
-    assert "15 images of the fold, by the masks in `val_tta.npy`" in scores
+    assert "15 images of the fold, from the masks in `val_tta.npy`" in scores
 
 
-def test_a_card_can_be_written_of_whatever_is_there(home):
+def test_a_card_can_be_written_of_an_incomplete_run(home):
     run = write_run("experiments/a", finished=False)
     (run / "log.csv").write_text("broken")
     write_status(run, begun())
     card = card_of(run)
     assert "state: running" in card
-    assert "Training had not come to its end" in card
-    assert "log.csv: expected a table" in section(card, "What could not be read")
-    write_json(run / "summary.json", {"machine": "cpu"})  # the card is written before the last word is said
-    assert "Training had not come to its end" not in card_of(run)
+    assert "Training had not finished" in card
+    assert "log.csv: expected a table" in section(card, "Problems")
+    write_json(run / "summary.json", {"machine": "cpu"})  # the card is written before the final status
+    assert "Training had not finished" not in card_of(run)
     os.makedirs("experiments/empty")
     assert "state: unreadable" in card_of(run.parent / "empty")
     with pytest.raises(UserError, match="no such folder"):
@@ -204,7 +210,7 @@ def test_a_card_can_be_written_of_whatever_is_there(home):
     assert not (run.parent / "nowhere").exists()
 
 
-def test_what_cannot_be_written_leaves_no_half(home):
+def test_a_failed_write_leaves_no_partial_file(home):
     _, ids, probabilities, _ = home
     run = write_run("experiments/a")
     write_val_masks(run, ids, probabilities, "data")

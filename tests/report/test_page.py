@@ -1,4 +1,4 @@
-"""The page of experiments as a file: what it says, that nothing leaves it, that names are text, how large it gets."""
+"""The report page as a file: its content, no external requests, escaping of names, its size, and its charts."""
 
 import base64
 import dataclasses
@@ -42,32 +42,32 @@ def run_of(found, name):
     return next(run for group in found.groups for run in group.runs if run.name == name)
 
 
-def test_a_row_says_what_there_is_to_compare(page, found):
+def test_a_row_shows_the_numbers_to_compare(page, found):
     unet = next(group for group in found.groups if group.name == "unet")
     wide = next(group for group in found.groups if group.name == "wide")
     row = page.row("unet 2 runs")
     assert (row["state"], row["fold"], row["best score"]) == ("finished 2", "0, 1", "0.810 ± 0.014 iout")
     assert row["cross-fitted"] == f"{unet.cross.score:.3f} {unet.cross.low:.3f} to {unet.cross.high:.3f}"
-    assert row["to the best"] == "best"
+    assert row["vs. best"] == "best"
     assert (row["epochs"], row["time"], row["images/s"], row["arch"]) == ("3", "1 min", "50", "unet_resnet")
     gap = wide.difference
     assert gap.high < 0
-    said = f"{gap.mean:+.3f} {gap.low:+.3f} to {gap.high:+.3f}".replace("-", "−")
-    assert page.row("wide 2 runs")["to the best"] == said
+    expected = f"{gap.mean:+.3f} {gap.low:+.3f} to {gap.high:+.3f}".replace("-", "−")
+    assert page.row("wide 2 runs")["vs. best"] == expected
     assert (page.row("unet_fold1")["fold"], page.row("unet_fold1")["best score"]) == ("1", "0.820")
     gate = page.row("gate")
     assert (gate["run"], gate["state"], gate["best score"]) == ("gate the disk is full", "failed", "0.950 auc")
     assert (gate["cross-fitted"], gate["threshold"]) == ("", "")
     assert page.row("foreign")["state"] == page.row("half")["state"] == "unreadable"
-    assert "data_dir" not in page.row("unet_fold1")  # which is the same in all runs
+    assert "data_dir" not in page.row("unet_fold1")  # it is the same in all runs
     assert "<dt>data_dir</dt>" in page.text[: page.text.index('class="run"')]
 
 
 def test_a_section_shows_a_run(page, found):
     section, judged = page.section("unet_fold0"), run_of(found, "unet_fold0").judged
-    for title in ("Loss", "Scores", "Learning rate", "Score against threshold", "Reliability of probabilities"):
+    for title in ("Loss", "Scores", "Learning rate", "Score against threshold", "Reliability diagram"):
         assert f"<figcaption>{title}</figcaption>" in section
-    assert "train_loss from 1 to 1, 1 at least, 1 at most; val_loss from 1.4 to 1.3, 1.2 at least" in section
+    assert "train_loss from 1 to 1, minimum 1, maximum 1; val_loss from 1.4 to 1.3, minimum 1.2" in section
     assert f"highest {judged.best.score:.3f} for thresholds from {judged.best.low:.3g}" in section
     cells = [re.findall(r"\d+", cell)[-1] for cell in re.findall(r'<td class="n(?: right)?">(\d+)</td>', section)[-4:]]
     assert cells == judged.empties.ravel().astype(str).tolist()
@@ -80,12 +80,12 @@ def test_a_section_shows_a_run(page, found):
     assert "<svg" not in page.section("half")
 
 
-def test_restarts_are_drawn_and_a_single_epoch_is_seen(found, experiments):
+def test_restarts_are_drawn_and_a_single_epoch_is_a_dot(found, experiments):
     run = run_of(found, "solo10")
     again = dataclasses.replace(run, log={**run.log, "cycle": [1] * 4 + [2] * 4 + [3] * 3})
     group = dataclasses.replace(found.groups[0], runs=[again])
     section = Page(build_page(dataclasses.replace(found, groups=[group]), Pictures(), None)).section("solo10")
-    assert section.count('class="restart"') == 3 * 2  # loss, scores and rate
+    assert section.count('class="restart"') == 3 * 2  # charts of loss, scores and learning rate
     assert "; 2 restarts" in section
     assert "restart" not in Page(build_page(found, Pictures(0), None)).section("solo10")
     assert '<circle class="dot s0"' in Page(build_page(found, Pictures(0), None)).section(escape(HOSTILE))
@@ -105,9 +105,9 @@ def test_nothing_leaves_the_page_and_only_its_own_script_runs(page):
 
 def test_names_and_flags_are_text(page):
     assert HOSTILE not in page.text
-    assert page.text.lower().count("</script") == 2  # data, and the script itself
+    assert page.text.lower().count("</script") == 2  # the data and the script
     assert escape(HOSTILE) in page.text
-    assert [given["alt"] for tag, given in page.tags if tag == "img"]  # none has another source than its own
+    assert [given["alt"] for tag, given in page.tags if tag == "img"]  # no injected <img>: every one has an alt text
     assert HOSTILE in [group["name"] for group in page.data()["groups"]]
     assert any(f"arch={CLOSING}" in group["text"] for group in page.data()["groups"])
 
@@ -126,13 +126,13 @@ def test_the_address_of_a_run_folder(path, address):
     assert link(Path(path), Path("/a")) == address
 
 
-def test_a_name_that_is_no_text_is_shown_all_the_same(found):
+def test_a_name_that_is_not_valid_utf_8_is_shown(found):
     run = dataclasses.replace(found.groups[0].runs[0], name="a\udcffb", path=Path("a\udcffb"))
     group = dataclasses.replace(found.groups[0], name="a\udcffb", runs=[run])
     assert b">a?b<" in build_page(dataclasses.replace(found, groups=[group]), Pictures(0), ".")
 
 
-def test_scores_of_images_survive_their_way_into_the_page(page, found):
+def test_scores_of_images_are_encoded_in_the_page(page, found):
     given = {group["name"]: group for group in page.data()["groups"]}
     order = sorted({name for group in found.groups for name in group.cross_scores})
     assert len(order) == N_IMAGES
@@ -146,7 +146,7 @@ def test_scores_of_images_survive_their_way_into_the_page(page, found):
     assert encoded_scores([found.groups[0], some])[1]["scores"] == "11--rs" + "--" * (N_IMAGES - 3)
 
 
-def test_panels_are_the_image_its_truth_the_probability_and_what_is_wrong(found):
+def test_panels_are_image_truth_probability_and_overlay(found):
     judged = run_of(found, "wide_fold1").judged
     judged = dataclasses.replace(judged, threshold=0.4, min_area=0)
     row = next(row for row in judged.galleries["Worst"] if 0.1 < row.iou < 0.9)
@@ -165,7 +165,7 @@ def test_panels_are_the_image_its_truth_the_probability_and_what_is_wrong(found)
     assert nothing != strip.panels[3]
 
 
-def test_a_large_picture_is_made_small(found):
+def test_a_large_picture_is_shrunk(found):
     judged = run_of(found, "unet_fold0").judged
     masks = dataclasses.replace(judged.masks, planes=np.zeros((20, 400, 200), np.float16))
     packed = dataclasses.replace(
@@ -176,7 +176,7 @@ def test_a_large_picture_is_made_small(found):
     assert Image.open(io.BytesIO(base64.b64decode(strip.panels[0].split(",")[1]))).size == (80, 160)
 
 
-def test_each_run_has_its_share_of_the_pictures_best_rows_first(found):
+def test_each_run_has_an_equal_share_of_the_picture_budget(found):
     run, budget = run_of(found, "unet_fold0"), 120_000
     runs = [dataclasses.replace(run, path=Path(f"run{number}")) for number in range(6)]
     drawn = Pictures(budget).galleries(runs)
@@ -189,7 +189,7 @@ def test_each_run_has_its_share_of_the_pictures_best_rows_first(found):
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_what_was_drawn_is_drawn_again_only_when_it_is_judged_anew(found, monkeypatch):
+def test_pictures_are_drawn_again_only_after_the_run_is_judged_again(found, monkeypatch):
     runs, kept, times = [run_of(found, "unet_fold0")], Pictures(), []
     monkeypatch.setattr(pictures, "draw", lambda judged, row: times.append(row) or draw(judged, row))
     first = kept.galleries(runs)
@@ -212,7 +212,7 @@ def test_200_long_runs_stay_below_20_MB(found):
         len(build_page(dataclasses.replace(found, groups=[dataclasses.replace(group, runs=some)]), Pictures(0), "."))
         for some in (runs[:2], runs)
     ]
-    captions = BUDGET // 2000 * 400  # a strip has some 4,000 bytes of pictures and 500 beside them
+    captions = BUDGET // 2000 * 400  # a strip has about 4,000 bytes of pictures and 500 of text
     assert (sizes[1] - sizes[0]) / 6 * 200 + sizes[0] + BUDGET + captions + 2 * MOST_SCORES < ROOM
 
 
@@ -234,7 +234,7 @@ def test_a_thinned_curve_keeps_its_peaks():
     assert kept[list(x).index(1234)] == 9
 
 
-def test_a_step_function_is_drawn_in_steps_and_a_gap_left_open():
+def test_step_functions_and_gaps_are_drawn():
     x, y = np.array([0.0, 0.5]), np.array([0.0, 1.0])
     (steps,) = re.findall(
         'class="line s0" d="(.*?)"/></svg>', chart("a", "", "", [Line("", x, y, True)], "", (0, 1), (0, 1))
@@ -246,14 +246,12 @@ def test_a_step_function_is_drawn_in_steps_and_a_gap_left_open():
     assert "<b>" not in chart("a", "<b>", "<b>", [Line("<b>", x, y)], "<b>")
 
 
-def test_the_script_writes_a_page_says_where_and_replaces_only_its_own(experiments, monkeypatch):
+def test_the_script_writes_a_page_and_overwrites_only_report_pages(experiments, monkeypatch):
     home = experiments.parent
     done = run_here("report.py", "experiments/unet_fold0", "experiments/half", "--out", "pages/two.html", cwd=home)
     assert done.returncode == 0, done.stderr
     size = (home / "pages" / "two.html").stat().st_size
-    expected = (
-        f"pages/two.html: 2 runs in 2 rows (1 of them cannot be read, and the page says why), {size / 1e6:.1f} MB"
-    )
+    expected = f"pages/two.html: 2 runs in 2 rows (1 unreadable; the page shows why), {size / 1e6:.1f} MB"
     assert done.stdout.strip() == expected
     text = (home / "pages" / "two.html").read_text()
     assert 'href="./../experiments/unet_fold0/"' in text
@@ -261,10 +259,10 @@ def test_the_script_writes_a_page_says_where_and_replaces_only_its_own(experimen
     assert (home / "pages" / "two.html").stat().st_size != size
     (home / "notes.html").write_text("mine")
     refused = run_here("report.py", "experiments", "--out", "notes.html", cwd=home)
-    assert_refused(refused, 2, "--out notes.html", "no page of experiments")
+    assert_refused(refused, 2, "--out notes.html", "not a report page")
     assert (home / "notes.html").read_text() == "mine"
     assert_refused(
-        run_here("report.py", "experiments", "--out", "pages", cwd=home), 2, "is a folder", "pages/report.html"
+        run_here("report.py", "experiments", "--out", "pages", cwd=home), 2, "found a folder", "pages/report.html"
     )
     assert_refused(run_here("report.py", "exp", cwd=home), 1, "exp: no such file or folder")
     assert_refused(run_here("report.py", "experiments", "--port", "1", cwd=home), 2, "--port 1", "--watch")

@@ -1,4 +1,4 @@
-"""The page as it is served: made anew while training goes on, nothing but the page, nobody but who may."""
+"""The served page: updated while training is running, nothing else is served, access control."""
 
 import http.client
 import os
@@ -24,11 +24,11 @@ from pathlib import Path
 from utils.runs.status import kept_status
 with kept_status(Path(sys.argv[1])):
     sys.stdin.read()"""
-"""A run that goes on as long as its standard input is open."""
+"""A run that is active as long as its standard input is open."""
 
 
 def ask(address, method="GET", path=None, **headers):
-    """Status, headers and body of an answer."""
+    """Send a request; return the status, headers and body of the response."""
     host, port, own = re.fullmatch(r"http://([^/]+):(\d+)(/.*)", address).groups()
     connection = http.client.HTTPConnection(host, int(port), timeout=HANGS)
     connection.putrequest(method, own if path is None else path, skip_host="Host" in headers)
@@ -43,7 +43,7 @@ def ask(address, method="GET", path=None, **headers):
 
 @pytest.fixture
 def serving():
-    """Starts a server in this process; (its address, the server)."""
+    """Return a function that starts a server in this process and returns (its address, the server)."""
     servers = []
 
     def started(host="127.0.0.1", page=b"<!-- served --> a page"):
@@ -59,7 +59,7 @@ def serving():
         server.server_close()
 
 
-def test_it_follows_a_training_says_what_went_wrong_and_ends_with_ctrl_c(tmp_path):
+def test_it_follows_a_training_reports_problems_and_stops_with_ctrl_c(tmp_path):
     experiments = write_experiments(tmp_path)
     script = [sys.executable, str(ROOT / "report.py"), "experiments", "--watch", "--port", "0"]
     watching = subprocess.Popen(
@@ -69,30 +69,30 @@ def test_it_follows_a_training_says_what_went_wrong_and_ends_with_ctrl_c(tmp_pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
     )
     try:
         address, _, rest = watching.stdout.readline().partition(": ")
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
-        assert "Ctrl-C ends it" in rest
+        assert "Ctrl-C to stop" in rest
         _, headers, body = ask(address)
         page = Page(body)
         assert page.row("solo9")["epochs"] == "2"
         assert 'data-version="' + headers["ETag"].strip('"') in page.text
         assert "connect-src 'self'" in page.policy
-        assert 'href="./' not in page.text  # what lies in the folders is not served
+        assert 'href="./' not in page.text  # the folders of the runs are not served
 
         write_table(experiments / "solo9" / "log.csv", log_rows([0.2] * 4))
         until(lambda: Page(ask(address)[2]).row("solo9")["epochs"] == "4")
         assert ask(address)[1]["ETag"] != headers["ETag"]
 
         experiments.rename(tmp_path / "away")
-        until(lambda: b"This page is not made anew" in ask(address)[2])
+        until(lambda: b"This page could not be updated" in ask(address)[2])
         body = ask(address)[2]
         assert b"experiments: no such file or folder" in body
         assert Page(body).row("solo9")["epochs"] == "4"  # the last good page
         (tmp_path / "away").rename(experiments)
-        until(lambda: b"This page is not made anew" not in ask(address)[2])
+        until(lambda: b"This page could not be updated" not in ask(address)[2])
 
         assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "experiments"]  # nothing was written
         watching.send_signal(signal.SIGINT)
@@ -102,7 +102,7 @@ def test_it_follows_a_training_says_what_went_wrong_and_ends_with_ctrl_c(tmp_pat
     assert watching.returncode == 130
     assert out == ""
     problem, ended = err.splitlines()
-    assert problem.startswith("This page is not made anew: experiments: no such file or folder")
+    assert problem.startswith("This page could not be updated: experiments: no such file or folder")
     assert ended.startswith("report.py: interrupted")
 
 
@@ -124,7 +124,7 @@ def test_only_the_page_is_served_and_only_read(serving):
         assert "Server" not in headers
 
 
-def test_a_foreign_name_for_this_machine_is_refused(serving):
+def test_a_host_header_that_is_not_this_machine_is_refused(serving):
     address, server = serving()
     port = server.server_address[1]
     for host in ("127.0.0.1", f"localhost:{port}", "LOCALHOST", "localhost:1", "[::1]:80", "127.0.0.2:5"):
@@ -134,7 +134,7 @@ def test_a_foreign_name_for_this_machine_is_refused(serving):
     assert not is_this_machine("0.0.0.0")
 
 
-def test_the_network_sees_the_page_behind_a_token_alone(serving):
+def test_on_the_network_the_page_needs_the_token(serving):
     address, server = serving("0.0.0.0")
     port, token = server.server_address[1], server.path
     assert re.fullmatch(r"/[\w-]{32}/", token)
@@ -151,7 +151,7 @@ def test_the_network_sees_the_page_behind_a_token_alone(serving):
     assert serving("0.0.0.0")[1].path != token
 
 
-def test_a_line_about_the_page_is_text_and_makes_another_version():
+def test_the_line_about_a_problem_is_escaped_and_changes_the_version():
     page = b"<head></head><!-- served --><p><!-- served --></p>"
     plain, told = shown(page), shown(page, "<b>&")
     assert plain.version != told.version
@@ -161,22 +161,22 @@ def test_a_line_about_the_page_is_text_and_makes_another_version():
     assert shown(page).body == plain.body
 
 
-def test_wrong_addresses_are_one_line(serving, tmp_path):
+def test_wrong_addresses_are_reported_in_one_line(serving, tmp_path):
     _, server = serving()
     taken = server.server_address[1]
     write_experiments(tmp_path)
-    for words, code, said in (
-        (("--port", taken), 1, f"--port {taken}: is taken on 127.0.0.1"),
-        (("--port", 70000), 2, "--port 70000: a port is from 0 to 65535"),
-        (("--host", "192.0.2.77"), 2, "--host 192.0.2.77: is no address of this machine"),
+    for words, code, message in (
+        (("--port", taken), 1, f"--port {taken}: already in use on 127.0.0.1"),
+        (("--port", 70000), 2, "--port 70000: expected a port from 0 to 65535"),
+        (("--host", "192.0.2.77"), 2, "--host 192.0.2.77: not an address of this machine"),
     ):
         done = run_here("report.py", "experiments", "--watch", *words, cwd=tmp_path)
-        assert_refused(done, code, said)
-    with pytest.raises(UsageError, match="is no address of this machine"):
+        assert_refused(done, code, message)
+    with pytest.raises(UsageError, match="not an address of this machine"):
         open_server("x" * 300, 0)
 
 
-def test_a_signal_ends_it_while_the_page_is_made(tmp_path):
+def test_a_signal_stops_it_while_the_page_is_built(tmp_path):
     run = write_run(tmp_path / "run")
 
     class Stopped:
@@ -188,7 +188,7 @@ def test_a_signal_ends_it_while_the_page_is_made(tmp_path):
             if self.made == 2:
                 raise Interrupted(signal.SIGTERM, "terminated")
             if self.made > 2:
-                raise SystemExit("it went on")
+                raise SystemExit("it continued")
             (run / "threshold.json").write_text("{}")
             return b"a page"
 
@@ -196,7 +196,7 @@ def test_a_signal_ends_it_while_the_page_is_made(tmp_path):
         watch(Stopped(), "127.0.0.1", 0, seconds=0.01)
 
 
-def test_what_makes_the_page_old(tmp_path):
+def test_which_changes_make_the_page_outdated(tmp_path):
     experiments = write_experiments(tmp_path)
     run = experiments / "unet_fold0"
     states = [folders_state([str(experiments)])]
@@ -206,7 +206,7 @@ def test_what_makes_the_page_old(tmp_path):
         return states[-1] != states[-2]
 
     assert not differs()
-    (run / "state.pt").write_bytes(b"which no page shows")
+    (run / "state.pt").write_bytes(b"not shown on the page")
     (run / ".log.csv.part").write_bytes(b"half")
     assert not differs()
     (run / "threshold.json").write_text("{}")
@@ -222,4 +222,4 @@ def test_what_makes_the_page_old(tmp_path):
         assert differs()
         assert not differs()
         child.kill()
-    assert differs()  # its process is gone, though no file says so
+    assert differs()  # its process has ended, although no file has changed

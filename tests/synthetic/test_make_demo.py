@@ -1,4 +1,4 @@
-"""The synthetic survey: the competition's layout to the byte, the same every time, and no prey for a threshold."""
+"""The synthetic salt survey has the competition's exact layout, is reproducible, and is not solved by a threshold."""
 
 import re
 
@@ -22,7 +22,7 @@ FLAGS = ("--n_train", N_TRAIN, "--n_test", N_TEST)
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """(folder, what the command printed)."""
+    """(folder, output of the command)."""
     folder = tmp_path_factory.mktemp("demo")
     done = run_script("utils/make_demo.py", "--out_dir", folder / "survey", *FLAGS, "--seed", 3, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def bytes_in(folder):
     return {name: (folder / name).read_bytes() for name in files_in(folder)}
 
 
-def test_layout_is_kaggles_and_truth_lies_apart(demo):
+def test_the_layout_is_that_of_kaggle_plus_a_separate_truth_file(demo):
     folder, _ = demo
     assert {path.name for path in folder.iterdir()} == {
         "train",
@@ -61,12 +61,12 @@ def test_layout_is_kaggles_and_truth_lies_apart(demo):
     assert set(test["rle_mask"]) == {"1 1"}
 
 
-def test_ids_are_ten_hex_digits_and_none_is_in_both_parts(demo):
+def test_ids_are_ten_hex_digits_and_unique_over_both_parts(demo):
     folder, _ = demo
     train, test = (read_table(folder / name)["id"] for name in ("train.csv", "sample_submission.csv"))
     assert len({*train, *test}) == N_TRAIN + N_TEST
     assert all(re.fullmatch("[0-9a-f]{10}", name) for name in train + test)
-    assert all(len(set(digits)) > 5 for digits in zip(*train, strict=True))  # every digit is in use
+    assert all(len(set(digits)) > 5 for digits in zip(*train, strict=True))  # every position varies
     depths = read_table(folder / "depths.csv")
     assert list(depths) == ["id", "z"]
     assert depths["id"] == train + test
@@ -74,7 +74,7 @@ def test_ids_are_ten_hex_digits_and_none_is_in_both_parts(demo):
     assert len(set(depths["z"])) > N_TRAIN / 2
 
 
-def test_png_files_are_as_kaggles(demo):
+def test_png_files_have_the_format_of_kaggle(demo):
     folder, _ = demo
     for path in [*folder.glob("train/images/*"), *folder.glob("test/images/*")]:
         image = Image.open(path)
@@ -84,13 +84,13 @@ def test_png_files_are_as_kaggles(demo):
         assert pixels.min() == pixels.max() or (pixels.min() == 0 and pixels.max() == 255)
     for path in folder.glob("train/masks/*"):
         header = path.read_bytes()[:26]
-        assert (header[24], header[25]) == (16, 0)  # 16 bits, grey
+        assert (header[24], header[25]) == (16, 0)  # bit depth 16, colour type grey
         mask = np.asarray(Image.open(path))
         assert mask.shape == (101, 101)
         assert set(np.unique(mask)) <= {0, 65_535}
 
 
-def test_run_lengths_are_the_masks(demo):
+def test_run_lengths_match_the_masks(demo):
     folder, _ = demo
     table = read_table(folder / "train.csv")
     for name, cell in zip(table["id"], table["rle_mask"], strict=True):
@@ -114,7 +114,7 @@ def test_truth_has_the_masks_of_the_test_images(demo):
     assert 0 < truth["rle_mask"].count("") < N_TEST
 
 
-def test_the_same_seed_gives_the_same_bytes_another_seed_none_of_them(demo, tmp_path, capsys):
+def test_the_same_seed_gives_the_same_files_and_another_seed_different_ones(demo, tmp_path, capsys):
     folder, _ = demo
     main(Settings(str(tmp_path / "again"), N_TRAIN, N_TEST, seed=3))
     assert bytes_in(tmp_path / "again") == bytes_in(folder)
@@ -128,10 +128,10 @@ def test_the_same_seed_gives_the_same_bytes_another_seed_none_of_them(demo, tmp_
     }
     assert all(ours[name] != other[name] for name in ours if name in other)
     images = [{content for name, content in files.items() if "images" in name} for files in (ours, other)]
-    assert len(images[0] & images[1]) <= 1  # two black ones may be alike
+    assert len(images[0] & images[1]) <= 1  # both surveys may have a black image
 
 
-def test_running_again_mends_and_leaves_what_others_put_there(demo, tmp_path, capsys):
+def test_running_again_repairs_the_survey_and_keeps_other_files(demo, tmp_path, capsys):
     settings = Settings(str(tmp_path / "survey"), 3, 2)
     main(settings)
     whole = bytes_in(tmp_path / "survey")
@@ -143,14 +143,14 @@ def test_running_again_mends_and_leaves_what_others_put_there(demo, tmp_path, ca
     assert bytes_in(tmp_path / "survey") == whole | {"train_images.npy": b"packed"}
 
 
-def test_shares_of_salt_none_and_blank():
+def test_shares_of_salt_sediments_and_blank():
     plan = draw_plan(400, 100, 0)
     for part, n in (("train", 400), ("test", 100)):
         kinds = list(plan[part].values())
         assert len(kinds) == n
         assert kinds.count("blank") == 0.02 * n
         assert kinds.count("sediments") == 0.37 * n
-        assert 0.2 * n < np.count_nonzero(np.array(kinds[1:]) != kinds[:-1])  # mixed, not one kind after the other
+        assert 0.2 * n < np.count_nonzero(np.array(kinds[1:]) != kinds[:-1])  # shuffled, not sorted by kind
     assert plan["train"] != draw_plan(400, 100, 1)["train"]
     assert list(draw_plan(1, 1, 0)["train"].values()) == ["salt"]
 
@@ -172,17 +172,17 @@ def test_without_salt_there_is_no_mask_and_blank_is_one_grey_value():
     assert len({drawn.image[0, 0] for drawn in blank}) > 1
 
 
-def test_salt_is_quieter_than_sediments_and_no_brighter():
+def test_salt_has_weaker_signal_than_sediments_but_the_same_mean_grey():
     drawn = [draw_section("salt", np.random.default_rng(seed))[0] for seed in range(60)]
     drawn = [one for one in drawn if 0.2 < one.mask.mean() < 0.8]
     quieter = [one.image[one.mask == 1].std() < one.image[one.mask == 0].std() for one in drawn]
     brighter = [one.image[one.mask == 1].mean() - one.image[one.mask == 0].mean() for one in drawn]
     assert np.mean(quieter) > 0.7
-    assert abs(np.mean(brighter)) < 10  # of 255
+    assert abs(np.mean(brighter)) < 10  # of 255 grey values
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_every_body_can_be_cut_at_any_share(name):
+def test_every_body_shape_can_cover_any_share(name):
     z, x = grid()
     level = BODIES[name][0](np.random.default_rng(0), z, x)
     assert level.shape == (len(z), 101)
@@ -210,7 +210,7 @@ def test_frequency_falls_with_depth():
     assert roughness(50) > 1.5 * roughness(950)
 
 
-def test_the_wavelet_is_a_ricker_of_the_period_asked_for():
+def test_the_wavelet_is_a_ricker_wavelet_of_the_given_period():
     assert ricker(np.zeros(1), 8.0) == 1
     spectrum = np.abs(np.fft.rfft(ricker(np.arange(-400, 400), 8.0)))
     assert spectrum.argmax() == 100  # 800 samples / 8
@@ -239,19 +239,19 @@ def test_printed_score_is_the_best_of_all_thresholds(demo):
     assert float(found[4]) < float(found[1]) + 0.1
 
 
-def test_a_threshold_that_does_solve_it_is_found():
+def test_a_threshold_that_separates_perfectly_is_found():
     greys, salt = np.zeros((2, 256), int), np.zeros((2, 256), int)
     greys[:, [10, 200]] = salt[:, [200]] = 50
     assert best_threshold(greys, salt) == (">= 11", 1.0)
     assert best_threshold(greys, greys - salt) == ("<= 10", 1.0)
 
 
-def test_report_has_counts_coverage_and_places(demo):
+def test_the_output_has_counts_coverage_and_the_folder(demo):
     folder, printed = demo
     for table, n, n_empty in (("train.csv", N_TRAIN, 9), ("truth.csv", N_TEST, 3)):
         shares = [decode(cell, (101, 101)).mean() for cell in read_table(folder / table)["rle_mask"] if cell]
         counts = f"{n} images, {n_empty} (37.5%) without salt"
-        covers = f"covers {min(shares):.0%} to {max(shares):.0%}, {np.median(shares):.0%} in the median"
+        covers = f"covers {min(shares):.0%} to {max(shares):.0%}, median {np.median(shares):.0%}"
         assert any(table in row and counts in row and covers in row for row in printed.splitlines())
     assert str(folder) in printed
 
@@ -269,7 +269,7 @@ def test_report_has_counts_coverage_and_places(demo):
         (("--out_dir", "other"), ["--out_dir other", "notes.txt"]),
     ],
 )
-def test_wrong_use_is_refused_in_one_line_and_changes_nothing(flags, words, tmp_path):
+def test_invalid_flags_give_a_one_line_error_and_change_nothing(flags, words, tmp_path):
     (tmp_path / "file.txt").write_text("kept")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("kept")
@@ -277,7 +277,7 @@ def test_wrong_use_is_refused_in_one_line_and_changes_nothing(flags, words, tmp_
     assert files_in(tmp_path) == ["file.txt", "other/notes.txt"]
 
 
-def test_a_folder_of_another_survey_is_refused(demo, tmp_path):
+def test_the_folder_of_another_survey_is_refused(demo, tmp_path):
     folder, _ = demo
     before = bytes_in(folder)
     for other in (("--seed", 5), ("--seed", 3, "--n_test", 9)):
@@ -286,6 +286,6 @@ def test_a_folder_of_another_survey_is_refused(demo, tmp_path):
     assert bytes_in(folder) == before
 
 
-def test_empty_folders_are_taken(tmp_path):
+def test_empty_folders_are_accepted(tmp_path):
     (tmp_path / "train/images").mkdir(parents=True)
     check_folder(tmp_path, ["train/images/a.png", "test/images/b.png"])

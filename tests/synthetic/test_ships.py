@@ -1,4 +1,4 @@
-"""The synthetic ships: the layout to the byte, ships that touch and share no pixel, and no prey for a threshold."""
+"""The synthetic ships have the competition's exact layout, may touch but not overlap, and no threshold finds them."""
 
 import re
 
@@ -22,7 +22,7 @@ TABLE = "train_ship_segmentations_v2.csv"
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """(folder, what the command printed)."""
+    """(folder, output of the command)."""
     folder = tmp_path_factory.mktemp("demo") / "ships"
     done = run_script("utils/make_demo.py", "--out_dir", folder, *FLAGS, "--seed", 3)
     assert (done.returncode, done.stderr) == (0, "")
@@ -41,7 +41,7 @@ def rows_of(path):
     return list(zip(*table.values(), strict=True))
 
 
-def test_layout_is_airbus_and_truth_lies_apart(demo):
+def test_the_layout_is_that_of_airbus_plus_a_separate_truth_file(demo):
     folder, _ = demo
     assert {path.name for path in folder.iterdir()} == {
         "train_v2",
@@ -63,7 +63,7 @@ def test_layout_is_airbus_and_truth_lies_apart(demo):
         assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (SIZE, SIZE))
 
 
-def test_rows_are_ships_that_share_no_pixel(demo):
+def test_rows_are_ships_that_do_not_overlap(demo):
     folder, printed = demo
     for table, part in ((TABLE, "train"), ("truth.csv", "test")):
         plan = draw_plan(N_TRAIN, N_TEST, 3)[part]
@@ -76,11 +76,11 @@ def test_rows_are_ships_that_share_no_pixel(demo):
         assert min(areas) >= MIN_PIXELS
         empty = sum(not mask.any() for mask in union.values())
         assert empty == round(0.7 * len(plan))
-        said = f"{len(plan)} images, {empty} ({empty / len(plan):.1%}) without a ship; {len(areas)} ships"
-        assert any(table in line and said in line for line in printed.splitlines())
+        counts = f"{len(plan)} images, {empty} ({empty / len(plan):.1%}) without a ship; {len(areas)} ships"
+        assert any(table in line and counts in line for line in printed.splitlines())
 
 
-def test_it_packs_into_what_was_drawn(demo, tmp_path):
+def test_packing_gives_the_drawn_images_and_labels(demo, tmp_path):
     folder, _ = demo
     printed = run_ok("--data_dir", folder, "--out_dir", tmp_path / "out", cwd=tmp_path)
     assert printed.split()[:2] == ["layout", "airbus"]
@@ -89,7 +89,7 @@ def test_it_packs_into_what_was_drawn(demo, tmp_path):
     for name, label, image in list(zip(train.ids, train.instances, train.images, strict=True))[:5]:
         drawn = scene(np.random.default_rng([3, int(name[:9], 16)]), SIZE, plan["train"][name])
         assert np.array_equal(label, drawn.labels)
-        assert np.abs(image.astype(int) - drawn.image).mean() < 6, "more than JPEG loses"
+        assert np.abs(image.astype(int) - drawn.image).mean() < 6, "more than JPEG compression explains"
     assert open_packed(tmp_path / "out", "test").ids == list(plan["test"])
     table = read_table(tmp_path / "out/train.csv")
     assert table["objects"] == [str(label.max()) for label in train.instances]
@@ -99,7 +99,7 @@ def test_it_packs_into_what_was_drawn(demo, tmp_path):
     assert spread.max() - spread.min() <= 1
 
 
-def test_the_same_seed_gives_the_same_bytes_another_seed_none_of_them(demo, tmp_path, capsys):
+def test_the_same_seed_gives_the_same_files_and_another_seed_different_ones(demo, tmp_path, capsys):
     folder, _ = demo
     main(Settings(str(tmp_path / "again"), N_TRAIN, N_TEST, 3, "ships", SIZE))
     assert contents(tmp_path / "again") == contents(folder)
@@ -116,7 +116,7 @@ def test_empty_images_have_no_ship():
     assert len({one.image.tobytes() for one in drawn}) == 6
 
 
-def test_ships_are_numbered_small_and_large_and_some_touch(scenes):
+def test_ships_are_numbered_vary_in_length_and_some_touch(scenes):
     lengths, touching = [], 0
     for one in scenes:
         labels = one.labels.astype(int)
@@ -140,11 +140,11 @@ def test_brightness_alone_does_not_find_ships(scenes):
     truth = np.stack([one.labels > 0 for one in scenes])
     of_all, of_ships = (np.bincount(values, minlength=256) for values in (np.append(grey, none), grey[truth]))
     brighter, ships = (counts[::-1].cumsum()[::-1] for counts in (of_all, of_ships))
-    assert (2 * ships / (brighter + truth.sum())).max() < 0.5, "the best Dice score of a threshold"
-    assert np.mean(grey.max(axis=(1, 2))[:, None] > none.max(axis=(1, 2))) < 0.9, "the brightest pixel gives it away"
+    assert (2 * ships / (brighter + truth.sum())).max() < 0.5, "best Dice score of a brightness threshold"
+    assert np.mean(grey.max(axis=(1, 2))[:, None] > none.max(axis=(1, 2))) < 0.9, "the brightest pixel reveals ships"
 
 
-def test_a_ship_looks_unlike_the_water_around_it(scenes):
+def test_ships_differ_in_colour_from_the_water_around_them(scenes):
     contrasts = []
     for one in scenes:
         image, ship = one.image.astype(float), one.labels > 0

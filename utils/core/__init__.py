@@ -1,1 +1,1 @@
-"""Errors, files, settings and the way scripts start and end; nothing about images."""
+"""Basics that know nothing about images: errors, files, settings, and how scripts start and end."""

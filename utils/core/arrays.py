@@ -1,4 +1,4 @@
-"""Arrays on disk: written row by row, opened memory-mapped, so that memory does not grow with the number of images."""
+"""Arrays on disk, written row by row and opened memory-mapped, so that memory use does not depend on their length."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -13,33 +13,39 @@ from utils.core.files import whole_file
 
 
 class ArrayWriter:
-    """Takes the rows of one array in order; `sha256` is the digest of the bytes so far (without the header)."""
+    """Writer that appends the rows of one array in order."""
 
     def __init__(self, file: BinaryIO, shape: Sequence[int], dtype: np.dtype) -> None:
         self._file, self._shape, self._dtype = file, tuple(shape), dtype
         self._rows, self._hash = 0, hashlib.sha256()
 
     def append(self, rows: np.ndarray) -> None:
-        """Write rows of shape (k, *shape[1:]); they are converted to the array's dtype."""
+        """Append rows of shape (k, *shape[1:]), converted to the array's dtype.
+
+        Raises:
+            ValueError: the rows have another shape.
+        """
         if rows.shape[1:] != self._shape[1:]:
-            raise ValueError(f"rows of shape {rows.shape[1:]} in an array of {self._shape[1:]}")
+            raise ValueError(f"expected rows of shape {self._shape[1:]}, found {rows.shape[1:]}")
         block = np.ascontiguousarray(rows, dtype=self._dtype).tobytes()
-        self._file.write(block)  # not through a memory map: a full disk would end in SIGBUS instead of an error
+        self._file.write(block)  # with a memory map, a full disk would cause SIGBUS instead of an error
         self._hash.update(block)
         self._rows += len(rows)
 
     @property
     def sha256(self) -> str:
+        """Hexadecimal digest of the data written so far, without the header."""
         return self._hash.hexdigest()
 
     def check_full(self) -> None:
+        """Raise ValueError if the number of rows written is not the one given by the shape."""
         if self._rows != self._shape[0]:
-            raise ValueError(f"{self._rows} rows written of {self._shape[0]}")
+            raise ValueError(f"expected {self._shape[0]} rows, but {self._rows} were written")
 
 
 @contextmanager
 def array_writer(path: str | Path, shape: Sequence[int], dtype: str | np.dtype) -> Iterator[ArrayWriter]:
-    """Write a `.npy` of known shape row by row; it appears under `path` only when all rows are there."""
+    """Yield a writer for a `.npy` file of known shape; the file appears under `path` only when all rows are written."""
     dtype = np.dtype(dtype)
     with whole_file(path) as part:
         with open(part, "wb") as file:
@@ -51,14 +57,14 @@ def array_writer(path: str | Path, shape: Sequence[int], dtype: str | np.dtype) 
 
 
 def open_array(path: str | Path) -> np.ndarray:
-    """A `.npy` file, memory-mapped and read-only.
+    """Open a `.npy` file, memory-mapped and read-only.
 
     Raises:
-        UserError: no such file, no array in it, or shorter than its header says.
+        UserError: the file is missing, is not a `.npy` array, or is shorter than its header says.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: no whole .npy array ({error}); write it again") from None
+        raise UserError(f"{path}: truncated or invalid .npy file ({error}); write it again") from None

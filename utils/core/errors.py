@@ -1,11 +1,14 @@
-"""The errors a user can cause or cure: one line, no traceback, an exit code."""
+"""Errors that a user can cause or fix. A script prints them as one line without a traceback and sets an exit code."""
 
 import os
 import sys
 
 
 class UserError(Exception):
-    """Something in the data, the files or the machine; one line says what was expected, what was found, what to do."""
+    """Problem with the data, the files or the machine.
+
+    The message is one line: what was expected, what was found and what to do.
+    """
 
     exit_code = 1
 
@@ -17,11 +20,11 @@ class UsageError(UserError):
 
 
 class Interrupted(UserError):
-    """SIGINT or SIGTERM, obeyed at the next safe moment.
+    """SIGINT or SIGTERM, handled at the next safe moment.
 
     Args:
-        signal_number: the signal; the exit code is 128 + this number, as shells have it.
-        message: what was kept and how to go on.
+        signal_number: the signal; the exit code is 128 plus this number, as in shells.
+        message: what was kept and how to continue.
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
@@ -30,27 +33,27 @@ class Interrupted(UserError):
 
 
 class ToldElsewhere(UserError):
-    """An error that another process of the same run has told already: this one ends without a word."""
+    """Error that another process of the run has already reported; this process ends without printing anything."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("told by another process")
+        super().__init__("reported by another process")
         self.exit_code = exit_code
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """The exit code and the one line for an error that ended a script."""
+    """Return the exit code and the one-line message for an error that ended a script."""
     if isinstance(error, UserError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; nothing half-written was left"
+        return 130, "interrupted; no partially written files were left behind"
     if isinstance(error, BrokenPipeError):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader left: keep Python from complaining again at exit
-        return 1, "the reader of the output closed it"
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - otherwise Python reports the broken pipe again at exit
+        return 1, "the output pipe was closed by its reader"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return 1, f"{where}{error.strerror}; make room, mend the permissions or name another place"
+        return 1, f"{where}{error.strerror}; free disk space, fix the permissions or choose another path"
     kind = type(error).__name__
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return 1, "out of memory; try a smaller --batch_size or another --device"
     first_line = (str(error).strip().splitlines() or [""])[0]
-    return 1, f"unexpected {kind}: {first_line}; the same command with --debug shows where"
+    return 1, f"unexpected {kind}: {first_line}; run the same command with --debug to see the traceback"

@@ -1,4 +1,4 @@
-"""The one way to write a file: under a hidden name beside it, flushed to the disk, then renamed."""
+"""Reading and atomic writing of files: a hidden file in the same folder is written, flushed to the disk and renamed."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from utils.core.errors import UserError
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield the name to write to; when the block ends well, the file appears under `path` in one step.
+    """Yield a temporary path to write to; if the block succeeds, the file is moved to `path` in one step.
 
-    A reader never sees half a file, and a failure or a kill leaves what stood under `path` as it was. The temporary
-    name is always the same (`.NAME.part`), so that the next try replaces what a kill left behind.
+    Readers never see an incomplete file, and a failure or kill leaves an existing file at `path` unchanged. The
+    temporary name is always `.NAME.part`, so that the next attempt overwrites what a killed one left behind.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
@@ -30,12 +30,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and not error.filename:
-            error.filename = str(path)  # a full disk does not say where it is
+            error.filename = str(path)  # the error of a full disk has no file name
         raise
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Flush a folder to the disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -44,21 +44,21 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a whole text file (UTF-8, line ends as they are)."""
+    """Write a text file atomically, in UTF-8 and with line endings unchanged."""
     with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         file.write(text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write plain values as indented JSON."""
+    """Write plain values as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """The plain values in a JSON file.
+    """Return the plain values in a JSON file.
 
     Raises:
-        UserError: no such file, or no JSON in it.
+        UserError: the file is missing or does not contain valid JSON.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -66,11 +66,11 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected JSON, found something else ({error}); write it anew or remove it") from None
+        raise UserError(f"{path}: expected JSON, found something else ({error}); write it again or remove it") from None
 
 
 def timestamped(folder: str | Path, fn: str) -> Path:
-    """Return <folder>/<fn>_<year>-<month>-<day>_<hour>:<minute>.csv; if that exists, ..._2.csv, and so on."""
+    """Return <folder>/<fn>_<year>-<month>-<day>_<hour>:<minute>.csv, or with _2, _3, ... if that exists."""
     stem = f"{fn}_{datetime.now():%Y-%m-%d_%H:%M}"
     path, number = Path(folder) / f"{stem}.csv", 1
     while path.exists():

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, obeyed at the next safe moment instead of in the middle of a write."""
+"""Ctrl-C and SIGTERM, handled at the next safe moment instead of in the middle of a write."""
 
 import signal
 import threading
@@ -10,16 +10,21 @@ from utils.core.errors import Interrupted
 
 
 class StopRequest:
-    """Remembers the signal that asked to stop."""
+    """Signal that asked the script to stop; `signal_number` is 0 until one arrives."""
 
     def __init__(self) -> None:
         self.signal_number = 0
 
     def obey(self, message: str) -> None:
-        """Called where stopping loses nothing; `message` says how to go on.
+        """Raise Interrupted if a signal has arrived.
+
+        Call this where nothing is lost by stopping.
+
+        Args:
+            message: what was kept and how to continue.
 
         Raises:
-            Interrupted: a signal has come since.
+            Interrupted: a signal has arrived.
         """
         if self.signal_number:
             raise Interrupted(self.signal_number, message)
@@ -27,10 +32,10 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
-    """Within the block the first SIGINT or SIGTERM is only noted; a second one acts as it does elsewhere.
+    """Record the first SIGINT or SIGTERM within the block instead of acting on it; a second one acts as usual.
 
-    It is noted in `request`, which whoever goes on after the block may look at. In another thread than the main one,
-    which no signal reaches, nothing is ever noted.
+    The signal is stored in `request`, which can also be read after the block. In threads other than the main one,
+    nothing is recorded, because Python delivers signals to the main thread only.
     """
     request = request or StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Tables by name, with "did you mean"."""
+"""Lookup by name, with "did you mean" hints."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that ends an error about an unknown name: the nearest known ones, or all of them if few."""
+    """Return a hint for an error about an unknown name: up to 3 similar names, or the first 12 if none is similar."""
     known = list(dict.fromkeys(known))
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
@@ -20,10 +20,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def pick(table: Mapping[str, T], name: str, flag: str) -> T:
-    """The entry of `table` under `name`.
+    """Return the entry of `table` under `name`.
 
     Raises:
-        UsageError: no such entry; the message names the flag and the nearest names.
+        UsageError: there is no such entry; the message contains the flag and the most similar names.
     """
     if name not in table:
         raise UsageError(f"{flag} {name}: no such name; {nearest(name, table)}")

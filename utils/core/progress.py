@@ -1,6 +1,6 @@
-"""Progress bars with the time left for the whole run.
+"""Progress bars that show the time left for the entire run.
 
-Bars appear on a terminal or in a notebook only, so that a pipe, a log file or nohup holds plain lines.
+Bars appear only on a terminal or in a notebook, so that the output in a pipe, a log file or nohup is plain lines.
 """
 
 import time
@@ -13,12 +13,12 @@ TEN_MINUTES = 600
 
 
 class TimeLeft:
-    """The time left for a whole run, from its latest epoch and what each epoch weighs.
+    """Estimate of the time left in a run, from the duration of the latest epoch and the weight of each epoch.
 
     Args:
-        weights: of every epoch of the run, in proportion to the time it takes (larger images weigh more).
-        done: epochs that are finished.
-        latest: seconds that the last of these took; None where there is none.
+        weights: weight of every epoch of the run, proportional to its expected duration (larger images weigh more).
+        done: number of finished epochs.
+        latest: duration of the last finished epoch in seconds; None if unknown.
     """
 
     def __init__(self, weights: Sequence[float], done: int = 0, latest: float | None = None) -> None:
@@ -26,19 +26,19 @@ class TimeLeft:
         self._rate = latest / self._weights[done - 1] if latest and done else None
 
     def epoch_took(self, seconds: float) -> None:
-        """One epoch more is finished."""
+        """Record that another epoch has finished, and its duration in seconds."""
         self._rate = seconds / self._weights[self._done]
         self._done += 1
 
     def seconds(self, share: float = 0.0, elapsed: float = 0.0) -> float | None:
-        """Seconds to the end of the last epoch.
+        """Return the estimated seconds until the end of the last epoch.
 
         Args:
-            share: of the epoch that goes on, 0..1.
-            elapsed: seconds that it has taken so far.
+            share: finished share of the current epoch, 0..1.
+            elapsed: seconds since the start of the current epoch.
 
         Returns:
-            None while nothing is known.
+            None if there is nothing to base an estimate on yet.
         """
         if self._done == len(self._weights):
             return 0.0
@@ -52,10 +52,10 @@ class TimeLeft:
 
 
 def duration(seconds: float) -> str:
-    """Such as "45 s", "3 min 20 s", "22 min", "1 h 12 min", "2 d 3 h"."""
+    """Format a duration as "45 s", "3 min 20 s", "22 min", "1 h 12 min" or "2 d 3 h"."""
     seconds = round(seconds)
     if seconds >= TEN_MINUTES:
-        seconds = round(seconds / 60) * 60  # nobody asks for the seconds of a long time
+        seconds = round(seconds / 60) * 60  # seconds do not matter in a long duration
     for large, small, unit, smaller in ((86400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
         if seconds >= large:
             rest = seconds % large // small
@@ -66,34 +66,42 @@ def duration(seconds: float) -> str:
 def progress_bar(
     items: Iterable[Any] | None, title: str, unit: str = "batch", total: int | None = None, hidden: bool = False
 ) -> Any:
-    """A tqdm bar over items, `total` of them if they have no length; it disappears when it is done."""
-    from tqdm.auto import tqdm
-    from tqdm.autonotebook import tqdm as kind
-    from tqdm.std import tqdm as of_terminal
+    """Return a tqdm bar over `items` that disappears when it is done.
 
-    of_terminal.set_lock(RLock())  # its own lock is a semaphore that a kill -9 would leave behind
-    in_notebook = kind is not of_terminal
-    disabled = hidden or (False if in_notebook else None)  # None: unless on a terminal
+    Args:
+        items: what to iterate over; None for a bar that is updated by hand.
+        title: text in front of the bar.
+        unit: name of one item.
+        total: number of items, needed if they have no length.
+        hidden: show nothing.
+    """
+    from tqdm.auto import tqdm
+    from tqdm.autonotebook import tqdm as autonotebook_tqdm
+    from tqdm.std import tqdm as terminal_tqdm
+
+    terminal_tqdm.set_lock(RLock())  # tqdm's default lock is a semaphore, which a kill -9 would leave behind
+    in_notebook = autonotebook_tqdm is not terminal_tqdm
+    disabled = hidden or (False if in_notebook else None)  # None: tqdm shows the bar only on a terminal
     return tqdm(items, desc=title, unit=unit, total=total, leave=False, dynamic_ncols=True, disable=disabled)
 
 
 class EpochBar:
-    """The bar of one epoch: images a second, the mean loss so far, and the time left for the whole run.
+    """Progress bar of one epoch: images per second, the mean loss so far, and the time left for the entire run.
 
     Args:
-        title: such as "epoch 3/50".
-        n_images: that the epoch will see.
-        left: what knows the epochs before; None for an epoch that stands alone.
-        hidden: show nothing at all.
+        title: text in front of the bar, such as "epoch 3/50".
+        n_images: number of images in the epoch.
+        left: estimate of the time left in the run; None shows no such time.
+        hidden: show nothing.
     """
 
     def __init__(self, title: str, n_images: int, left: TimeLeft | None = None, hidden: bool = False) -> None:
         self.title, self._left, self._n_images, self._seen = title, left, n_images, 0
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
         self._bar = progress_bar(None, title, " images", n_images, hidden)
 
     def add(self, n_images: int, loss: float | None = None) -> None:
-        """So many images more; `loss` where it has been looked at."""
+        """Advance the bar by `n_images`, and show `loss` if it is given."""
         self._seen += n_images
         if loss is not None:
             self._bar.set_postfix_str(", ".join([f"loss {loss:.4f}", *self._time_left()]), refresh=False)
@@ -102,7 +110,7 @@ class EpochBar:
     def _time_left(self) -> list[str]:
         if self._left is None:
             return []
-        seconds = self._left.seconds(self._seen / self._n_images, time.perf_counter() - self._began)
+        seconds = self._left.seconds(self._seen / self._n_images, time.perf_counter() - self._started)
         return [] if seconds is None else [f"run {duration(seconds)} left"]
 
     def __enter__(self) -> "EpochBar":

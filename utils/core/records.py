@@ -1,4 +1,4 @@
-"""Typed records: dataclasses that are written as JSON (or into a snapshot) and checked when they are read."""
+"""Typed records: dataclasses that are written as JSON (or into a snapshot) and type-checked when they are read."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,24 +10,24 @@ R = TypeVar("R")
 
 
 def to_plain(record: Any) -> dict[str, Any]:
-    """Return the fields of a record as plain values; tuples become lists, as JSON has them."""
+    """Return the fields of a record as plain values; tuples become lists, as in JSON."""
     return {entry.name: _plain(getattr(record, entry.name)) for entry in dataclasses.fields(record)}
 
 
 def from_plain(kind: type[R], values: Any, origin: str, advice: str) -> R:
     """Build a record from plain values.
 
-    Names that the record does not have are ignored: a later version may know more. Fields that are absent keep their
-    defaults: an earlier version knew less.
+    Names that are not fields of the record are ignored, because a later version may have added fields. Fields that are
+    missing keep their defaults, because an earlier version may not have had them.
 
     Args:
         kind: a dataclass; its fields may be records, or tuples, lists and dictionaries of them.
-        values: what the file holds.
-        origin: the file, for the message.
-        advice: what to do about a wrong file, such as "predict again".
+        values: the file's content.
+        origin: name of the file, for error messages.
+        advice: what to do about an invalid file, for error messages, such as "predict again".
 
     Raises:
-        UserError: a field is missing or of another type; the message names it.
+        UserError: a field without a default is missing, or a field has the wrong type; the message names the field.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{origin}: expected a JSON object, found {type(values).__name__}; {advice}")
@@ -37,7 +37,7 @@ def from_plain(kind: type[R], values: Any, origin: str, advice: str) -> R:
         if entry.name in values:
             given[entry.name] = _checked(values[entry.name], hint, entry.name, origin, advice)
         elif entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
-            raise UserError(f"{origin}: expected a field {entry.name}, found none; {advice}")
+            raise UserError(f"{origin}: the field {entry.name} is missing; {advice}")
     return kind(**given)
 
 

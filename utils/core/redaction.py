@@ -1,15 +1,18 @@
-"""Keeping secrets off whatever is written or shown: passwords and tokens in flags and in addresses."""
+"""Removal of secrets, such as passwords and tokens in flags and URLs, from everything that is written or shown."""
 
 import re
 from typing import Any
 
 SECRET_NAME = re.compile(r"token|passw|secret|key|notify|credential", re.IGNORECASE)
 IN_ADDRESS = re.compile(r"(?<=://)\S*@")
-"""user:password@ of an address; a password may hold any sign but a blank."""
+"""The "user:password@" of a URL; a password may contain any character except white space."""
 
 
 def open_values(values: dict[str, Any]) -> dict[str, Any]:
-    """The entries that may be shown: none with the name of a secret, none with an address that holds a password."""
+    """Return the entries that may be shown.
+
+    Entries are dropped if their name is that of a secret, or if their value contains a URL with a user or password.
+    """
     return {
         name: value
         for name, value in values.items()
@@ -18,12 +21,12 @@ def open_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_text(text: str) -> str:
-    """A text whose addresses are without user and password, on one line."""
+    """Return a text on one line, with *** instead of the user and password in URLs."""
     return IN_ADDRESS.sub("***@", " ".join(text.split()))
 
 
 def _text(value: Any) -> str:
-    """All texts within a value of JSON, keys too."""
+    """Return all text within a JSON value, including keys, as one string."""
     if isinstance(value, dict):
         return " ".join(f"{_text(name)} {_text(inner)}" for name, inner in value.items())
     return " ".join(map(_text, value)) if isinstance(value, list) else str(value)

@@ -1,4 +1,7 @@
-"""csv files as columns of text; without pandas, whose import alone takes longer than most of these scripts."""
+"""Reading and writing of csv files as columns of text.
+
+Pandas is not used, because its import alone takes longer than most of these scripts.
+"""
 
 import csv
 import io
@@ -10,14 +13,18 @@ from utils.core.files import write_text
 from utils.core.names import nearest
 
 LONGEST_CELL = 2**31 - 1
-"""Characters; the run-lengths of a ragged mask pass the csv module's own limit of 131,072."""
+"""Characters; the run-lengths of a ragged mask can exceed the csv module's default limit of 131,072."""
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a csv file with a header, one at a time: (line, cells as text), the header first.
+    """Yield the rows of a csv file with a header, one at a time, the header first. Blank lines are skipped.
+
+    Yields:
+        (line number, cells as text).
 
     Raises:
-        UserError: no such file, no header, or a row of another length; when it is reached.
+        UserError: the file is missing, is not a csv file or has no header, or a row has more or fewer cells than the
+            header. A row is checked only when it is reached.
     """
     csv.field_size_limit(LONGEST_CELL)
     try:
@@ -26,7 +33,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
             for row in reader:
                 header = row if header is None else header
                 if row and len(row) != len(header):
-                    raise UserError(f"{path}: line {reader.line_num} has {len(row)} cells, the header {len(header)}")
+                    raise UserError(f"{path}: line {reader.line_num}: expected {len(header)} cells, found {len(row)}")
                 if row or header is row:
                     yield reader.line_num, row
     except FileNotFoundError:
@@ -38,10 +45,11 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_table(path: str | Path, *needed: str) -> dict[str, list[str]]:
-    """The columns of a csv file with a header, all cells as text; an empty cell is "".
+    """Return the columns of a csv file with a header, all cells as text; an empty cell is "".
 
     Raises:
-        UserError: no such file, no header, a column of `needed` is absent, or a row of another length.
+        UserError: the file is missing, is not a csv file or has no header, a column in `needed` is missing, or a row
+            has more or fewer cells than the header.
     """
     (_, header), *rows = read_rows(path)
     for name in needed:
@@ -51,7 +59,7 @@ def read_table(path: str | Path, *needed: str) -> dict[str, list[str]]:
 
 
 def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> None:
-    """Write columns of equal length as a csv file, whole or not at all."""
+    """Write columns of equal length as a csv file, atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

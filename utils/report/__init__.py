@@ -1,1 +1,1 @@
-"""The page of experiments and the model card."""
+"""The report page of experiments and the model card of a run."""

@@ -1,6 +1,6 @@
-"""Small line charts as SVG, in the colours of the page (page.css), light or dark.
+"""Small line charts as SVG in the light or dark colours of the page.
 
-A chart is text: it needs no script, and its classes take their colours from the variables of the style sheet.
+The charts need no script. Their classes take colours from the variables in the style sheet (page.css).
 """
 
 import math
@@ -15,38 +15,38 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 28, 36
 INNER = (WIDTH - LEFT - RIGHT + 4, HEIGHT - TOP - BOTTOM + 8)
 MOST_POINTS = 400
 LETTER = 6.2
-"""About the width of one, to set a legend without measuring."""
+"""Approximate width of a letter in pixels, to lay out a legend without measuring text."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named line: y over x, both (n,); where y is not finite it has a gap."""
+    """A named line: y over x, both (n,), with gaps where y is not finite."""
 
     name: str
     x: np.ndarray
     y: np.ndarray
     steps: bool = False
-    """y[i] holds from x[i] up to x[i + 1]."""
+    """draw a step function: y[i] applies from x[i] up to x[i + 1]."""
     dots: bool = False
-    """each point is marked."""
+    """mark each point."""
     quiet: bool = False
-    """to compare with."""
+    """draw as a thin reference line."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """An upright line, or, with `to`, a shaded band."""
+    """A vertical line at `at`, or a shaded band from `at` to `to`."""
 
     name: str
     at: float
     to: float | None = None
     quiet: bool = False
-    """thin, and not in the legend."""
+    """draw thin and leave out of the legend."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to pixels."""
+    """Linear map from values [low, high] to pixels [start, end]."""
 
     low: float
     high: float
@@ -58,7 +58,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) in [low, high], at most so many."""
+    """Return at most `most` round numbers in [low, high], spaced by 1, 2 or 5 times a power of ten."""
     for power in range(math.floor(math.log10((high - low) / most)), 400):
         for factor in (1, 2, 5):
             step = factor * 10.0**power
@@ -69,7 +69,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def tick_label(value: float, step: float) -> str:
-    """A tick in as few letters as tell it from its neighbours."""
+    """Format a tick with as few characters as distinguish it from its neighbours."""
     if value == 0:
         return "0"
     if step < 1e-3 or abs(value) >= 1e5:
@@ -78,7 +78,7 @@ def tick_label(value: float, step: float) -> str:
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many points of a curve: the least and greatest of each of most/2 parts, so that no peak is lost."""
+    """Thin a curve to at most `most` points: minimum and maximum of each of most/2 sections, which keeps all peaks."""
     if len(x) <= most:
         return x, y
     kept = []
@@ -98,17 +98,17 @@ def chart(
     y_range: tuple[float, float] | None = None,
     marks: Sequence[Mark] = (),
 ) -> str:
-    """An SVG element.
+    """Return a chart as an SVG element.
 
     Args:
-        ident: of the element, unique on the page.
-        title: read by screen readers, with `description`, in place of the picture.
-        description: what is to be seen, in words.
-        lines: at least one; more than 400 points are thinned.
-        x_label: below the axis.
-        x_range: (low, high); default: that of the lines.
-        y_range: the same; default: with a little room.
-        marks: bands and upright lines, behind the lines.
+        ident: prefix of the ids in the element, unique on the page.
+        title: title for screen readers.
+        description: content of the chart in words, for screen readers.
+        lines: at least one line; lines with more than 400 points are thinned, except step functions.
+        x_label: label of the x axis.
+        x_range: (low, high) of the x axis; default: range of the lines.
+        y_range: (low, high) of the y axis; default: range of the lines with a small margin.
+        marks: bands and vertical lines, drawn behind the lines.
     """
     across = Scale(*_range([line.x for line in lines], x_range, 0), LEFT, WIDTH - RIGHT)
     up = Scale(*_range([line.y for line in lines], y_range, 0.06), HEIGHT - BOTTOM, TOP)
@@ -118,7 +118,7 @@ def chart(
         *_axes(across, up, x_label),
         *(_mark(mark, across) for mark in marks),
         f'<svg x="{LEFT}" y="{TOP - 4}" width="{INNER[0]}" height="{INNER[1]}" '
-        f'viewBox="{LEFT} {TOP - 4} {INNER[0]} {INNER[1]}">',  # cuts off what lies beyond the axes
+        f'viewBox="{LEFT} {TOP - 4} {INNER[0]} {INNER[1]}">',  # clips the lines at the axes
         *(_drawn(line, number, across, up) for number, line in enumerate(lines)),
         "</svg>",
         _legend(lines, marks),
@@ -161,7 +161,7 @@ def _mark(mark: Mark, across: Scale) -> str:
     at, height = across(mark.at), HEIGHT - BOTTOM - TOP
     if mark.to is None:
         return f'<path class="{"restart" if mark.quiet else "mark"}" d="M{at:.1f} {TOP}v{height}"/>'
-    width = max(across(mark.to) - at, 1.5)  # an interval between neighbouring floats is still to be seen
+    width = max(across(mark.to) - at, 1.5)  # keeps an interval between neighbouring floats visible
     return f'<rect class="band" x="{at:.1f}" y="{TOP}" width="{width:.1f}" height="{height}"/>'
 
 
@@ -170,7 +170,7 @@ def _drawn(line: Line, number: int, across: Scale, up: Scale) -> str:
     if line.steps:
         x, y = np.append(x, across.high), np.append(y, y[-1])
     finite = np.isfinite(y)
-    # whole tenths of a pixel: what is drawn is the sum of its steps, and that of rounded ones would wander off
+    # integer tenths of a pixel: the path is drawn in relative steps, whose rounding errors would add up otherwise
     places = np.round(10 * np.stack([across(x), np.where(finite, up(y), 0)], axis=1)).astype(int).tolist()
     path, before = [], None
     for place, is_there in zip(places, finite, strict=True):
@@ -195,7 +195,7 @@ def _drawn(line: Line, number: int, across: Scale, up: Scale) -> str:
 
 
 def _tenths(number: int) -> str:
-    """A number of tenths in as few letters as it takes."""
+    """Format a number of tenths with as few characters as possible."""
     whole, tenths = divmod(abs(number), 10)
     text = f"{whole or ''}.{tenths}" if tenths else str(whole)
     return f"-{text}" if number < 0 else text
@@ -220,7 +220,7 @@ def _legend(lines: Sequence[Line], marks: Sequence[Mark]) -> str:
 
 
 def whisker(low: float, middle: float, high: float, across: tuple[float, float]) -> str:
-    """An interval with its middle, on the scale of a whole column; beside the same in numbers, so not read out."""
+    """Draw an interval and its middle on the scale of the column; screen readers get the numbers next to it instead."""
     scale = Scale(*across, 3, 85)
     ends = f'<path class="reach" d="M{scale(low):.1f} 6H{scale(high):.1f}"/>'
     dot = f'<circle class="middle" cx="{scale(middle):.1f}" cy="6" r="2.5"/>'
@@ -228,7 +228,7 @@ def whisker(low: float, middle: float, high: float, across: tuple[float, float])
 
 
 def bar(share: float, low: float | None = None, high: float | None = None) -> str:
-    """A share, 0..1, as a bar, with the interval of it; beside the same in numbers, so not read out."""
+    """Draw a share (0..1) as a bar with its interval; screen readers get the numbers next to it instead."""
     scale = Scale(0, 1, 0, 120)
     shown = f'<rect class="ground" width="120" height="10"/><rect class="bar" width="{scale(share):.1f}" height="10"/>'
     if low is not None and high is not None:

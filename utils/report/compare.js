@@ -1,4 +1,4 @@
-// Is B better than A? The paired bootstrap over the images that both predicted out of fold.
+// Comparison of two rows ("Is B better than A?"): paired bootstrap over the images that both predicted out of fold.
 
 function decoded(text) {
   const found = new Int16Array(text.length / 2);
@@ -9,7 +9,7 @@ function decoded(text) {
   return found;
 }
 
-// Numbers in [0, 1), the same each time: steps of the golden section, mixed by MurmurHash3's last function.
+// Deterministic random numbers in [0, 1): a golden-ratio sequence, mixed with the finalizer of MurmurHash3.
 function generator(seed) {
   let state = seed;
   return () => {
@@ -45,11 +45,11 @@ const signed = (value) => {
 
 function reasonAgainst(a, b) {
   if (a === b) return "choose two different rows.";
-  for (const one of [a, b]) if (!one.scores) return `of ${one.name} no image's own score is known.`;
-  if (a.data === null || b.data === null) return "the images of one of them are not at hand, so nothing says that they are the same.";
+  for (const one of [a, b]) if (!one.scores) return `${one.name} has no scores of individual images.`;
+  if (a.data === null || b.data === null) return "without the packed images of both, it is unknown whether the images are the same.";
   if (a.data !== b.data) return "they were trained on different images.";
   if (a.measure !== b.measure) return `one is ranked by ${a.measure}, the other by ${b.measure}.`;
-  return a.measure === "iout" ? "" : `of single images the iout of the mask is known, but they are ranked by ${a.measure}.`;
+  return a.measure === "iout" ? "" : `only the iout of individual images is known, but both rows are ranked by ${a.measure}.`;
 }
 
 function compare() {
@@ -67,8 +67,8 @@ function compare() {
   const mean = differences.reduce((sum, one) => sum + one, 0) / differences.length / 1000;
   const [low, high] = bootstrap(differences);
   Object.assign(verdict.dataset, { mean, low, high });
-  const known = low > 0 ? "Yes, B is better" : high < 0 ? "No, B is worse" : "No difference can be seen";
-  const sample = ofA.length < a.of ? `, drawn from ${a.of}` : "";
+  const known = low > 0 ? "Yes, B is better" : high < 0 ? "No, B is worse" : "No significant difference";
+  const sample = ofA.length < a.of ? ` sampled from ${a.of}` : "";
   verdict.textContent =
     `${known}: ${signed(mean)}, 95 % interval ${signed(low)} to ${signed(high)}, ` +
     `over ${differences.length} image${differences.length === 1 ? "" : "s"}${sample}.`;

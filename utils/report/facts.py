@@ -1,4 +1,4 @@
-"""What the page and the model card say of runs: read from their folders, drawn by others."""
+"""Facts about runs that the page and the model card show."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,160 +17,160 @@ RunState = Literal["running", "finished", "interrupted", "failed", "unreadable"]
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the validation images and what it scores."""
+    """The score of the validation images in one coverage class."""
 
     name: str
-    """empty, thin, half, nearly full: by the share of the image that the true mask covers."""
+    """empty, thin, half or nearly full, by the share of the image that the true mask covers."""
     n_images: int
     score: float | None
-    """mean over its images, 0..1; None where there are none."""
+    """mean over the images, 0..1; None if there are none."""
     low: float | None
-    """95 % bootstrap interval over images ..."""
+    """lower end of the 95 % bootstrap interval of the score over images."""
     high: float | None
-    """... of the score."""
+    """upper end of the interval."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of the pixels with a probability in [low, high): how often they really are mask."""
+    """Predicted probability and actual share of mask of the pixels with a probability in [low, high)."""
 
     low: float
     high: float
     n_pixels: int
     probability: float
-    """the mean that the net gave, 0..1."""
+    """mean predicted probability, 0..1."""
     really: float
-    """the share that is mask, 0..1."""
+    """share of the pixels that are mask, 0..1."""
 
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """One validation image of a gallery."""
+    """A validation image in a gallery."""
 
     row: int
-    """Of the mask file."""
+    """row in the mask file."""
     name: str
-    """its id."""
+    """image id."""
     score: float
-    """0..1, at the threshold of the run."""
+    """score at the threshold of the run, 0..1."""
     iou: float
     note: str
-    """a few words: its coverage, how uncertain, how many pixels are wrong."""
+    """short text with the coverage, and the uncertainty or the number of wrong pixels."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the answers of a net on the fold it never saw amount to (nets that predict masks)."""
+    """Scores of the predicted masks of a network on its held-out fold."""
 
     masks: Masks
     packed: PackedImages
-    """The training images that the masks are of."""
+    """the training images that the masks belong to."""
     place: dict[str, int]
     """id -> row of the packed images."""
     origin: str
-    """which file of masks this is, relative to the run: of the best snapshot, or what its threshold was fitted on."""
+    """path of the mask file relative to the run: the file the threshold was fitted on, or that of the best snapshot."""
     threshold: float
     min_area: int
     threshold_from: str
-    """threshold.json, or "fitted here on the same images"."""
+    """threshold.json, or "fitted on the same images"."""
     steps: Steps
-    """score against threshold, of all its images."""
+    """score of all images as a function of the threshold."""
     best: Best
-    """the optimal interval on these images."""
+    """the optimal thresholds on these images."""
     tenths: np.ndarray
-    """(N,) int64, 0..10: each image's score at the threshold."""
+    """(N,) int64, 0..10: score of each image at the threshold in tenths."""
     cross_scores: np.ndarray
-    """(N,) float64, 0..1: each image's cross-fitted score, at the threshold that is best for other images."""
+    """(N,) float64, 0..1: cross-fitted score of each image, at the threshold that is best for other images."""
     cross: CrossFitted | None
-    """their mean, with its interval; None with one image."""
+    """mean of the cross-fitted scores with its interval; None if there is only one image."""
     shares: list[Share]
-    """by coverage of the true mask."""
+    """scores by coverage of the true mask."""
     empties: np.ndarray
     """(2, 2) int64: images by [truth has a mask][prediction has a mask]."""
     reliability: list[Reliability]
     galleries: dict[str, list[GalleryRow]]
-    """title (Worst, Median, Best, Most uncertain, Wrongly empty, Wrongly filled) -> rows; an empty one has no rows."""
+    """title (Worst, Median, Best, Most uncertain, Wrongly empty, Wrongly non-empty) -> rows, possibly none."""
     ious: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """(N,) float64, 0..1: each image's IoU at the threshold; 1 where both masks are empty."""
+    """(N,) float64, 0..1: IoU of each image at the threshold; 1 if both masks are empty."""
     by_area: ByArea = field(default_factory=dict)
-    """`steps` for each least area that was tried: 0 and `min_area`."""
+    """minimum area -> steps, for each minimum area that was tried: 0 and `min_area`."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One experiment folder, as far as it can be read."""
+    """The readable content of one experiment folder."""
 
     path: Path
     name: str
-    """short, and distinct among the runs of a page."""
+    """short name, unique among the runs of a page."""
     state: RunState
     note: str
-    """why it failed, was interrupted or cannot be read, one line; empty otherwise."""
+    """one line on why the run failed, was interrupted or cannot be read; empty otherwise."""
     settings: dict[str, Any] = field(default_factory=dict)
     """config.json: flag -> value."""
     log: dict[str, list[float]] = field(default_factory=dict)
-    """log.csv: column -> a value an epoch; rows that are cut short are left out."""
+    """log.csv: column -> one value per epoch; truncated rows are left out."""
     measure: str = "iout"
-    """what its snapshots are ranked by: iout, objects, auc, accuracy, f2."""
+    """measure that snapshots are ranked by: iout, objects, auc, accuracy or f2."""
     best: float | None = None
     """the best value of the measure over epochs."""
     best_epoch: int | None = None
     n_epochs: int | None = None
-    """that were asked for."""
+    """number of epochs requested."""
     seconds: float | None = None
-    """of all epochs so far."""
+    """total time of all epochs so far."""
     images_per_s: float | None = None
     """median over epochs."""
     machine: str = ""
     digest: str | None = None
-    """of the packed images; None where they are not at hand."""
+    """digest of the packed images; None if these are not available."""
     stored: dict[str, Any] | None = None
-    """threshold.json."""
+    """content of threshold.json."""
     judged: Judged | None = None
-    """None for nets of labels, and where masks or images are not at hand."""
+    """scores of the masks; None for classifiers, and if masks or images are not available."""
     problems: list[str] = field(default_factory=list)
-    """what could not be read, a line each."""
+    """one line for each file that could not be read."""
     stored_rules: dict[str, Any] | None = None
-    """objects.json of a run that is ranked by objects, labels.json of one that is ranked by labels."""
+    """content of objects.json if the run is ranked by objects, of labels.json if it is a classifier."""
 
     @property
     def fold(self) -> int | None:
-        """The fold held out."""
+        """Number of the held-out fold."""
         fold = self.settings.get("fold")
         return fold if isinstance(fold, int) and not isinstance(fold, bool) else None
 
 
 @dataclass(frozen=True)
 class Group:
-    """One row of the table: runs that differ in their fold only; a run without sisters is a group of one."""
+    """A row of the table: runs that differ only in their fold, or a single run."""
 
     name: str
     runs: list[RunFacts]
-    """by fold."""
+    """its runs, ordered by fold."""
     score: float | None
-    """mean over its runs of `best`."""
+    """mean of `best` over its runs."""
     spread: float | None
-    """standard deviation over folds (n - 1); None with one run."""
+    """standard deviation of `best` over folds (n - 1); None for a single run."""
     cross: CrossFitted | None
-    """cross-fitted over all its folds together: each fold at the threshold of the others; of one run: its own. Of runs
-    that are ranked by objects or labels what optimize_threshold.py has stored, None where it has not."""
+    """cross-fitted score over all folds together, each fold at the threshold fitted on the others; for a single run its
+    own cross-fitted score. For runs ranked by objects or labels, the score stored by optimize_threshold.py, or None."""
     cross_scores: dict[str, float]
-    """image id -> the cross-fitted iout of its mask, 0..1, by the net that never saw it; whatever the runs are ranked
-    by."""
+    """image id -> cross-fitted iout of its mask, 0..1, predicted by the network whose held-out fold has the image;
+    regardless of the measure that the runs are ranked by."""
     difference: "Difference | None" = None
-    """of `cross_scores` to the group with the best cross-fitted score on the same data; None for that one, where no
-    image is in both, and where runs are not ranked by iout."""
+    """difference of `cross_scores` to the group with the best cross-fitted score on the same data; None for that group,
+    if no image is in both groups, and if the runs are not ranked by iout."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """All that a page shows."""
+    """All groups of runs on a page, and their settings."""
 
     groups: list[Group]
-    """best cross-fitted score first; those without one by their best score, unreadable ones last."""
+    """groups by cross-fitted score, best first; then groups without one by their best score; unreadable runs last."""
     differing: list[str]
-    """settings that are not the same in all runs, in the order of the flags: columns of the table."""
+    """settings that differ between runs, in the order of the flags; they become columns of the table."""
     equal: dict[str, Any]
-    """settings that are: folded away."""
+    """settings that are the same in all runs; the page shows them in a collapsed list."""
     made: str
-    """when, ISO 8601 with the local zone."""
+    """time of creation, ISO 8601 with the local time zone."""

@@ -1,4 +1,4 @@
-"""Which folders a command line means: `experiments`, `experiments/*`, or some runs by name."""
+"""Find the run folders that a command line names: `experiments`, `experiments/*`, or single runs."""
 
 import os
 import re
@@ -10,35 +10,36 @@ from utils.core.errors import UserError
 
 OF_A_RUN = ("config.json", "log.csv", "snapshots", "state.pt", "status.json", "summary.json")
 NO_RUNS = ("mlartifacts", "mlruns")
-"""Folders that a tracker puts beside the runs."""
+"""Folders that a tracker creates next to the runs."""
 
 
 def runs_below(paths: Sequence[str]) -> list[Path]:
-    """The run folders that some paths mean, in their order, each once.
+    """Return the run folders that some paths name, in order and without duplicates.
 
-    A folder with a config.json is a run; one whose sub-folders have it is a folder of runs, and all its sub-folders are
-    listed: those without a config.json are foreign, and listed so that they are not missed. A folder that is neither is
-    foreign itself. Files that `experiments/*` brings along, hidden folders and those of trackers are left out.
+    A folder with a config.json is a run. A folder with a config.json in any sub-folder is a folder of runs, and all its
+    sub-folders are returned, even those without a config.json, so that these are reported and not overlooked. A folder
+    that is neither is returned itself. Files (which `experiments/*` includes), hidden folders and folders of trackers
+    are left out.
 
     Raises:
-        UserError: a path that does not exist, or no run in any of them.
+        UserError: a path does not exist, or there is no run in any of them.
     """
     found: dict[Path, Path] = {}
     for name in paths:
         path = Path(name)
         if not os.path.lexists(path):
-            raise UserError(f"{name}: no such file or folder; name folders of runs, such as experiments/*")
+            raise UserError(f"{name}: no such file or folder; expected folders of runs, such as experiments/*")
         for folder in _folders_of(path):
             found.setdefault(folder.resolve(), folder)
     runs = list(found.values())
     if all(_is_bare(folder) for folder in runs):
-        said = ", ".join(paths) if paths else "nothing named"
-        raise UserError(f"{said}: no run there; train.py writes one to experiments/<name>, which can be named here")
+        named = ", ".join(paths) if paths else "no folder given"
+        raise UserError(f"{named}: no runs found; expected folders of runs, as train.py writes to experiments/<name>")
     return runs
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each folder: its own, with as many folders above it as it takes to tell all of them apart."""
+    """Return a name for each folder: its own, preceded by as many parent folders as it takes to make it unique."""
     parts = [path.resolve().parts for path in paths]
     names: dict[int, str] = {}
     for depth in range(1, max(map(len, parts), default=0) + 1):
@@ -49,7 +50,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def by_number(name: str) -> list[tuple[int, str]]:
-    """A key to sort names by in which 10 comes after 9."""
+    """Return a sort key for names that puts 10 after 9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -69,12 +70,12 @@ def _is_listed(name: str) -> bool:
 
 
 def _is_bare(folder: Path) -> bool:
-    """Whether nothing lies in a folder but a README."""
+    """Return whether a folder contains nothing but a README and hidden files."""
     return all(entry.name.startswith(".") or entry.name == "README.md" for entry in _entries(folder))
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder; of one that may not be looked into, nothing."""
+    """Return the entries of a folder; an empty list if it cannot be read."""
     try:
         return list(folder.iterdir())
     except OSError:

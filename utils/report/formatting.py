@@ -1,4 +1,4 @@
-"""Numbers as the page writes them; nothing where nothing is known."""
+"""Number formatting for the page; unknown values become empty strings."""
 
 from collections.abc import Sequence
 
@@ -6,33 +6,33 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def score(value: float | None) -> str:
-    """A score, 0..1, to three decimals."""
+    """Format a score (0..1) with three decimals."""
     return "" if value is None else f"{value:.3f}".replace("-", MINUS)
 
 
 def signed(value: float) -> str:
-    """A difference of scores, with its sign; one that rounds to nothing has none."""
+    """Format a difference of scores with its sign; a difference that rounds to zero has no sign."""
     text = f"{value:+.3f}".replace("-", MINUS)
     return text[1:] if float(f"{value:.3f}") == 0 else text
 
 
 def threshold(value: float | None) -> str:
-    """A probability, to three digits that say something."""
+    """Format a probability with three significant digits."""
     return "" if value is None else f"{value:.3g}"
 
 
 def rate(per_second: float | None) -> str:
-    """Images a second."""
+    """Format a number of images per second."""
     return "" if per_second is None else f"{per_second:.0f}" if per_second >= 9.95 else f"{per_second:.1f}"
 
 
 def count(number: int, what: str) -> str:
-    """`1 run`, `2 runs`."""
+    """Format a number of things, such as `1 run` or `2 runs`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def setting(value: object) -> str:
-    """The value of a flag, as it would be typed."""
+    """Format the value of a flag; items of a list are separated by spaces, as they would be typed."""
     if value is None or value in ([], ()):
         return "none"
     if isinstance(value, bool):
@@ -41,7 +41,7 @@ def setting(value: object) -> str:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """`0-2, 4`: whole numbers, those in a row joined."""
+    """Format integers with ranges for three or more consecutive ones, such as `0\N{EN DASH}2, 4`."""
     rows: list[list[int]] = []
     for number in sorted(set(numbers)):
         if rows and number == rows[-1][-1] + 1:

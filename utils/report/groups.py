@@ -1,4 +1,4 @@
-"""Runs beside each other: which of them are folds of one experiment, which group is better, which settings differ."""
+"""Comparison of runs: find folds of one experiment, rank the resulting groups, and find settings that differ."""
 
 import json
 import re
@@ -19,23 +19,23 @@ from utils.scoring.cross_fit import CrossFitted, partition
 from utils.scoring.threshold_search import cross_fit_threshold, join
 
 MEASURES = ("iout", "objects", "auc", "accuracy", "f2")
-"""Groups are ranked within what their runs are ranked by, in this order."""
+"""Groups are ordered by measure, in this order, and ranked by score within each measure."""
 ALIKE = FREE_ON_RESUME - {"n_epochs", "encoder_weights", "snapshot"} | {"fold", "folds"}
-"""Settings in which folds of one experiment may differ: the fold, and what does not change what is learned."""
+"""Settings that may differ between folds of one experiment: the fold, and all that does not change what is learned."""
 OWN_COLUMNS = ("fold", "experiment_dir")
 FOLD_PART = re.compile(r"[_\-. ]*fold[_\-]?(\d+)", re.IGNORECASE)
 RULE_OF = {"accuracy": ("accuracy", "argmax"), "f2": ("f2",)}
-"""Measure of a net for labels -> the rules of labels.json whose score is of that measure."""
+"""Measure of a classifier -> the rules in labels.json whose score is that measure."""
 
 
 def overview(runs: Sequence[RunFacts]) -> Overview:
-    """Put the runs of a page into groups, rank these, and say in which settings they differ."""
+    """Group the runs of a page, rank the groups, and find the settings in which the runs differ."""
     readable = [run for run in runs if run.state != "unreadable"]
     groups = sorted(_grouped(readable), key=_rank)
     first_of: dict[tuple[str, str], Group] = {}
     for group in groups:
         if group.cross and group.cross_scores:
-            first_of.setdefault(_rivalry(group), group)
+            first_of.setdefault(_comparison_key(group), group)
     groups = [_compared(group, first_of) for group in groups]
     unreadable = [Group(run.name, [run], None, None, None, {}) for run in runs if run.state == "unreadable"]
     differing, equal = _settings(readable)
@@ -43,12 +43,12 @@ def overview(runs: Sequence[RunFacts]) -> Overview:
 
 
 def _measure(runs: Sequence[RunFacts]) -> str:
-    """What runs are ranked by; one without an epoch cannot say it."""
+    """Return the measure that runs are ranked by, from the first run that has completed an epoch if there is one."""
     return next((run.measure for run in runs if run.best is not None), runs[0].measure)
 
 
-def _rivalry(group: Group) -> tuple[str, str]:
-    """What groups must have in common to be compared: measure and data."""
+def _comparison_key(group: Group) -> tuple[str, str]:
+    """Return the measure and the data of a group, which groups must share to be compared."""
     return _measure(group.runs), _data_of(group.runs[0])
 
 
@@ -60,7 +60,7 @@ def _rank(group: Group) -> tuple[int, bool, float]:
 
 
 def _compared(group: Group, first_of: Mapping[tuple[str, str], Group]) -> Group:
-    best = first_of.get(_rivalry(group))
+    best = first_of.get(_comparison_key(group))
     if best is None or best is group or _measure(group.runs) != "iout":
         return group
     return replace(group, difference=difference(best.cross_scores, group.cross_scores))
@@ -70,15 +70,15 @@ def _grouped(runs: Sequence[RunFacts]) -> list[Group]:
     alike: dict[str, list[RunFacts]] = {}
     for run in runs:
         alike.setdefault(_signature(run), []).append(run)
-    sets = [sisters for same in alike.values() for sisters in _without_twins(same)]
-    sets = [sorted(sisters, key=lambda run: (run.fold is None, run.fold, run.name)) for sisters in sets]
-    names = [_name_of(sisters) for sisters in sets]
+    sets = [members for same in alike.values() for members in _split_duplicates(same)]
+    sets = [sorted(members, key=lambda run: (run.fold is None, run.fold, run.name)) for members in sets]
+    names = [_name_of(members) for members in sets]
     often = Counter(names)
     names = [
-        name if often[name] == 1 else f"{name} ({_folds_of(sisters)})"
-        for name, sisters in zip(names, sets, strict=True)
+        name if often[name] == 1 else f"{name} ({_folds_of(members)})"
+        for name, members in zip(names, sets, strict=True)
     ]
-    return [_group(name, sisters) for name, sisters in zip(names, sets, strict=True)]
+    return [_group(name, members) for name, members in zip(names, sets, strict=True)]
 
 
 def _folds_of(runs: Sequence[RunFacts]) -> str:
@@ -86,9 +86,9 @@ def _folds_of(runs: Sequence[RunFacts]) -> str:
 
 
 def _signature(run: RunFacts) -> str:
-    """What is the same in all folds of an experiment."""
+    """Return a key that is the same for all folds of an experiment."""
     settings = {name: value for name, value in run.settings.items() if name not in ALIKE}
-    if isinstance(settings.get("snapshot"), str):  # each fold may go on from the same fold of another experiment
+    if isinstance(settings.get("snapshot"), str):  # each fold may start from the same fold of another experiment
         settings["snapshot"] = FOLD_PART.sub(
             lambda match: "_fold" if match[1] == str(run.fold) else match[0], settings["snapshot"]
         )
@@ -99,19 +99,19 @@ def _data_of(run: RunFacts) -> str:
     return run.digest or f"data_dir {run.settings.get('data_dir')}"
 
 
-def _without_twins(runs: Sequence[RunFacts]) -> list[list[RunFacts]]:
-    """Runs of the same settings, apart where a fold would be twice in a group, or an image held out by two runs."""
+def _split_duplicates(runs: Sequence[RunFacts]) -> list[list[RunFacts]]:
+    """Split runs with equal settings so that no group has a fold twice or an image that two of its runs hold out."""
     if _are_folds(runs):
         return [list(runs)]
     sets: dict[str, list[list[RunFacts]]] = {}
     for run in runs:
         same_name = sets.setdefault(FOLD_PART.sub("", run.name), [])
-        place = next((sisters for sisters in same_name if _are_folds([*sisters, run])), None)
+        place = next((members for members in same_name if _are_folds([*members, run])), None)
         if place is None:
             same_name.append([run])
         else:
             place.append(run)
-    return [sisters for same_name in sets.values() for sisters in same_name]
+    return [members for same_name in sets.values() for members in same_name]
 
 
 def _are_folds(runs: Sequence[RunFacts]) -> bool:
@@ -145,7 +145,7 @@ def _group(name: str, runs: list[RunFacts]) -> Group:
 
 
 def _cross_scores(runs: Sequence[RunFacts]) -> tuple[dict[str, float], CrossFitted | None]:
-    """Return each image's cross-fitted iout (with several runs each fold is a part), and their mean."""
+    """Return each image's cross-fitted iout, and their mean; with several runs, each run is a part of the cross-fit."""
     judged = [run.judged for run in runs if run.judged]
     if len(judged) < 2:
         scores = {
@@ -156,12 +156,12 @@ def _cross_scores(runs: Sequence[RunFacts]) -> tuple[dict[str, float], CrossFitt
     pooled = join([{area: one.by_area[area] for area in areas} for one in judged])
     by_part = cross_fit_threshold(pooled, partition([len(one.masks.ids) for one in judged]))
     ids = [name for one in judged for name in one.masks.ids]
-    scores = (np.concatenate(by_part) / 10).tolist()  # each file is a part, so that they are in order
+    scores = (np.concatenate(by_part) / 10).tolist()  # each mask file is one part, so the scores are in file order
     return dict(zip(ids, scores, strict=True)), CrossFitted.of(by_part, unit=10)
 
 
 def _stored_cross(runs: Sequence[RunFacts]) -> CrossFitted | None:
-    """What optimize_threshold.py found for just these runs, if it was of the measure that they are ranked by."""
+    """Return the cross-fitted score that optimize_threshold.py stored for exactly these runs and their measure."""
     rules, measure = runs[0].stored_rules, _measure(runs)
     if rules is None or any(run.stored_rules != rules for run in runs):
         return None
@@ -176,7 +176,7 @@ def _stored_cross(runs: Sequence[RunFacts]) -> CrossFitted | None:
 
 
 def _settings(runs: Iterable[RunFacts]) -> tuple[list[str], dict[str, Any]]:
-    """The settings that differ between runs that have them, and those that do not, in the order of the flags."""
+    """Return the settings that differ between the runs that have them, and the settings that do not, in flag order."""
     values: dict[str, dict[str, Any]] = {}
     for run in runs:
         for name, value in run.settings.items():

@@ -1,4 +1,4 @@
-"""Score the validation masks of a run: intervals, confusion, reliability, images worth a look."""
+"""Score the validation masks of a run: intervals, confusion, reliability, galleries."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -24,29 +24,29 @@ from utils.scoring.threshold_search import best, best_joint, cross_fit_threshold
 
 N_BINS = 10
 COVERAGES = (("empty", 0.0), ("thin", 0.1), ("half", 0.75), ("nearly full", 1.0))
-"""Class -> the largest share of the image that its true mask covers: nothing, up to a tenth, up to three quarters."""
+"""Coverage classes, each with the largest share of the image that the true mask covers."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What is counted of N images."""
+    """Pixel counts of N images."""
 
     inside: np.ndarray
-    """(N,) int64: pixels in both masks ..."""
+    """(N,) int64: pixels in both masks."""
     ours: np.ndarray
-    """... in the predicted one; 0 where it has fewer than the least area ..."""
+    """(N,) int64: pixels in the predicted mask; 0 if it has fewer than the minimum area."""
     theirs: np.ndarray
-    """... and in the true one."""
+    """(N,) int64: pixels in the true mask."""
     uncertain: np.ndarray
-    """(N,) float64, 0..0.25: the mean of p (1 - p) over all pixels, which is the variance of a pixel's answer."""
+    """(N,) float64, 0..0.25: mean of p (1 - p) over all pixels, the variance of the prediction for a pixel."""
     n_pixels: int
-    """of an image."""
+    """number of pixels of an image."""
     reliability: list[Reliability]
-    """of all pixels; tenths of the probability that no pixel has are left out."""
+    """reliability of all pixels in N_BINS bins of the probability; empty bins are left out."""
 
     @property
     def wrong(self) -> np.ndarray:
-        """(N,) int64: pixels that are mask in one of both only."""
+        """(N,) int64: pixels that are in only one of the two masks."""
         return self.ours + self.theirs - 2 * self.inside
 
     @property
@@ -69,13 +69,13 @@ class Counted:
 
 
 def count_images(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], th: float, min_area: int) -> Counted:
-    """Count N images, read one at a time.
+    """Count the pixels of N images, which are read one at a time.
 
     Args:
-        masks: N times (H, W) floats, [0, 1]; N at least 1.
-        truths: N times (H, W), what is not 0 is mask.
-        th: a pixel is mask where its probability is greater.
-        min_area: a predicted mask of fewer pixels counts as empty.
+        masks: N arrays (H, W) of floats, [0, 1]; N is at least 1.
+        truths: N arrays (H, W); values other than 0 are mask.
+        th: pixels with a greater probability are mask.
+        min_area: predicted masks with fewer pixels count as empty.
     """
     numbers, uncertain = [], []
     tally, total = np.zeros((N_BINS, 2), dtype=np.int64), np.zeros(N_BINS)
@@ -105,11 +105,11 @@ def count_images(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], th: 
 
 
 def coverage_shares(tenths: np.ndarray, coverage: np.ndarray) -> list[Share]:
-    """The score of images by how much of them the true mask covers.
+    """Return the score of the images in each coverage class.
 
     Args:
-        tenths: (N,) int64, 0..10.
-        coverage: (N,) float64, 0..1.
+        tenths: (N,) int64, 0..10: scores of the images in tenths.
+        coverage: (N,) float64, 0..1: share of each image that the true mask covers.
     """
     shares, above = [], -1.0
     for name, most in COVERAGES:
@@ -121,23 +121,23 @@ def coverage_shares(tenths: np.ndarray, coverage: np.ndarray) -> list[Share]:
 
 
 N_ROWS = 6
-TITLES = ("Worst", "Median", "Best", "Most uncertain", "Wrongly empty", "Wrongly filled")
+TITLES = ("Worst", "Median", "Best", "Most uncertain", "Wrongly empty", "Wrongly non-empty")
 
 
 def galleries(ids: Sequence[str], tenths: np.ndarray, counted: Counted) -> dict[str, list[GalleryRow]]:
-    """At most N_ROWS images for each of TITLES; of some titles there may be none.
+    """Return at most N_ROWS images for each of TITLES; the list of a title may be empty.
 
-    Worst, median and best are among the images with anything in truth or prediction, by score, then IoU, then wrong
-    pixels. The unsure ones have the greatest `Counted.uncertain`; wrongly empty and wrongly filled ones the largest
-    mask where there should be another answer.
+    Worst, median and best images are chosen among those whose true or predicted mask is not empty, ordered by score,
+    then IoU, then wrong pixels. The most uncertain images have the greatest `Counted.uncertain`. Wrongly empty and
+    wrongly non-empty images are ordered by the size of the true or the predicted mask, largest first.
 
     Args:
-        ids: N names.
-        tenths: (N,) int64, 0..10: scores at the threshold.
-        counted: of the same images at the same threshold.
+        ids: the ids of N images.
+        tenths: (N,) int64, 0..10: scores at the threshold in tenths.
+        counted: counts of the same images at the same threshold.
     """
     ours, theirs, ious, wrong = counted.ours, counted.theirs, counted.ious, counted.wrong
-    order = np.lexsort((-wrong, ious, tenths))  # from the worst to the best, equal ones as in the file
+    order = np.lexsort((-wrong, ious, tenths))  # from worst to best; ties keep the order of the file
     order = order[(ours + theirs)[order] > 0]
     middle = max(0, (len(order) - N_ROWS + 1) // 2)
     missed = np.flatnonzero((theirs > 0) & (ours == 0))
@@ -148,7 +148,7 @@ def galleries(ids: Sequence[str], tenths: np.ndarray, counted: Counted) -> dict[
         "Best": order[::-1],
         "Most uncertain": np.argsort(-counted.uncertain, kind="stable"),
         "Wrongly empty": missed[np.argsort(-theirs[missed], kind="stable")],
-        "Wrongly filled": invented[np.argsort(-ours[invented], kind="stable")],
+        "Wrongly non-empty": invented[np.argsort(-ours[invented], kind="stable")],
     }
 
     def row_of(row: int, title: str) -> GalleryRow:
@@ -158,24 +158,24 @@ def galleries(ids: Sequence[str], tenths: np.ndarray, counted: Counted) -> dict[
 
 
 def _note(row: int, title: str, counted: Counted) -> str:
-    """A few words: what the truth covers, and what is wrong with the answer."""
+    """Return a short note about the coverage of the true mask and the errors of the prediction."""
     covered, found = counted.coverage[row], counted.ours[row] / counted.n_pixels
     truth = f"truth covers {covered:.1%}" if covered else "truth is empty"
     if title == "Most uncertain":
-        return f"{truth}, p(1 - p) is {counted.uncertain[row]:.3f} on average"
-    prediction = f"prediction {found:.1%}" if found else "prediction is empty"
+        return f"{truth}, mean p(1 - p) is {counted.uncertain[row]:.3f}"
+    prediction = f"prediction covers {found:.1%}" if found else "prediction is empty"
     return f"{truth}, {prediction}, {counted.wrong[row]:,} pixels wrong"
 
 
-FITTED_HERE = "fitted here on the same images"
+FITTED_HERE = "fitted on the same images"
 Mark = tuple[tuple[str, int, int], ...]
-"""Files, each with its time of change (ns) and its size, 0 and 0 for one that is not there: as long as that does not
-change, what was read of them is good."""
+"""Paths of files, each with modification time (ns) and size, both 0 if the file is missing. While a mark is unchanged,
+what was read from its files is still valid."""
 
 
 @dataclass(frozen=True)
 class PackedFolder:
-    """A packed folder, opened once for all runs on it."""
+    """A packed folder, opened once for all runs that use it."""
 
     folder: Path
     packed: PackedImages
@@ -186,27 +186,28 @@ class PackedFolder:
 
 @dataclass(frozen=True)
 class Cache:
-    """What was read so far, so that the next round reads only what has changed. One for all rounds and runs."""
+    """Cache of results and opened packed folders, shared by all runs, so that only changed files are read again."""
 
     judged: dict[Path, tuple[Mark, Judged]] = field(default_factory=dict)
-    """By run folder."""
+    """Folder of a run -> (mark of the files that were read, result)."""
     opened: dict[Path, PackedFolder] = field(default_factory=dict)
-    """By packed folder."""
+    """Path of a packed folder -> the opened folder."""
 
     def packed_at(self, name: object, run: Path, ids: Collection[str] = ()) -> PackedFolder:
-        """The packed folder that a run calls `name`: that path, or the same from where the run's folder of runs lies.
+        """Return the packed folder that a run refers to as `name`.
 
-        Of two such folders it is the first that has images of these `ids`.
+        `name` is resolved against the working directory and against the parent of the folder that contains the run. If
+        both folders exist, the first one with images for all of `ids` is used, otherwise the first.
 
         Raises:
-            UserError: it is not here, or not packed.
+            UserError: `name` is not a path, or no packed folder is found.
         """
         if not isinstance(name, str) or not name:
-            raise UserError("does not say of which packed images it is")
+            raise UserError("expected the path of a packed folder in data_dir, found none")
         folders = [Path(name), run.resolve().parent.parent / name]
         found = [self._opened(folder) for folder in folders if (folder / MANIFEST).is_file()]
         if not found:
-            raise UserError(f"the packed images in {name} are not here, so that there is no truth to judge it by")
+            raise UserError(f"the packed images in {name} are missing, so there are no true masks to compare with")
         return next((opened for opened in found if opened.place.keys() >= set(ids)), found[0])
 
     def _opened(self, folder: Path) -> PackedFolder:
@@ -219,7 +220,7 @@ class Cache:
 
 
 def mark_of(*paths: str | Path) -> Mark:
-    """Which state some files are in."""
+    """Return the mark of some files in their current state."""
     states = [(path, os.stat(path) if os.path.isfile(path) else None) for path in paths]
     return tuple(
         (str(path), state.st_mtime_ns, state.st_size) if state else (str(path), 0, 0) for path, state in states
@@ -234,18 +235,18 @@ def judge(
     cache: Cache,
     problems: list[str],
 ) -> Judged | None:
-    """Judge the masks that the run's threshold was fitted on, else those of its best snapshot.
+    """Score the masks that the run's threshold was fitted on, or else the masks of its best snapshot.
 
     Args:
-        run: the experiment folder of a net that predicts masks.
-        stored: its threshold.json.
-        threshold: threshold and least area in it; None: they are fitted here.
-        snapshot: the best one.
-        cache: what was judged before is taken from there.
-        problems: gets a line for each file that cannot be judged.
+        run: the experiment folder of a network that predicts masks.
+        stored: content of its threshold.json.
+        threshold: (threshold, minimum area) from threshold.json; None to fit both on the masks.
+        snapshot: the best snapshot.
+        cache: earlier results, which are reused if no file has changed.
+        problems: receives a line for each file that cannot be scored.
 
     Returns:
-        None if there are no masks, or none that can be judged.
+        None if there are no masks that can be scored.
     """
     for path in _mask_files(run, stored, snapshot):
         judged = attempt(partial(_cached, run, path, threshold, cache), problems, run, str(path.relative_to(run)))
@@ -255,7 +256,7 @@ def judge(
 
 
 def _mask_files(run: Path, stored: dict[str, Any] | None, snapshot: SnapshotFile | None) -> Iterator[Path]:
-    """The files of masks to try: those within the run that threshold.json names, then those of the best snapshot."""
+    """Yield the mask files to try: the files in the run that threshold.json names, then that of the best snapshot."""
     named = (stored or {}).get("masks")
     for name in named if isinstance(named, list) else []:
         if isinstance(name, str) and (path := _within(run, Path(name))):
@@ -265,7 +266,7 @@ def _mask_files(run: Path, stored: dict[str, Any] | None, snapshot: SnapshotFile
 
 
 def _within(run: Path, name: Path) -> Path | None:
-    """A file of the run by the path it had where the threshold was fitted, which may have been another folder."""
+    """Return the current path of a mask file, which may have moved with the run; None if it is not in the run."""
     here = run.resolve()
     after = [name.parts[place + 1 :] for place, part in enumerate(name.parts) if part == here.name]
     for tried in (name, *(run.joinpath(*parts) for parts in after)):
@@ -288,10 +289,12 @@ def _cached(run: Path, path: Path, threshold: tuple[float, int] | None, cache: C
 
 def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[float, int] | None) -> Judged:
     if (masks.info.part or "train") != "train":
-        raise UserError(f"is of the {masks.info.part} images, whose truth is not known")
+        raise UserError(
+            f"expected masks of training images, found masks of {masks.info.part} images, which have no true masks"
+        )
     if len(set(masks.ids)) < len(masks.ids):
-        raise UserError("lists an image twice; predict again")
-    truths = list(true_masks(masks, str(opened.folder)))  # memory-mapped, as the masks are
+        raise UserError("an image is listed twice; predict again")
+    truths = list(true_masks(masks, str(opened.folder)))  # memory-mapped, like the masks
     by_area = steps_of(masks.array, truths, sorted({0, *(threshold[1:] if threshold else ())}))
     fitted = best_joint(by_area)
     th, min_area = threshold or (fitted.threshold, fitted.min_area)
@@ -300,7 +303,7 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
     counted = count_images(masks.array, truths, th, min_area)
     parts = partition([len(masks.ids)])
     by_part = cross_fit_threshold(by_area, parts)
-    cross_scores = tenths.copy()  # of one image there is nothing else to fit on
+    cross_scores = tenths.copy()  # a single image leaves nothing to fit the threshold on
     for images, scores in zip(parts, by_part, strict=False):
         cross_scores[images] = scores
     return Judged(

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md of a run: what the net is, what it scores and how sure that is, where it fails, how to use it."""
+"""The model card of a run (MODEL_CARD.md): model, scores with intervals, failures, usage and limitations."""
 
 import io
 from collections.abc import Sequence
@@ -20,33 +20,33 @@ from utils.report.safe_reading import attempt
 from utils.scoring.bootstrap import mean_interval
 
 NEVER_IN_CODE = set("`|\\")
-"""Signs that a code span in a table cannot show as they are."""
+"""Characters that a code span in a Markdown table cannot show literally."""
 
 
 def shown(value: Any) -> str:
-    """A value as it is, whatever signs are in it: as a code span, or sign by sign where that cannot be.
+    """Return Markdown that shows a value literally: a code span, or escaped text if a code span cannot show it.
 
-    A list is joined by blanks, as a flag takes it; None is a dash.
+    Lists are joined by spaces, as their flags take them; None and empty lists become a dash.
     """
     if value is None or value == []:
         return "–"
     words = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    text = "".join(sign if sign.isprintable() else " " for sign in words)
+    text = "".join(letter if letter.isprintable() else " " for letter in words)
     if not text.strip():
         return "` `"
     if NEVER_IN_CODE & set(text):
-        return "".join(sign if sign.isalnum() or sign == " " else f"&#{ord(sign)};" for sign in text)
+        return "".join(letter if letter.isalnum() or letter == " " else f"&#{ord(letter)};" for letter in text)
     return f"`{text}`"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already; empty without rows."""
+    """Return a Markdown table of cells that are already Markdown; an empty string if there are no rows."""
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     return "\n".join(lines) if rows else ""
 
 
 def command(words: Sequence[str]) -> str:
-    """A line to type, as a block of code that nothing in it can end."""
+    """Return a shell command as an indented Markdown code block that no word in it can end."""
     import shlex
 
     line = shlex.join(" ".join(word.split()) if not word.isprintable() else word for word in words)
@@ -55,18 +55,18 @@ def command(words: Sequence[str]) -> str:
 
 TITLES = ("image", "truth", "probability", "overlay")
 LONGEST_SIDE = 240
-"""Pixels of a tile; larger images are shrunk to it."""
+"""Longest side of a tile in pixels; larger images are shrunk to it."""
 MOST_BYTES = 1_000_000
 
 
 def write_failures(judged: Judged, path: Path) -> list[GalleryRow]:
-    """Draw the worst images that are not all right, as many as MOST_BYTES have room for.
+    """Draw the worst images with a score below 1, as many as fit into MOST_BYTES.
 
     Returns:
-        those that are in the picture, the worst first; none: there is no picture.
+        the images in the picture, worst first; empty if no picture was written.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the picture cannot be written.
     """
     rows = [row for row in judged.galleries["Worst"] if row.score < 1]
     drawn = [(f"{row.name}  iout {row.score:.1f}, iou {row.iou:.2f}", _tiles(judged, row)) for row in rows]
@@ -89,7 +89,7 @@ def _tiles(judged: Judged, row: GalleryRow) -> list[np.ndarray]:
 
 
 def _shrunk(picture: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8, at most LONGEST_SIDE pixels a side."""
+    """Return the picture as (h, w, 3) uint8, at most LONGEST_SIDE pixels per side."""
     from PIL import Image
 
     rgb = as_rgb(picture)
@@ -109,36 +109,36 @@ def _png(drawn: Sequence[tuple[str, Sequence[np.ndarray]]]) -> bytes:
 
 
 TASKS = {
-    "mask": "mask or not, of each pixel",
-    "border": "mask, and the border between or around objects, of each pixel",
-    "labels": "labels of an image",
-    "gate": "whether there is anything in the mask of an image",
+    "mask": "segmentation (mask or background, for each pixel)",
+    "border": "segmentation (mask, and the border between or around objects, for each pixel)",
+    "labels": "classification (labels of an image)",
+    "gate": "gate (whether the mask of an image is empty)",
 }
 
 LOGGED = ("iout", "iou", "objects", "auc", "accuracy", "f2", "recall", "log_loss", "val_loss")
 FEW = 10
-"""Of a kind of images that is rarer in the fold than this a score says little."""
+"""Coverage classes with fewer images than this are listed as too small for a reliable score."""
 Row = tuple[str, ...]
 
 
 def card_text(facts: RunFacts, failures: Sequence[GalleryRow], picture: str) -> str:
-    """MODEL_CARD.md.
+    """Return the text of MODEL_CARD.md.
 
     Args:
-        facts: of one run.
+        facts: the run.
         failures: the images in the picture, in its order.
-        picture: the name of its file, beside the card.
+        picture: file name of the picture, in the same folder as the card.
     """
     sections = {
-        "What it is": _listed(_what(facts)),
+        "Model": _listed(_what(facts)),
         "Scores": _scores(facts),
         "Threshold": _threshold(facts),
         "Failures": _failures(failures, picture),
-        "How to use it": _use(facts),
-        "What it was not tested on": _listed(_limits(facts)),
+        "Usage": _use(facts),
+        "Limitations": _listed(_limits(facts)),
         "Hardware and time": _listed(_hardware(facts)),
         "Settings": table(("flag", "value"), [(shown(name), shown(value)) for name, value in facts.settings.items()]),
-        "What could not be read": _listed([shown(line) for line in facts.problems]),
+        "Problems": _listed([shown(line) for line in facts.problems]),
     }
     parts = [f"# {shown(facts.name)}", *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]
     return "\n\n".join(parts) + "\n"
@@ -147,12 +147,12 @@ def card_text(facts: RunFacts, failures: Sequence[GalleryRow], picture: str) -> 
 def _what(facts: RunFacts) -> list[str]:
     flags, n_epochs, n_folds = facts.settings, len(facts.log.get("epoch", ())), _n_folds(facts)
     start = flags.get("snapshot") or flags.get("encoder_weights")
-    best = "" if facts.best_epoch is None else f", the best one {facts.best_epoch}"
+    best = "" if facts.best_epoch is None else f", best epoch {facts.best_epoch}"
     lines = [
-        f"network: {shown(flags.get('arch'))}, which began with the weights {shown(start)}",
+        f"network: {shown(flags.get('arch'))}, initial weights {shown(start)}",
         f"task: {TASKS[_kind(facts)]}",
-        f"images: {shown(flags.get('data_dir'))}, whose digest is {shown(facts.digest)}",
-        f"fold held out: {_or_unknown(facts.fold)}{f' of {n_folds}' if n_folds else ''}",
+        f"images: {shown(flags.get('data_dir'))}, digest {shown(facts.digest)}",
+        f"held-out fold: {_or_unknown(facts.fold)}{f' ({n_folds} folds)' if n_folds else ''}",
         f"epochs: {n_epochs} of {_or_unknown(facts.n_epochs)}{best}",
     ]
     return lines if _finished(facts) else [*lines, f"state: {facts.state} {shown(facts.note) if facts.note else ''}"]
@@ -169,17 +169,18 @@ def _n_folds(facts: RunFacts) -> int | None:
 def _scores(facts: RunFacts) -> str:
     judged = facts.judged
     rows = [*(_of_masks(facts, judged) if judged else []), *_of_rules(facts), *_as_logged(facts)]
-    parts = [table(("score", "how", "value", "95 % interval"), rows)]
+    parts = [table(("metric", "evaluation", "value", "95 % interval"), rows)]
     if judged:
         (right, filled), (emptied, found) = [map(str, row) for row in judged.empties.tolist()]
-        confused = [("truth is empty", right, filled), ("truth has a mask", emptied, found)]
+        confused = [("true mask empty", right, filled), ("true mask non-empty", emptied, found)]
         parts += [
-            f"Of the {len(judged.tenths)} images of the fold, by the masks in {shown(judged.origin)}; intervals are "
-            "bootstraps over images. `iout` is the salt competition's metric: the share of the thresholds .50, .55, "
-            "..., .95 that an image's IoU is greater than. Coverage is the share of the image that the true mask "
-            "covers: thin up to a tenth, half up to three quarters.",
+            f"Unless stated otherwise, scores are of the {len(judged.tenths)} images of the fold, from the masks in "
+            f"{shown(judged.origin)}. Intervals are bootstrap intervals over images. `iout` is the metric of the "
+            "TGS salt competition: the share of the IoU thresholds 0.50, 0.55, ..., 0.95 that an image exceeds, "
+            "averaged over images. Coverage is the share of the image that the true mask covers: thin is up to 10 %, "
+            "half up to 75 %.",
             table(("coverage", "images", "iout", "95 % interval"), _by_coverage(judged)),
-            table(("images", "found empty", "found a mask"), confused),
+            table(("number of images", "predicted empty", "predicted non-empty"), confused),
         ]
     return "\n\n".join(part for part in parts if part)
 
@@ -187,11 +188,11 @@ def _scores(facts: RunFacts) -> str:
 def _of_masks(facts: RunFacts, judged: Judged) -> list[Row]:
     at, rows = f"at threshold {judged.threshold:.6g} ({judged.threshold_from})", []
     if cross := judged.cross:
-        how = f"cross-fitted: each of {cross.n_parts} parts of the fold at the threshold of the others"
+        how = f"cross-fitted: each of {cross.n_parts} parts of the fold at the threshold fitted on the others"
         rows.append(("`iout`", how, *_interval(cross.score, cross.low, cross.high)))
     files = (facts.stored or {}).get("masks")
     if isinstance(files, list) and len(files) > 1:
-        how = f"cross-fitted over {len(files)} mask files, each at the threshold of the others"
+        how = f"cross-fitted over {len(files)} mask files, each at the threshold fitted on the others"
         rows += _stored_row("`iout`", how, facts.stored)
     return [*rows, ("`iout`", at, *_mean(judged.tenths / 10)), ("`iou`", at, *_mean(judged.ious))]
 
@@ -199,20 +200,20 @@ def _of_masks(facts: RunFacts, judged: Judged) -> list[Row]:
 def _of_rules(facts: RunFacts) -> list[Row]:
     rules = facts.stored_rules or {}
     score = "objects" if facts.measure == "objects" else rules.get("rule")
-    return _stored_row(shown(score), "cross-fitted, with the rules below", rules)
+    return _stored_row(shown(score), "cross-fitted, with the parameters below", rules)
 
 
 def _as_logged(facts: RunFacts) -> list[Row]:
     if facts.best_epoch not in facts.log.get("epoch", ()):
         return []
-    epoch, how = facts.log["epoch"].index(facts.best_epoch), f"epoch {facts.best_epoch}, as training logged it"
-    half = {name: f"{how}, at threshold .5" for name in ("iout", "iou", "objects")}
+    epoch, how = facts.log["epoch"].index(facts.best_epoch), f"epoch {facts.best_epoch}, logged during training"
+    half = {name: f"{how}, at threshold 0.5" for name in ("iout", "iou", "objects")}
     names = [name for name in LOGGED if name in facts.log]
     return [(f"`{name}`", half.get(name, how), f"{facts.log[name][epoch]:.4f}", "") for name in names]
 
 
 def _stored_row(score: str, how: str, stored: Any) -> list[Row]:
-    """A row of what optimize_threshold.py has stored; none if it is not what it stores."""
+    """Return a row with the score that optimize_threshold.py stored; no row if `stored` has none or is malformed."""
     cross = stored.get("cross_fitted") if isinstance(stored, dict) else None
     numbers = [cross.get(name) for name in ("score", "low", "high")] if isinstance(cross, dict) else [None]
     return [(score, how, *_interval(*numbers))] if all(isinstance(one, int | float) for one in numbers) else []
@@ -227,15 +228,15 @@ def _threshold(facts: RunFacts) -> str:
     if judged := facts.judged:
         area, best = judged.min_area, judged.best
         lines = [
-            f"A pixel is mask where its probability is greater than {judged.threshold:.6g} ({judged.threshold_from}).",
-            *([f"Masks of fewer than {area} pixels count as empty."] if area else []),
-            f"Best for the images of this fold alone is {best.low:.6g} to {best.high:.6g}: `iout` {best.score:.4f}.",
+            f"Pixels with a probability greater than {judged.threshold:.6g} ({judged.threshold_from}) are mask.",
+            *([f"Masks with fewer than {area} pixels are emptied."] if area else []),
+            f"The optimum on this fold alone is {best.low:.6g} to {best.high:.6g}, with an `iout` of {best.score:.4f}.",
         ]
         parts.append(_listed(lines))
     if rules := facts.stored_rules:
         names = ["th", "seed_th", "min_area", "fill_holes"] if facts.measure == "objects" else ["rule", "thresholds"]
         names += ["gate_threshold"] if "gate_threshold" in rules else []
-        parts.append(table(("rule", "value"), [(name, shown(rules.get(name))) for name in names]))
+        parts.append(table(("parameter", "value"), [(name, shown(rules.get(name))) for name in names]))
     return "\n\n".join(parts)
 
 
@@ -244,54 +245,57 @@ def _failures(rows: Sequence[GalleryRow], picture: str) -> str:
         return ""
     cells = [(shown(row.name), f"{row.score:.1f}", f"{row.iou:.2f}", row.note) for row in rows]
     drawn = f"![image, truth, probability and overlay of the worst images of the fold]({picture})"
-    colours = "In the overlay the truth is green, what was found red, and both together yellow."
-    return f"{drawn}\n\n{colours}\n\n{table(('the worst images', '`iout`', '`iou`', ''), cells)}"
+    colours = "In the overlay, the true mask is green, the predicted mask is red, and their overlap is yellow."
+    return f"{drawn}\n\n{colours}\n\n{table(('worst images', '`iout`', '`iou`', 'note'), cells)}"
 
 
 def _use(facts: RunFacts) -> str:
     data, kind = str(facts.settings.get("data_dir") or "data"), _kind(facts)
-    run = str(facts.path if facts.path.name else facts.path.resolve())  # a single dot means nothing to a reader
+    run = str(facts.path if facts.path.name else facts.path.resolve())  # "." would not tell a reader which run it is
     if kind == "gate":
-        words = ["predict_tta.py", "--data_dir", data, "--snapshot", "RUN_OF_MASKS", "--gate", run]
-        return f"As a gate before a net of masks:\n\n{command(['python', *words])}"
+        words = ["predict_tta.py", "--data_dir", data, "--snapshot", "SEGMENTATION_RUN", "--gate", run]
+        return f"Use this run as the gate of a segmentation network:\n\n{command(['python', *words])}"
     script = "predict.py" if kind == "labels" else "predict_tta.py"
     words = [script, "--data_dir", data, "--snapshot", run, *(["--objects"] if facts.measure == "objects" else [])]
-    return f"The test images of a packed folder, with the thresholds of this run:\n\n{command(['python', *words])}"
+    return (
+        f"Predict the test images of a packed folder with the thresholds of this run:\n\n{command(['python', *words])}"
+    )
 
 
 def _limits(facts: RunFacts) -> list[str]:
     lines = [
-        f"The scores are of fold {_or_unknown(facts.fold)} of one set of images: other instruments, places and sizes "
-        "were not seen.",
-        "No image of the fold was learned from, but the best epoch was chosen on it, which flatters a little.",
-        f"It is one run with seed {shown(facts.settings.get('seed'))}; what another seed would change is not known.",
+        f"The scores are from fold {_or_unknown(facts.fold)} of one dataset; images from other instruments or places, "
+        "or of other sizes, were not tested.",
+        "No image of the fold was used for training, but the best epoch was chosen on it, so scores are slightly "
+        "optimistic.",
+        f"This is a single run with seed {shown(facts.settings.get('seed'))}; the variation between seeds is unknown.",
     ]
     if facts.judged:
         few = [f"{one.name} ({one.n_images})" for one in facts.judged.shares if one.n_images < FEW]
-        lines += [f"Images of which the fold has fewer than {FEW}: {', '.join(few)}."] if few else []
+        lines += [f"Coverage classes with fewer than {FEW} images in the fold: {', '.join(few)}."] if few else []
     elif _kind(facts) in ("mask", "border"):
-        lines.append("Its answers could not be compared with the truth when this was written.")
-    return lines if _finished(facts) else [*lines, "Training had not come to its end when this was written."]
+        lines.append("The predictions could not be compared with the true masks when this card was written.")
+    return lines if _finished(facts) else [*lines, "Training had not finished when this card was written."]
 
 
 def _hardware(facts: RunFacts) -> list[str]:
     lines = [f"machine: {shown(facts.machine or None)}"]
     if facts.seconds is not None:
-        lines.append(f"training and validation: {duration(facts.seconds)}")
+        lines.append(f"time for training and validation: {duration(facts.seconds)}")
     if facts.images_per_s is not None:
-        lines.append(f"training: {facts.images_per_s:.1f} images/s, the median over epochs")
+        lines.append(f"training speed: {facts.images_per_s:.1f} images/s (median over epochs)")
     return lines
 
 
 def _kind(facts: RunFacts) -> str:
-    """Which of TASKS the run has learned."""
+    """Return the key of TASKS that the run was trained for."""
     if "at_precision" in facts.settings or facts.measure in ("auc", "accuracy", "f2"):
         return "gate" if facts.settings.get("target") is None else "labels"
     return "border" if "border" in facts.settings else "mask"
 
 
 def _finished(facts: RunFacts) -> bool:
-    """Whether training came to its end; until its last line is said, status.json has it that it goes on."""
+    """Return whether training is complete: the card is written while status.json still says that it is running."""
     return facts.state == "finished" or (facts.path / "summary.json").is_file()
 
 
@@ -300,7 +304,7 @@ def _mean(scores: np.ndarray) -> Row:
 
 
 def _interval(score: float | None, low: float | None, high: float | None) -> Row:
-    """Two cells: the score, and its interval; of a score that there is not a dash and nothing."""
+    """Return two cells, the score and its interval; a dash and an empty cell if there is no score."""
     return ("–", "") if score is None else (f"{score:.4f}", f"{low:.4f} to {high:.4f}")
 
 
@@ -316,19 +320,20 @@ CARD, PICTURE = "MODEL_CARD.md", "failures.png"
 
 
 def write_model_card(folder: Path) -> Path:
-    """Write MODEL_CARD.md of a run, and failures.png where its masks and images are at hand.
+    """Write MODEL_CARD.md of a run, and failures.png if its masks and images are available.
 
-    What cannot be read is left out, and said; so it can be written at any time, and again once there is a threshold.
+    Files that cannot be read are left out, and the card lists them. It can therefore be written at any time, and again
+    once there is a threshold.
 
     Returns:
-        the card.
+        path of the card.
 
     Raises:
-        UserError: no such folder.
-        OSError: it cannot be written.
+        UserError: the folder does not exist.
+        OSError: a file cannot be written.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder, so there is no run to write {CARD} of")
+        raise UserError(f"{folder}: no such folder; {CARD} is written to the folder of a run")
     facts = read_run(folder, folder.resolve().name)
     failures = write_failures(facts.judged, folder / PICTURE) if facts.judged else []
     write_text(folder / CARD, card_text(facts, failures, PICTURE))

@@ -1,5 +1,5 @@
-// The page works without a script too: sections open by their address alone. Here: enlarging, the way to a run and back,
-// light and dark, and, where the page is served, refreshing. Uses table.js and compare.js, which stand before it.
+// Enlarged pictures, navigation between the table and a run, light and dark colours, and reloading of a served page.
+// Follows table.js and compare.js in the same module. Without a script, the sections still open by their URL fragment.
 
 // ---- enlarge ----
 const large = find("large");
@@ -73,7 +73,7 @@ theme.addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
 
-// ---- what outlives a reload, in this tab ----
+// ---- state of the page that survives a reload in this tab ----
 const place = `strata ${location.pathname}`;
 
 function remember() {
@@ -91,7 +91,7 @@ function remember() {
   try {
     sessionStorage.setItem(place, JSON.stringify(kept));
   } catch {
-    // a browser that keeps nothing forgets what was sorted, and no more
+    // without session storage, only the state of the table is lost
   }
 }
 
@@ -126,7 +126,7 @@ function recallPlace(kept) {
 
 addEventListener("pagehide", remember);
 
-// ---- where it is served: a newer page is taken as soon as there is one ----
+// ---- served page: reload as soon as there is a newer version ----
 const served = find("served");
 
 async function refresh() {
@@ -141,14 +141,14 @@ async function refresh() {
     }
   } catch {
     if (!served.dataset.lost) Object.assign(served.dataset, { lost: "yes", before: served.textContent });
-    served.textContent = "This page is no longer refreshed: the program that serves it does not answer.";
+    served.textContent = "This page is no longer updated: the server does not respond (report.py --watch).";
   }
   if (version !== mine && !large.open) location.reload();
   else setTimeout(refresh, 3000);
 }
 
-// ---- begin ----
-history.scrollRestoration = "manual"; // the browser's own would come after ours
+// ---- start ----
+history.scrollRestoration = "manual"; // otherwise the browser would override our scroll position
 offerPairs();
 const kept = recall();
 filter();
@@ -156,5 +156,5 @@ if (!document.querySelector(".compare").hidden) compare();
 nameTheme();
 theme.hidden = document.querySelector(".filter").hidden = false;
 if (section()) arrive();
-if (kept) addEventListener("load", () => recallPlace(kept)); // after the browser went to what the address names
+if (kept) addEventListener("load", () => recallPlace(kept)); // after the browser has scrolled to the URL fragment
 if (served) setTimeout(refresh, 3000);

@@ -1,6 +1,6 @@
-"""The page of experiments: one HTML file with its style, script, charts and pictures inside.
+"""The report page: one HTML file that contains its style, script, charts and pictures.
 
-It is made once, or again and again; what has not changed is neither scored nor drawn again.
+When the page is built repeatedly, runs that have not changed are neither scored nor drawn again.
 """
 
 import base64
@@ -30,17 +30,17 @@ from utils.report.table import anchor_of, columns_of, encoded_scores, entries_of
 
 HERE = Path(__file__).parent
 GENERATOR = "Strata report"
-"""Says that a file is a page of ours."""
+"""Marks a file as a report page, so that it may be overwritten."""
 SCRIPTS = ("table.js", "compare.js", "page.js")
-"""One module, cut into three."""
+"""Parts of one JavaScript module, in order."""
 SERVED = "<!-- served -->"
-"""Where a page that is served gets a line about itself."""
+"""Placeholder for the status line of a served page."""
 STATES: tuple[RunState, ...] = ("running", "finished", "interrupted", "failed", "unreadable")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A number about a run and its name."""
+    """A named value in the section of a run."""
 
     name: str
     text: str
@@ -49,28 +49,28 @@ class Fact:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of one run."""
+    """The section of one run."""
 
     run: RunFacts
     anchor: str
     href: str
-    """of its folder; empty in a page that is served."""
+    """link to the folder of the run; empty in a served page."""
     facts: list[Fact]
     figures: list[Figure]
     galleries: dict[str, list[Strip]]
     settings: list[tuple[str, str]]
     rules: list[tuple[str, str]]
-    """of objects or labels, as they were fitted."""
+    """(name, value) of the fitted post-processing of objects or thresholds of labels."""
 
 
 def build_page(overview: Overview, pictures: Pictures, folder: str | Path | None) -> bytes:
-    """The page as it is written to a file, or served.
+    """Return the page as HTML.
 
     Args:
-        overview: what it shows.
+        overview: the runs to show.
         pictures: draws the galleries.
-        folder: where the file will lie, so that it can link to the folders of the runs; None for a page that is served,
-            which has no such links and asks its server from time to time for a newer one.
+        folder: folder that the file will be written to, so that links to the folders of the runs are relative to it.
+            None for a served page, which has no such links and polls its server for a newer version.
     """
     import jinja2
     from markupsafe import Markup
@@ -113,11 +113,11 @@ def build_page(overview: Overview, pictures: Pictures, folder: str | Path | None
         bar=bar,
         limits=dict(COVERAGES),
     )
-    return text.encode("utf-8", "replace")  # a folder's name may hold bytes that are no text
+    return text.encode("utf-8", "replace")  # the name of a folder may contain bytes that are not UTF-8
 
 
 def as_script_data(value: Any) -> str:
-    """JSON that can stand in a <script>: no name in it ends the element or begins a comment."""
+    """Return `value` as JSON that is safe in a <script>: no string in it can end the element or start a comment."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -127,7 +127,7 @@ def _text_of(name: str) -> str:
 
 
 def _hash_of(text: str) -> str:
-    """What a content security policy allows: this text and no other."""
+    """Return the content security policy source that allows exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -142,7 +142,7 @@ def _section(run: RunFacts, galleries: dict[str, list[Strip]], folder: str | Pat
 
 
 def link(path: str | Path, folder: str | Path) -> str:
-    """The relative address of a folder, seen from a page in another one; no name in it is taken for a scheme."""
+    """Return the URL of `path` relative to `folder`; a colon in a name is not read as the end of a URL scheme."""
     return "./" + quote(os.fsencode(os.path.relpath(path, folder)).replace(os.fsencode(os.sep), b"/")) + "/"
 
 
@@ -151,7 +151,7 @@ def _flags(settings: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _rules(stored: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """The plain values of objects.json or labels.json, with those of its thresholds."""
+    """Return the plain values of objects.json or labels.json, followed by its per-label thresholds."""
     stored = stored or {}
     thresholds = stored.get("thresholds")
     named = thresholds if isinstance(thresholds, dict) else {}
@@ -184,10 +184,10 @@ def _judged_facts(run: RunFacts) -> Sequence[Fact]:
     judged = run.judged
     if judged is None:
         return []
-    of_masks = "" if run.measure == "iout" else " (iout of masks)"
+    of_masks = "" if run.measure == "iout" else " (mask iout)"
     taken = Fact(f"threshold{of_masks}", words.threshold(judged.threshold), judged.threshold_from)
     if judged.min_area:
-        taken = Fact(taken.name, taken.text, f"{taken.beside}; masks under {judged.min_area} pixels empty")
+        taken = Fact(taken.name, taken.text, f"{taken.beside}; masks under {judged.min_area} pixels are emptied")
     if judged.cross is None:
         return [taken]
     cross = judged.cross
@@ -203,27 +203,27 @@ def _judged_facts(run: RunFacts) -> Sequence[Fact]:
 
 @dataclass
 class Maker:
-    """Makes the page of the runs below some paths."""
+    """Builder of the page of the runs below some paths."""
 
     paths: Sequence[str]
     cache: Cache = field(default_factory=Cache)
     pictures: Pictures = field(default_factory=Pictures)
 
     def read(self) -> Overview:
-        """All runs as they are now; raises UserError if there are none."""
+        """Read all runs in their current state; raise UserError if there are none."""
         folders = runs_below(self.paths)
         names = short_names(folders)
         return overview([read_run(path, name, self.cache) for path, name in zip(folders, names, strict=True)])
 
     def page(self) -> bytes:
-        """The page as it is served."""
+        """Return the page as it is served."""
         return build_page(self.read(), self.pictures, None)
 
     def write(self, out: str | Path) -> str:
-        """Write the page to a file, as a whole; what was done, in a line.
+        """Write the page to a file atomically and return a one-line summary.
 
         Raises:
-            UsageError: `out` is a folder, or a file that is no page of ours.
+            UsageError: `out` is a folder, or an existing file that is not a report page.
             UserError: there are no runs.
         """
         out = Path(out)
@@ -234,16 +234,16 @@ class Maker:
             part.write_bytes(page)
         runs = [run for group in found.groups for run in group.runs]
         lost = sum(run.state == "unreadable" for run in runs)
-        unreadable = f" ({lost} of them cannot be read, and the page says why)" if lost else ""
+        unreadable = f" ({lost} unreadable; the page shows why)" if lost else ""
         rows = count(len(found.groups), "row")
         return f"{out}: {count(len(runs), 'run')} in {rows}{unreadable}, {len(page) / 1e6:.1f} MB"
 
 
 def _check(out: Path) -> None:
-    """Raise a UsageError where the page would replace something else."""
+    """Raise UsageError if `out` is a folder or a file that is not a report page."""
     if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a file, such as {out / 'report.html'}")
+        raise UsageError(f"--out {out}: expected a file, found a folder; use for example {out / 'report.html'}")
     if os.path.lexists(out):
         with open(out, "rb") as file:
             if GENERATOR.encode() not in file.read(2000):
-                raise UsageError(f"--out {out}: is there already and is no page of experiments; name another file")
+                raise UsageError(f"--out {out}: the file exists and is not a report page; choose another name")

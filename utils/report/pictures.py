@@ -1,4 +1,4 @@
-"""Galleries as small pictures inside the page: image | truth | probability | overlay, as many as its size allows."""
+"""Galleries as small pictures embedded in the page: image | truth | probability | overlay, limited by total size."""
 
 import base64
 import io
@@ -13,15 +13,15 @@ from utils.masks.mask_file import binarize
 from utils.report.facts import GalleryRow, Judged, RunFacts
 
 BUDGET = 8_500_000
-"""Bytes of the page, over all runs: beside it there is room below 20 MB for the rest of 200 runs."""
+"""Limit for the pictures of all runs in bytes; leaves room for the rest of 200 runs in a page below 20 MB."""
 WIDEST = 160
-"""Pixels; larger pictures are made smaller."""
+"""Longest side of a picture in pixels; larger pictures are shrunk to it."""
 PANELS = ("image", "truth", "probability", "overlay")
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One image of a gallery, drawn."""
+    """The drawn panels of one image in a gallery."""
 
     row: GalleryRow
     panels: tuple[str, ...]
@@ -32,17 +32,17 @@ class Strip:
 
 @dataclass
 class Pictures:
-    """Draws galleries; what was drawn for a run is kept as long as its masks are judged to the same end."""
+    """Drawn galleries; the strips of a run are kept until its masks are scored again."""
 
     budget: int = BUDGET
     drawn: dict[Path, tuple[Judged, dict[int, Strip]]] = field(default_factory=dict)
-    """By run: the strips of some rows of its mask file."""
+    """Folder of a run -> (the result that was drawn, row of the mask file -> strip)."""
 
     def galleries(self, runs: Sequence[RunFacts]) -> dict[Path, dict[str, list[Strip]]]:
-        """Run -> title -> strips, for the runs that have any.
+        """Return folder of the run -> title -> strips, for the runs whose masks were scored.
 
-        Each run gets an equal share of the budget: first the first row of each of its galleries, then the second of
-        each, and so on, as long as they fit.
+        Each run gets an equal share of the budget. The share is spent on the first row of each gallery, then on the
+        second row of each, and so on, until a row does not fit.
         """
         judged = {run.path: run.judged for run in runs if run.judged is not None}
         self.drawn = {path: self._still_good(path, one) for path, one in judged.items()}
@@ -72,7 +72,7 @@ def _of_run(judged: Judged, share: int, strips: dict[int, Strip]) -> dict[str, l
 
 
 def draw(judged: Judged, row: GalleryRow) -> Strip:
-    """The four panels of one validation image."""
+    """Draw the four panels of one validation image."""
     probability = np.asarray(judged.masks.array[row.row], dtype=np.float32)
     place = judged.place[row.name]
     image = np.asarray(judged.packed.images[place])
@@ -88,12 +88,12 @@ def draw(judged: Judged, row: GalleryRow) -> Strip:
 
 
 def data_uri(picture: np.ndarray, size: tuple[int, int], crisp: bool = False) -> str:
-    """A picture as the text of a `src`.
+    """Return a picture as a WebP data URI.
 
     Args:
-        picture: as `as_rgb` takes it.
-        size: (width, height) to shrink it to.
-        crisp: without loss, which is smaller too for a plain mask.
+        picture: array in any form that `as_rgb` accepts.
+        size: (width, height) in pixels to resize it to.
+        crisp: compress without loss, which also makes plain masks smaller.
     """
     from PIL import Image
 

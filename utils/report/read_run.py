@@ -1,4 +1,4 @@
-"""Read one experiment folder, whatever is in it: what cannot be read is left out and said in one line."""
+"""Read one experiment folder with any content; a file that cannot be read is left out and reported in one line."""
 
 import csv
 import math
@@ -20,22 +20,22 @@ from utils.scoring.stored_thresholds import LABELS_FILE, OBJECTS_FILE, THRESHOLD
 
 T = TypeVar("T")
 MEASURES = ("objects", "iout", "auc", "f2", "accuracy")
-"""What snapshots are ranked by: of a log with several of them the first."""
+"""Measures that snapshots may be ranked by; in a log with several of them, the first one counts."""
 OF_MASKS = ("iout", "objects")
-"""Measures of nets that predict masks."""
+"""Measures of networks that predict masks."""
 
 
 def read_run(path: Path, name: str, judged_before: Cache | None = None) -> RunFacts:
-    """Everything that a page or a model card says of one run.
+    """Read everything that a page or a model card shows of one run.
 
-    Never fails because of what is in the folder: files that are missing, cut short, foreign or of another kind are
-    left out, with a line in `problems`; a folder that holds no run at all is "unreadable".
+    Never fails because of the content of the folder: files that are missing, truncated, foreign or not files at all are
+    left out, with a line in `problems`. A folder that is not a run gets the state "unreadable".
 
     Args:
         path: the experiment folder.
-        name: what it is called; `find_runs.short_names` makes such names.
-        judged_before: what earlier calls have read, for all runs of a page: packed images are then opened once, and
-            masks that have not changed are not judged again.
+        name: display name of the run; see `find_runs.short_names`.
+        judged_before: results of earlier calls, shared by all runs of a page: packed images are opened once, and masks
+            that have not changed are not scored again.
     """
     problems: list[str] = []
     facts = attempt(partial(_read, path, name, judged_before or Cache(), problems), problems, path, "")
@@ -45,7 +45,7 @@ def read_run(path: Path, name: str, judged_before: Cache | None = None) -> RunFa
 def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
     folder = RunFolder(path)
     if not folder.config.exists():
-        raise UserError("no config.json in it: not a run, or one that never started")
+        raise UserError("no config.json: not a run, or a run that never started")
     settings = _object_in(folder.config, path, problems)
     log = attempt(partial(_read_log, folder.log, problems), problems, path, folder.log.name) or {}
     summary = _object_in(folder.summary, path, problems) or {}
@@ -83,13 +83,13 @@ def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
 
 
 def _digest(data_dir: object, path: Path, cache: Cache) -> str | None:
-    """Of the packed images, if they are here: that they are elsewhere is no fault of the run."""
+    """Return the digest of the packed images, or None if they are not available, which is not a problem of the run."""
     packed = attempt(partial(cache.packed_at, data_dir, path), [], path, "data_dir")
     return packed and packed.packed.digest
 
 
 def _object_in(file: Path, run: Path, problems: list[str]) -> dict[str, Any] | None:
-    """The JSON object in a file of the run; None if there is none, with a line if there is something else."""
+    """Return the JSON object in a file of the run; None if it is missing, or invalid (see `problems`)."""
 
     def read() -> dict[str, Any] | None:
         if not file.exists():
@@ -105,7 +105,7 @@ def _object_in(file: Path, run: Path, problems: list[str]) -> dict[str, Any] | N
 
 
 def _read_log(file: Path, problems: list[str]) -> dict[str, list[float]]:
-    """The columns of log.csv; rows that are no numbers, or cut short, are left out."""
+    """Return the columns of log.csv without rows that are truncated or contain anything but finite numbers."""
     if not file.exists():
         return {}
     if not file.is_file():
@@ -113,17 +113,17 @@ def _read_log(file: Path, problems: list[str]) -> dict[str, list[float]]:
     text = file.read_text(encoding="utf-8-sig")
     header, *rows = [*csv.reader(text.splitlines())] or [[]]
     if "epoch" not in header:
-        raise UserError("expected a table with a column epoch, found something else")
-    cut = [] if text.endswith("\n") or not rows else [rows.pop()]  # its last number may lack its last digits
+        raise UserError('expected a table with a column "epoch", found something else')
+    cut = [] if text.endswith("\n") or not rows else [rows.pop()]  # the last number may lack digits
     numbers = [(_numbers(row), len(row)) for row in rows if row]
     good = [values for values, length in numbers if values is not None and length == len(header)]
     if lost := len(cut) + len(numbers) - len(good):
-        problems.append(f"{file.name}: {lost} row{'s' if lost > 1 else ''} cut short or without numbers, left out")
+        problems.append(f"{file.name}: ignored {lost} truncated or non-numeric row{'s' if lost > 1 else ''}")
     return {name: [values[place] for values in good] for place, name in enumerate(header)} if good else {}
 
 
 def _numbers(cells: Sequence[str]) -> list[float] | None:
-    """The finite numbers in some cells; None if something else is among them."""
+    """Return cells as finite numbers; None if any cell is something else."""
     try:
         values = [float(cell) for cell in cells]
     except ValueError:
@@ -132,11 +132,11 @@ def _numbers(cells: Sequence[str]) -> list[float] | None:
 
 
 def _state(path: Path, finished: bool, problems: list[str]) -> tuple[RunState, str]:
-    """The state of a run and why; without a status.json that can be read, by whether there is a summary."""
+    """Return the state of a run and the reason; without a readable status.json, a summary.json means finished."""
     status = attempt(partial(read_status, path), problems, path, STATUS_FILE)
     if status:
         return status.state, open_text(status.reason)
-    return ("finished", "") if finished else ("interrupted", "it has no summary.json, and nothing says that it goes on")
+    return ("finished", "") if finished else ("interrupted", "no summary.json and no valid status.json")
 
 
 def _measure(log: dict[str, list[float]], snapshots: Sequence[SnapshotFile]) -> str:
@@ -148,7 +148,7 @@ def _measure(log: dict[str, list[float]], snapshots: Sequence[SnapshotFile]) -> 
 def _best(
     log: dict[str, list[float]], snapshots: Sequence[SnapshotFile], measure: str
 ) -> tuple[float | None, int | None]:
-    """The best value of the measure and its epoch, equal ones ranked as snapshots are."""
+    """Return the best value of the measure and its epoch; ties are broken as for snapshots."""
     if log.get(measure):
         epochs = [int(epoch) for epoch in log["epoch"]]
         losses = log.get("val_loss", [0.0] * len(epochs))

@@ -1,4 +1,4 @@
-"""Which charts a run has: curves over epochs, score against threshold, how far probabilities can be believed."""
+"""The charts of a run: curves over epochs, score against threshold, reliability of the probabilities."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,14 @@ FULL = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with what stands above it."""
+    """A chart and its heading."""
 
     title: str
     svg: str
 
 
 def curves(run: RunFacts, ident: str) -> list[Figure]:
-    """Losses, scores and learning rate over epochs, as far as log.csv has them; restarts as thin upright lines."""
+    """Draw the losses, scores and learning rates in log.csv over epochs; restarts are thin vertical lines."""
     epochs = np.asarray(run.log.get("epoch", []), dtype=np.float64)
     if not len(epochs):
         return []
@@ -40,24 +40,24 @@ def curves(run: RunFacts, ident: str) -> list[Figure]:
         marks = list(restarts)
         if kind == "score" and run.best_epoch is not None and epochs[0] <= run.best_epoch <= epochs[-1]:
             marks.append(Mark(f"best {run.measure}", run.best_epoch))
-        words = "; ".join(_told(line) for line in lines) + (f"; {count(len(restarts), 'restart')}" if restarts else "")
+        words = "; ".join(_text(line) for line in lines) + (f"; {count(len(restarts), 'restart')}" if restarts else "")
         long = [Line(line.name.removesuffix("_loss"), line.x, line.y) if kind == "loss" else line for line in lines]
         spread = (epochs[0] - 0.5, epochs[0] + 0.5) if len(epochs) == 1 else None
         found.append(Figure(title, chart(f"{ident}-{kind}", title, words, long, "epoch", spread, None, marks)))
     return found
 
 
-def _told(line: Line) -> str:
+def _text(line: Line) -> str:
     finite = line.y[np.isfinite(line.y)]
     if not len(finite):
-        return f"{line.name}: no finite value"
+        return f"{line.name}: no finite values"
     return (
-        f"{line.name} from {finite[0]:.4g} to {finite[-1]:.4g}, {finite.min():.4g} at least, {finite.max():.4g} at most"
+        f"{line.name} from {finite[0]:.4g} to {finite[-1]:.4g}, minimum {finite.min():.4g}, maximum {finite.max():.4g}"
     )
 
 
 def threshold_figure(judged: Judged, ident: str) -> Figure:
-    """The score over all thresholds as the step function it is, with the optimal interval and the run's threshold."""
+    """Draw the score as a step function of the threshold, with the optimal interval and the threshold of the run."""
     best, title = judged.best, "Score against threshold"
     values, tenths = _seen(judged.steps)
     scores = tenths / (10 * judged.steps.n_images)
@@ -65,13 +65,13 @@ def threshold_figure(judged: Judged, ident: str) -> Figure:
         f"highest {score(best.score)} for thresholds from {threshold(best.low)} to {threshold(best.high)}; "
         f"the run's threshold is {threshold(judged.threshold)} ({judged.threshold_from})"
     )
-    marks = [Mark("optimal", best.low, best.high), Mark(f"taken: {threshold(judged.threshold)}", judged.threshold)]
+    marks = [Mark("optimal", best.low, best.high), Mark(f"in use: {threshold(judged.threshold)}", judged.threshold)]
     line = Line("score", values, scores, steps=True)
     return Figure(title, chart(f"{ident}-th", title, words, [line], "threshold", FULL, _upper(values, scores), marks))
 
 
 def _upper(values: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """The range of the score where it is worth a look: without the tenth of all thresholds where it is lowest."""
+    """Return the range of the score axis, which leaves out the tenth of all thresholds with the lowest scores."""
     low = float(np.quantile(scores[np.searchsorted(values, np.linspace(0, 1, 201), side="right") - 1], 0.1))
     high = float(scores.max())
     room = max(0.08 * (high - low), 0.005)
@@ -79,7 +79,7 @@ def _upper(values: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
 
 
 def _seen(steps: Steps) -> tuple[np.ndarray, np.ndarray]:
-    """The steps of the mean score, or, of very many, its values at 400 thresholds and at the ends of the best ones."""
+    """Return the steps of the mean score; if there are many, its values at 400 thresholds and around the best ones."""
     values, tenths = steps.curve()
     if len(values) <= MOST_POINTS:
         return values, tenths
@@ -91,15 +91,17 @@ def _seen(steps: Steps) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reliability_figure(judged: Judged, ident: str) -> Figure | None:
-    """How often pixels of each probability really are mask; None where there is no pixel."""
+    """Draw the observed share of mask against the predicted probability; return None if there are no pixels."""
     bins = [one for one in judged.reliability if one.n_pixels]
     if not bins:
         return None
-    title = "Reliability of probabilities"
-    words = "; ".join(f"{one.probability:.2f} given, {one.really:.2f} mask, {one.n_pixels:,} pixels" for one in bins)
+    title = "Reliability diagram"
+    words = "; ".join(
+        f"predicted {one.probability:.2f}, actual {one.really:.2f}, {one.n_pixels:,} pixels" for one in bins
+    )
     given, really = np.array([one.probability for one in bins]), np.array([one.really for one in bins])
     lines = [
-        Line("share that is mask", given, really, dots=True),
-        Line("perfect", np.array(FULL), np.array(FULL), quiet=True),
+        Line("observed share of mask", given, really, dots=True),
+        Line("perfect calibration", np.array(FULL), np.array(FULL), quiet=True),
     ]
-    return Figure(title, chart(f"{ident}-rel", title, words, lines, "probability given", FULL, FULL))
+    return Figure(title, chart(f"{ident}-rel", title, words, lines, "predicted probability", FULL, FULL))

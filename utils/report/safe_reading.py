@@ -1,4 +1,4 @@
-"""Read files that may be foreign, cut short or anything else: what cannot be read is a line, not an error."""
+"""Read files that may be foreign, truncated or broken: a file that cannot be read is reported in a line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,25 +11,25 @@ T = TypeVar("T")
 
 
 def attempt(read: Callable[[], T], problems: list[str], folder: Path, what: str) -> T | None:
-    """What `read` returns; None, and a line in `problems`, if it fails.
+    """Return the result of `read`; if it fails, add a line to `problems` and return None.
 
     Args:
         read: reads a file of a run.
-        problems: the lines so far; one that is there already is not said again.
-        folder: the run, whose path the lines leave out.
-        what: the file as the line calls it, where the error does not; empty for the folder itself.
+        problems: lines so far; a line that is already there is not added again.
+        folder: folder of the run; its path is removed from the line.
+        what: name of the file, put in front of the line if the error does not start with it; empty for the folder.
     """
     try:
         return read()
     except Interrupted:
         raise
     except UserError as error:
-        said = str(error)
+        text = str(error)
     except OSError as error:
-        said = error.strerror or type(error).__name__
-    except Exception as error:  # a stranger's file can be wrong in ways that nobody foresaw
-        said = f"cannot be read ({type(error).__name__}: {error})"
-    line = open_text(said.replace(f"{folder}/", "") if folder.name else said)
+        text = error.strerror or type(error).__name__
+    except Exception as error:  # a foreign file can fail in unforeseen ways
+        text = f"cannot be read ({type(error).__name__}: {error})"
+    line = open_text(text.replace(f"{folder}/", "") if folder.name else text)
     line = line if line.startswith(what) else f"{what}: {line}"
     if line not in problems:
         problems.append(line)

@@ -1,8 +1,8 @@
-"""Serve the page of experiments while training goes on: read-only, nothing but the page.
+"""HTTP server for the report page during training: read-only, serves nothing but the page.
 
-On this machine alone (127.0.0.1) the page stands at /; requests must then name this machine, so that a web site that a
-browser here visits cannot read the page by a name of its own that it points here (DNS rebinding). At any other address
-the page stands behind a random token in the path.
+On a loopback address (127.0.0.1) the page is at /. Requests must then have a Host header that names this machine:
+otherwise a web site opened in a browser here could read the page through a domain that resolves to this machine (DNS
+rebinding). On any other address the page is at a path with a random token.
 """
 
 import errno
@@ -35,7 +35,7 @@ PIECE = 1 << 16
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest stands in the page
+    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest of the policy is in the page
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -43,24 +43,24 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What is served until the next round."""
+    """The page as it is served until the next update."""
 
     body: bytes
     version: str
-    """Of just this body."""
+    """Hash of the page and the problem; identifies the body."""
     made_of: tuple[bytes, str]
-    """Page and problem."""
+    """(page, problem) that the body was built from."""
 
 
 def shown(page: bytes, problem: str = "") -> Shown:
-    """A page as it is served, with its version in it, and a line about what went wrong since it was made."""
+    """Return the page with its version and, if it could not be updated since, a line about the problem."""
     version = hashlib.sha256(page + problem.encode()).hexdigest()[:16]
     line = f'<p id="served" role="status" data-version="{version}">{escape(problem)}</p>'
     return Shown(page.replace(SERVED.encode(), line.encode("utf-8", "replace"), 1), version, (page, problem))
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one page, at one path."""
+    """HTTP server of one page at one path."""
 
     def __init__(self, host: str, port: int, path: str) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -68,21 +68,21 @@ class Server(ThreadingHTTPServer):
         super().__init__((host, port), Answer)
 
     def server_bind(self) -> None:
-        """Without the look-up of this machine's name that an HTTPServer does, which can take long and is not used."""
+        """Bind without the host name look-up of HTTPServer, which can be slow and is not needed."""
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that leaves before the answer is there is no error."""
+        """Ignore errors of the connection, such as a browser that disconnects early."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
 class Answer(BaseHTTPRequestHandler):
-    """GET and HEAD of the page; everything else is refused without a word about what is here."""
+    """Handler of GET and HEAD for the page; refuses all other requests without revealing anything."""
 
     server: Server
     timeout = 30
-    """seconds that a reader may be silent."""
+    """seconds that a client may be idle."""
 
     def do_GET(self) -> None:
         page = self.server.page
@@ -94,7 +94,7 @@ class Answer(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            for start in range(0, len(page.body), PIECE):  # the timeout is one of each piece
+            for start in range(0, len(page.body), PIECE):  # the timeout applies to each piece
                 self.wfile.write(page.body[start : start + PIECE])
 
     do_HEAD = do_GET
@@ -105,8 +105,8 @@ class Answer(BaseHTTPRequestHandler):
         return known and (at != "/" or is_this_machine(self.headers.get("Host", "")))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """The plain status: no page of the library's, no version, nothing of the request."""
-        if code == HTTPStatus.NOT_IMPLEMENTED:  # how the library calls a method that there is none for
+        """Send only the status, without the error page, version and request details of the standard library."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:  # the status the library uses for unknown methods
             code = HTTPStatus.METHOD_NOT_ALLOWED
         self.close_connection = True
         self.send_response_only(code)
@@ -116,52 +116,54 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are not told: the address has the token in it."""
+        """Log nothing: the path of a request contains the token."""
 
 
 def open_server(host: str, port: int) -> Server:
-    """A server that listens, and does not answer yet.
+    """Return a server that listens but does not handle requests yet.
 
     Args:
         host: an address of this machine; 0.0.0.0 for all of them.
-        port: 0 for any that is free.
+        port: port to listen on; 0 for any free port.
 
     Raises:
-        UsageError: no such address or port.
-        UserError: the port is taken, or not for this user.
+        UsageError: the address or port is invalid.
+        UserError: the port is in use, or not permitted for this user.
     """
     if not 0 <= port <= 65535:
-        raise UsageError(f"--port {port}: a port is from 0 to 65535")
+        raise UsageError(f"--port {port}: expected a port from 0 to 65535")
     path = "/" if is_this_machine(host) else f"/{secrets.token_urlsafe(24)}/"
     try:
         return Server(host, port, path)
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None)
         if number == errno.EADDRINUSE:
-            raise UserError(f"--port {port}: is taken on {host}; name another one, or 0 for any that is free") from None
+            raise UserError(
+                f"--port {port}: already in use on {host}; choose another port, or 0 for any free port"
+            ) from None
         if number in (errno.EACCES, errno.EPERM):
-            raise UserError(f"--port {port}: is not for this user; name one from 1024 on") from None
-        raise UsageError(f"--host {host}: is no address of this machine ({error})") from None
+            raise UserError(f"--port {port}: not permitted for this user; choose a port from 1024 to 65535") from None
+        raise UsageError(f"--host {host}: not an address of this machine ({error})") from None
 
 
 def address_of(server: Server, host: str) -> str:
-    """What to type into a browser, here or, where it is open to the network, on a phone."""
+    """Return the URL of the page; if it is open to the network, a URL that also works on other devices."""
     name = _seen_from_outside() if host in EVERYWHERE else host
     return f"http://{f'[{name}]' if ':' in name else name}:{server.server_address[1]}{server.path}"
 
 
 def _seen_from_outside() -> str:
-    """The address that this machine has in its network, or its name."""
+    """Return the address of this machine in its network, or its host name if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         try:
-            asked.connect(("192.0.2.1", 9))  # an address for documentation: nothing is sent, only a way is chosen
+            asked.connect(("192.0.2.1", 9))  # reserved for documentation: selects a route, sends nothing
             return asked.getsockname()[0]
         except OSError:
             return socket.gethostname()
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether an address, or the Host header of a request, names this machine to itself; the port may be a tunnel's."""
+    """Return whether an address or a Host header is a loopback name; any port is allowed, because of SSH tunnels."""
     for name in (host, host.rpartition(":")[0]):
         name = name.removeprefix("[").removesuffix("]")
         if name.lower() == "localhost":
@@ -175,25 +177,26 @@ def is_this_machine(host: str) -> bool:
 
 PORT = 8080
 SECONDS = 2.0
-"""Between two looks at the folders."""
+"""Pause between two checks of the folders."""
 SHARE = 0.2
-"""Of one core's time that making the page takes at most: training has the rest."""
+"""Largest share of one core's time to spend on building the page; the rest is left to training."""
 State = frozenset[tuple[str, int, int]]
 
 
 def watch(maker: Maker, host: str, port: int | None, seconds: float = SECONDS) -> NoReturn:
-    """Serve the page until Ctrl-C, and make it anew whenever a run has written something.
+    """Serve the page until Ctrl-C, and update it whenever a run has written something.
 
     Raises:
-        UsageError, UserError: there are no runs, or no way to listen there (`open_server`).
+        UserError: there are no runs, or the port is not available.
+        UsageError: the address or port is invalid.
     """
     with open_server(host, PORT if port is None else port) as server:
         state, page = folders_state(maker.paths), maker.page()
         server.page = shown(page)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"{address_of(server, host)}: made anew while training goes on; Ctrl-C ends it", flush=True)
+        print(f"{address_of(server, host)}: updated while training is running; press Ctrl-C to stop", flush=True)
         if server.path != "/":
-            print("whoever has this address can look at the page, and at nothing else", flush=True)
+            print("anyone who has this address can view the page, and nothing else", flush=True)
         try:
             _keep_up(server, maker, page, state, seconds)
         finally:
@@ -201,7 +204,7 @@ def watch(maker: Maker, host: str, port: int | None, seconds: float = SECONDS) -
 
 
 def _keep_up(server: Server, maker: Maker, page: bytes, state: State | None, seconds: float) -> NoReturn:
-    told, pause = "", seconds
+    printed, pause = "", seconds
     while True:
         time.sleep(pause)
         began, problem = time.monotonic(), ""
@@ -211,17 +214,17 @@ def _keep_up(server: Server, maker: Maker, page: bytes, state: State | None, sec
                 page, state = maker.page(), now
         except Interrupted:
             raise
-        except Exception as error:  # whatever it is: the last good page stays, and the next look may find it mended
-            problem, state = f"This page is not made anew: {explain(error)[1]}", None
+        except Exception as error:  # keep serving the last good page; the next check may succeed
+            problem, state = f"This page could not be updated: {explain(error)[1]}", None
         if server.page.made_of != (page, problem):
             server.page = shown(page, problem)
-        if problem and problem != told:
+        if problem and problem != printed:
             print(problem, file=sys.stderr, flush=True)
-        told, pause = problem, max(seconds, (time.monotonic() - began) / SHARE)
+        printed, pause = problem, max(seconds, (time.monotonic() - began) / SHARE)
 
 
 def folders_state(paths: Sequence[str]) -> State:
-    """Name, time of change and size of every file of every run: while that is the same, so is the page.
+    """Return names, modification times and sizes of the files of all runs; the page is outdated once they change.
 
     Raises:
         UserError: there are no runs.
@@ -236,8 +239,8 @@ def _marks_of(folder: Path) -> Iterator[tuple[str, int, int]]:
     try:
         status = read_status(folder)
     except (UserError, OSError):
-        status = None  # the page says so
-    yield f"{folder} is {status.state if status else 'unknown'}", 0, 0  # a process that was killed writes nothing
+        status = None  # the page reports it
+    yield f"{folder} is {status.state if status else 'unknown'}", 0, 0  # a killed process changes no file
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, int, int]]:

@@ -1,4 +1,4 @@
-// The table: sorting, filtering, unfolding.
+// The table: sorting, filtering, expanding groups.
 const find = (id) => document.getElementById(id);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const groups = JSON.parse(find("data").textContent).groups;
@@ -18,7 +18,7 @@ function compareValues(one, other) {
 
 function sort(key, direction) {
   const column = sorters.findIndex((button) => button.dataset.key === key);
-  if (column < 0) return; // of a setting that differs no longer
+  if (column < 0) return; // a setting that no longer differs between runs has no column
   Object.assign(sorting, { key, direction });
   sorters.forEach((button) => button.parentElement.setAttribute("aria-sort", "none"));
   sorters[column].parentElement.setAttribute("aria-sort", direction);
@@ -39,7 +39,7 @@ sorters.forEach((button) => {
     const ways = "best" in button.dataset ? ["descending", "ascending"] : ["ascending", "descending"];
     const now = sorting.key === button.dataset.key ? sorting.direction : "none";
     sort(button.dataset.key, { none: ways[0], [ways[0]]: ways[1], [ways[1]]: "none" }[now]);
-    const how = sorting.direction === "none" ? "in the first order" : `sorted by ${button.textContent}, ${sorting.direction}`;
+    const how = sorting.direction === "none" ? "in the original order" : `sorted by ${button.textContent}, ${sorting.direction}`;
     tellShown(`, ${how}`);
   });
 });
@@ -65,7 +65,7 @@ find("filter").addEventListener("input", filter);
 find("state").addEventListener("change", filter);
 document.querySelector(".filter").addEventListener("submit", (event) => event.preventDefault());
 
-// ---- unfold ----
+// ---- expand ----
 function unfold(entry, open) {
   entry.classList.toggle("open", open);
   entry.querySelector(".unfold")?.setAttribute("aria-expanded", String(open));

@@ -1,4 +1,4 @@
-"""The table of the page: a row for each group of runs, below it a row for each of its runs; scores for its script."""
+"""The table of the page: a row for each group of runs and for each of its runs; the scores that the script compares."""
 
 import hashlib
 import os
@@ -19,16 +19,16 @@ from utils.scoring.cross_fit import CrossFitted
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell, and what its column is sorted by."""
+    """A table cell: its text, and the value that the column is sorted by."""
 
     text: str
     value: float | str | None = None
-    """None is sorted to the end, whichever way."""
+    """sort key; None comes last in both directions."""
     beside: str = ""
-    """quieter, behind the text."""
+    """secondary text, shown less prominently after the text."""
     svg: str = ""
     states: tuple[tuple[str, int], ...] = ()
-    """instead of a text: a state and of how many runs."""
+    """(state, number of runs), shown instead of the text."""
 
 
 @dataclass(frozen=True)
@@ -39,40 +39,40 @@ class Column:
     title: str
     number: bool = True
     best_first: bool = False
-    """the first click sorts from the greatest on."""
+    """the first click sorts in descending order."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run in the table, or a group of runs."""
+    """A table row: a group of runs, or a single run."""
 
     name: str
     anchor: str
-    """of the run's section; empty for a group of several."""
+    """id of the run's section; empty for a group of several runs."""
     note: str
     cells: list[Cell]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A group with its runs: what is sorted, filtered and unfolded as one."""
+    """A group with its runs, which are sorted, filtered and expanded together."""
 
     row: Row
     members: list[Row]
-    """its runs, where there are several."""
+    """rows of its runs; empty if there is only one."""
     states: list[str]
-    """of its runs."""
+    """distinct states of its runs."""
     text: str
-    """what the filter looks into beside what is to be seen: all settings of all its runs."""
+    """text that the filter searches in addition to the visible text: names, notes and settings of all its runs."""
 
 
 def anchor_of(run: RunFacts) -> str:
-    """The address of a run's section in the page: the same each time that the page is made."""
+    """Return the id of a run's section, which is the same each time the page is built."""
     return "run-" + hashlib.sha256(os.fsencode(str(run.path))).hexdigest()[:12]
 
 
 def columns_of(overview: Overview) -> list[Column]:
-    """The columns after the name."""
+    """Return the columns that follow the name."""
     measures = {group.runs[0].measure for group in overview.groups if group.score is not None}
     best = f"best {measures.pop()}" if len(measures) == 1 else "best score"
     return [
@@ -80,7 +80,7 @@ def columns_of(overview: Overview) -> list[Column]:
         Column("fold", "fold"),
         Column("best", best, best_first=True),
         Column("cross", "cross-fitted", best_first=True),
-        Column("difference", "to the best", best_first=True),
+        Column("difference", "vs. best", best_first=True),
         Column("threshold", "threshold"),
         Column("epochs", "epochs"),
         Column("time", "time"),
@@ -90,7 +90,7 @@ def columns_of(overview: Overview) -> list[Column]:
 
 
 def entries_of(overview: Overview) -> list[Entry]:
-    """The rows, in the order of the groups."""
+    """Return the entries of the table in the order of the groups."""
     crosses = [group.cross for group in overview.groups if group.cross is not None]
     reach = (min(cross.low for cross in crosses), max(cross.high for cross in crosses)) if crosses else (0.0, 1.0)
     across = reach if reach[1] > reach[0] else (reach[0] - 0.01, reach[1] + 0.01)
@@ -100,7 +100,7 @@ def entries_of(overview: Overview) -> list[Entry]:
 
 
 def _leaders(groups: Sequence[Group]) -> set[int]:
-    """Which groups the differences of others are to: the first on the same images."""
+    """Return `id()` of the groups that others are compared to: the first group with the same measure and images."""
 
     def data_of(group: Group) -> tuple[str, str]:
         return group.runs[0].measure, group.runs[0].digest or str(group.runs[0].settings.get("data_dir"))
@@ -138,7 +138,7 @@ def _entry(group: Group, names: Sequence[str], across: tuple[float, float], seve
 
 def _member(run: RunFacts, names: Sequence[str]) -> Row:
     best = Cell(words.score(run.best), run.best)
-    judged = run.judged if run.measure == "iout" else None  # what is judged is the iout
+    judged = run.judged if run.measure == "iout" else None  # judged scores are always iout
     cross = _cross(judged.cross if judged else None, None)
     settings = (_setting([run.settings[name]] if name in run.settings else []) for name in names)
     cells = [_states([run]), _folds([run]), best, cross, Cell(""), *_shared([run]), *settings]
@@ -172,7 +172,7 @@ def _difference(difference: Difference | None) -> Cell:
 
 
 def _shared(runs: Sequence[RunFacts]) -> list[Cell]:
-    """Threshold, epochs, time (of all together) and images/s (the median)."""
+    """Return the cells of threshold, epochs, time (sum over runs) and images/s (median over runs)."""
     taken = [value for run in runs if (value := _threshold(run)) is not None]
     th = sorted({words.threshold(value) for value in taken}, key=float)
     threshold = Cell(f"{th[0]} to {th[-1]}" if len(th) > 1 else "".join(th), statistics.mean(taken) if taken else None)
@@ -184,7 +184,7 @@ def _shared(runs: Sequence[RunFacts]) -> list[Cell]:
 
 
 def _threshold(run: RunFacts) -> float | None:
-    """Of masks, or of the masks of objects; labels have one each, which the run's section shows."""
+    """Return the threshold of masks or objects, if any; labels have one each, listed in the run's section."""
     if run.measure == "objects":
         stored = (run.stored_rules or {}).get("th")
         return float(stored) if isinstance(stored, int | float) else None
@@ -209,20 +209,20 @@ def _setting(values: Sequence[Any]) -> Cell:
 
 
 MOST_SCORES = 1_500_000
-"""Over all groups, two letters each; where there are more, images are left out, the same in each group."""
+"""Limit for the scores of all groups, two characters each; beyond it, images are left out, the same in each group."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 ABSENT = "--"
 CODES = [DIGITS[number // 36] + DIGITS[number % 36] for number in range(1001)]
 
 
 def encoded_scores(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Of each group what page.js needs.
+    """Return the data of the groups for the page's script.
 
     Returns:
-        a dictionary each: `name`; `data`, the same number for groups on the same packed images, None where those are
-        not known; `measure`; `scores`, two letters an image in an order that groups on the same data share: per mille
-        in base 36, or `--` for an image that it did not predict out of fold; `of`, how many images there are in all, of
-        which `scores` may hold an even choice only.
+        a dictionary per group with the keys `name`; `data`, a number shared by groups on the same packed images, None
+        if these are unknown; `measure`; `scores`, two characters per image, in an order shared by groups on the same
+        data: the score in thousandths in base 36, or `--` if the group has no out-of-fold prediction of the image;
+        `of`, the total number of images, of which `scores` may cover only a random sample.
     """
     ids: dict[str, dict[str, None]] = {}
     for group in groups:
@@ -246,7 +246,7 @@ def encoded_scores(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def digest_of(group: Group) -> str | None:
-    """The packed images that a group is of."""
+    """Return the digest of a group's packed images; None if it is unknown."""
     return group.runs[0].digest
 
 

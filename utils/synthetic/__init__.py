@@ -1,1 +1,1 @@
-"""Synthetic data sets: the salt survey, the sea with ships."""
+"""Synthetic data sets: a seismic salt survey, and satellite images of ships at sea."""

@@ -1,4 +1,4 @@
-"""Writing a synthetic survey: into which folder, and how a picture becomes a file."""
+"""Output of the synthetic surveys: the check of the output folder, and the writing of images."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,19 +10,20 @@ from utils.core.files import whole_file
 
 
 def check_folder(out_dir: Path, names: Iterable[str]) -> None:
-    """Let a folder pass only if it is new, empty, or holds images of these names and no others.
+    """Raise UsageError unless the folder is new, empty, or contains images of this survey only.
 
-    So nothing of anyone's is overwritten and two surveys never mix; what other scripts put beside the images may stay.
+    This ensures that no other files are overwritten and that two surveys never mix. If the folder contains images of
+    this survey, files that other scripts wrote outside the image folders may stay.
 
     Args:
-        out_dir: the folder.
-        names: all images of the survey, as paths below it.
+        out_dir: folder for the survey.
+        names: paths of all images of the survey, relative to `out_dir`.
 
     Raises:
-        UsageError: anything else.
+        UsageError: the folder contains other files, or it is a file.
     """
     if out_dir.exists() and not out_dir.is_dir():
-        raise UsageError(f"--out_dir {out_dir}: a file; name a folder")
+        raise UsageError(f"--out_dir {out_dir}: expected a folder, found a file; choose another folder")
     known = {out_dir / name for name in names}
     images = {path for folder in {path.parent for path in known} for path in folder.glob("[!.]*")}
     if images and images <= known:
@@ -30,13 +31,13 @@ def check_folder(out_dir: Path, names: Iterable[str]) -> None:
     example = min(images - known, default=None) or next((path for path in out_dir.rglob("*") if path.is_file()), None)
     if example is not None:
         raise UsageError(
-            f"--out_dir {out_dir}: holds something else than this demo, such as {example.relative_to(out_dir)}; "
-            "name a new or empty folder"
+            f"--out_dir {out_dir}: expected only files of this demo, found {example.relative_to(out_dir)}; "
+            "choose a new or empty folder"
         )
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """Write a picture, (H, W, 3) uint8 as RGB, (H, W) uint16 as 16-bit grey; .jpg with some loss, .png without."""
+    """Write an image, (H, W, 3) uint8 as RGB or (H, W) uint16 as 16-bit grey; .jpg is lossy, .png is lossless."""
     from PIL import Image
 
     with whole_file(path) as part:

@@ -1,7 +1,8 @@
 """A synthetic salt survey in the layout of Kaggle's TGS salt competition.
 
-train/images, train/masks, test/images, train.csv, depths.csv and sample_submission.csv as the competition has them, and
-truth.csv: the masks of the test images, which it has not. utils/synthetic/seismic.py tells what the images show.
+The survey has train/images, train/masks, test/images, train.csv, depths.csv and sample_submission.csv, as in the
+competition. It also has truth.csv with the masks of the test images, which the competition does not publish.
+utils/synthetic/seismic.py describes and draws the content of the images.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,33 +19,36 @@ from utils.scoring.mask_metrics import scores_from_counts
 from utils.synthetic.demo_files import check_folder, write_picture
 from utils.synthetic.seismic import SIZE, Section, blank_section, section
 
-SHARE_WITHOUT_SALT = 0.39  # 1,562 of the competition's 4,000 ...
-SHARE_BLANK = 0.02  # ... and 80 among them of one grey value
+SHARE_WITHOUT_SALT = 0.39  # 1,562 of the competition's 4,000 training images
+SHARE_BLANK = 0.02  # 80 of the 4,000: a single grey value and no salt; they are part of SHARE_WITHOUT_SALT
 KINDS = ("salt", "sediments", "blank")
 
 
 @dataclass(frozen=True)
 class Written:
-    """What is remembered of the images of one part, in order."""
+    """Ids, depths, masks and grey values of the images written for one part, in order."""
 
     ids: list[str]
     depths: list[int]
-    """metres, 50 to 950."""
+    """Metres, 50 to 950."""
     run_lengths: list[str]
+    """Run-length encoded masks; "" for an image without salt."""
     greys: np.ndarray
-    """(N, 256) int64: pixels of each grey value."""
+    """(N, 256) int64: number of pixels of each grey value."""
     salt_greys: np.ndarray
-    """(N, 256) int64: the same, inside the mask."""
+    """(N, 256) int64: number of pixels of each grey value inside the mask."""
 
 
 def write_salt(out_dir: Path, n_train: int, n_test: int, seed: int, size: int | None) -> Iterator[str]:
-    """Model the images, write them, and yield what there is and what a grey value alone would score.
+    """Draw and write the survey, and yield lines for the user.
+
+    The lines describe the images, and give the scores of two baselines: empty masks and a threshold on the grey value.
 
     Raises:
-        UsageError: the folder holds something else, or a size is asked for: these images have one.
+        UsageError: the folder contains other files, or `size` is given although these images have a fixed size.
     """
     if size is not None:
-        raise UsageError(f"--size {size}: the images of --kind salt are {SIZE}x{SIZE}; leave --size away")
+        raise UsageError(f"--size {size}: images of --kind salt are always {SIZE}x{SIZE}; remove --size")
     plan = draw_plan(n_train, n_test, seed)
     check_folder(out_dir, (f"{part}/images/{name}.png" for part, names in plan.items() for name in names))
     train, test = (write_part(out_dir, part, kinds, seed) for part, kinds in plan.items())
@@ -61,9 +65,13 @@ def write_salt(out_dir: Path, n_train: int, n_test: int, seed: int, size: int | 
 
 
 def draw_plan(n_train: int, n_test: int, seed: int) -> dict[str, dict[str, str]]:
-    """Part (train, test) -> id (ten hexadecimal digits, none twice) -> what the image shows: salt, sediments or blank.
+    """Draw the ids of the images and what each image shows.
 
-    Each part has the competition's shares of the three, rounded. Other numbers of images get other ids.
+    Each part has the competition's shares of the three kinds, rounded. The ids depend on the numbers of images as well
+    as on the seed.
+
+    Returns:
+        part ("train", "test") -> id (ten hexadecimal digits, unique) -> kind ("salt", "sediments" or "blank").
     """
     rng = np.random.default_rng([seed, n_train, n_test])
     ids = [f"{number:010x}" for number in rng.choice(16**10, size=n_train + n_test, replace=False)]
@@ -76,13 +84,17 @@ def draw_plan(n_train: int, n_test: int, seed: int) -> dict[str, dict[str, str]]
 
 
 def draw_section(kind: str, rng: np.random.Generator) -> tuple[Section, int]:
-    """An image with its mask, and its depth: whole metres, 50 to 950, most around 510 as in the competition."""
+    """Draw an image with its mask, and its depth.
+
+    Returns:
+        the section, and its depth in metres: an integer from 50 to 950, mostly around 510 as in the competition.
+    """
     depth = int(np.clip(rng.normal(510, 210), 50, 950))
     return blank_section(rng) if kind == "blank" else section(rng, depth, with_salt=kind == "salt"), depth
 
 
 def write_part(out_dir: Path, part: str, kinds: Mapping[str, str], seed: int) -> Written:
-    """Model and write the images of one part (id -> kind), and the masks of train."""
+    """Draw and write the images of one part (id -> kind), and for "train" also the masks."""
     depths, run_lengths, greys, salt_greys = [], [], [], []
     for name, kind in progress_bar(kinds.items(), part, "image"):
         drawn, depth = draw_section(kind, np.random.default_rng([seed, int(name, 16)]))
@@ -97,25 +109,27 @@ def write_part(out_dir: Path, part: str, kinds: Mapping[str, str], seed: int) ->
 
 
 def summary(written: Written) -> str:
-    """One line: how many, how many without salt, how much of it in the others."""
+    """Return a line with the number of images, how many have no salt, and the coverage of the others."""
     coverage = written.salt_greys.sum(axis=1) / written.greys.sum(axis=1)
     n_empty = int(np.count_nonzero(coverage == 0))
     text = f"{len(coverage)} images, {n_empty} ({n_empty / len(coverage):.1%}) without salt"
     if n_empty == len(coverage):
         return text
     low, middle, high = np.percentile(coverage[coverage > 0], (0, 50, 100))
-    return f"{text}; in the others it covers {low:.0%} to {high:.0%}, {middle:.0%} in the median"
+    return f"{text}; in the others salt covers {low:.0%} to {high:.0%}, median {middle:.0%}"
 
 
 def best_threshold(greys: np.ndarray, salt_greys: np.ndarray) -> tuple[str, float]:
-    """The best score of a mask that is a range of grey values: at most t, or at least t, the same t for all images.
+    """Search for the grey-value threshold whose masks score best.
+
+    Masks are the pixels of at most t, or of at least t, with the same t for all images.
 
     Args:
-        greys: (N, 256) integers, pixels of each grey value.
-        salt_greys: (N, 256) integers, the same inside the true masks.
+        greys: (N, 256) integers, the number of pixels of each grey value.
+        salt_greys: (N, 256) integers, the number of pixels of each grey value inside the true masks.
 
     Returns:
-        (rule, score): "<= 13", and the competition's score, 0..1.
+        (rule, score): the rule such as "<= 13", and its score by the competition's metric, 0..1.
     """
     truth = salt_greys.sum(axis=1, keepdims=True)
     best = ("", -1.0)

@@ -1,4 +1,4 @@
-"""What synthetic pictures of the sea are drawn with: places along and across, colours laid over, noise, and waves."""
+"""Synthetic images of the sea from above: water, coasts, islands, piers and clouds, and helpers to draw on them."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from utils.synthetic.noise import fractal, waves
 
 
 def local(window: tuple[slice, slice], middle: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along and across a thing, for the pixels of a window.
+    """Return the coordinates of a window's pixels in the frame of an object: along and across its axis.
 
     Args:
         window: rows and columns.
-        middle: (2,) where the thing lies, down and across.
-        angle: radians, from "across" towards "down": where it points.
+        middle: (2,) position of the object in the image, down and across.
+        angle: direction of the object's axis in radians, from "across" towards "down".
 
     Returns:
-        two (H, W) float32, in pixels.
+        (along, across), each (H, W) float32, in pixels.
     """
     down, across = (np.arange(part.start, part.stop, dtype=np.float32) for part in window)
     down, across = (down - middle[0])[:, None], (across - middle[1])[None]
@@ -25,12 +25,12 @@ def local(window: tuple[slice, slice], middle: np.ndarray, angle: float) -> tupl
 
 
 def blend(image: np.ndarray, colour: np.ndarray, opacity: np.ndarray) -> None:
-    """Lay a colour, (3,) or (H, W, 3), over an image (H, W, 3), in place; opacity (H, W), [0, 1]."""
+    """Blend a colour, (3,) or (H, W, 3), into an image (H, W, 3), in place, with an opacity (H, W) in [0, 1]."""
     image += (colour - image) * opacity[..., None]
 
 
 def shifted(field: np.ndarray, down: int, across: int) -> np.ndarray:
-    """(S, S) float32, moved by whole pixels; what comes in from outside is like the nearest edge."""
+    """Return a field, (S, S) float32, moved by an integer number of pixels; the gaps repeat the nearest edge."""
     rows, columns = np.arange(len(field)) - down, np.arange(len(field)) - across
     return field[rows.clip(0, len(field) - 1)[:, None], columns.clip(0, len(field) - 1)]
 
@@ -43,33 +43,33 @@ ROCKS = ((84, 76, 66), (112, 104, 92), (62, 66, 58), (140, 132, 116))
 
 @dataclass(frozen=True)
 class Pier:
-    """A quay that reaches from the coast into the sea."""
+    """A pier that extends from the coast into the sea."""
 
     middle: np.ndarray
-    """(2,) down and across."""
+    """(2,) position of the centre, down and across."""
     angle: float
-    """Radians of its long axis, from "across" towards "down"."""
+    """Direction of the long axis in radians, from "across" towards "down"."""
     length: float
     width: float
 
 
 @dataclass(frozen=True)
 class Place:
-    """A piece of sea without ships, as if there were no clouds."""
+    """A piece of sea before ships and clouds are drawn."""
 
     image: np.ndarray
-    """(S, S, 3) float32."""
+    """(S, S, 3) float32, on the scale of 0 to 255 but not clipped."""
     blocked: np.ndarray
-    """(S, S) bool: land, rock or pier, where no ship can be."""
+    """(S, S) bool: land, rocks and piers, where no ship can be."""
     piers: list[Pier]
     foam: np.ndarray
-    """(3,) float32: the colour of foam in this light."""
+    """(3,) float32: colour of foam in this light."""
     wind: float
-    """Radians: where the waves run to."""
+    """Direction of the waves in radians, from "across" towards "down"."""
 
 
 def place(rng: np.random.Generator, size: int) -> Place:
-    """Draw a piece of sea of `size` x `size` pixels; some have a coast, some islands or rocks."""
+    """Draw a piece of sea of `size` x `size` pixels; some pieces have a coast, some have islands or rocks."""
     wind = rng.uniform(0, 2 * np.pi)
     light = rng.uniform(0.75, 1.2)
     foam = np.clip(np.float32([222, 228, 230]) * light, 0, 250)
@@ -106,7 +106,7 @@ def _water(rng: np.random.Generator, size: int, wind: float, foam: np.ndarray) -
 
 
 def _add_glint(rng: np.random.Generator, image: np.ndarray, relief: np.ndarray, foam: np.ndarray) -> None:
-    """A broad band of light from the sun, in which the waves sparkle."""
+    """Draw a broad band of sunlight in which the waves sparkle, in place."""
     size = len(image)
     along, _ = local((slice(0, size), slice(0, size)), rng.uniform(0, size, 2), rng.uniform(0, 2 * np.pi))
     band = np.exp(-((along / np.float32(rng.uniform(0.2, 0.7) * size)) ** 2)) * np.float32(rng.uniform(0.1, 0.4))
@@ -117,7 +117,7 @@ def _add_glint(rng: np.random.Generator, image: np.ndarray, relief: np.ndarray, 
 def _add_whitecaps(
     rng: np.random.Generator, image: np.ndarray, height: np.ndarray, wind: float, rough: float, foam: np.ndarray
 ) -> None:
-    """Short streaks of foam where the highest waves break."""
+    """Draw short streaks of foam where the highest waves break, in place."""
     import cv2
 
     share = np.exp(rng.uniform(np.log(2e-5), np.log(1.2e-3))) * rough
@@ -131,7 +131,7 @@ def _add_whitecaps(
 
 
 def _coast(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Pier]]:
-    """Pixels from the coast, positive on land, and what is built into the sea there."""
+    """Return the approximate distance to the coast in pixels, (S, S), positive on land, and the piers on the coast."""
     angle, cover = rng.uniform(0, 2 * np.pi), rng.uniform(-0.45, -0.1) * size
     window, middle = (slice(0, size), slice(0, size)), np.full(2, size / 2)
     along, _ = local(window, middle, angle)
@@ -141,14 +141,14 @@ def _coast(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Pier]]
     for _ in range(rng.integers(0, 4)):
         length, width = rng.uniform(40, 130), rng.uniform(5, 16)
         side, turn = rng.uniform(-0.4, 0.4) * size, rng.normal(0, 0.25)
-        reach = -cover - 0.4 * length  # from the middle of the image, so that its foot is on land
+        reach = -cover - 0.4 * length  # from the middle of the image; the foot of the pier is then on land
         toward, beside = np.array([np.sin(angle), np.cos(angle)]), np.array([np.cos(angle), -np.sin(angle)])
         piers.append(Pier(middle + reach * toward + side * beside, angle + turn, length, width))
     return land, piers
 
 
 def _islands(rng: np.random.Generator, size: int) -> np.ndarray:
-    """As `_coast`, for islands and for rocks of the size of a ship."""
+    """Return the same distance as `_coast` for islands, some of them rocks as small as a ship."""
     land = np.full((size, size), -1e3, np.float32)
     window = (slice(0, size), slice(0, size))
     rough = fractal(rng, size, 24, 4)
@@ -164,7 +164,7 @@ def _islands(rng: np.random.Generator, size: int) -> np.ndarray:
 def _with_land(
     rng: np.random.Generator, image: np.ndarray, land: np.ndarray, foam: np.ndarray, light: float
 ) -> np.ndarray:
-    """Shallows, surf, a beach, and behind it fields, soil and houses."""
+    """Draw shallows, surf, a beach, and behind it vegetation or rock, soil and houses; change and return the image."""
     import cv2
 
     size = len(image)
@@ -192,7 +192,7 @@ def _with_land(
 
 
 def _add_house(rng: np.random.Generator, ground: np.ndarray, town: np.ndarray) -> None:
-    """A roof with its shadow, if chance has it where there is room: where `town` is 14 or more."""
+    """Draw a roof with its shadow at a random pixel, unless `town` is less than 14 there."""
     size = len(ground)
     row, column = rng.integers(0, size, 2)
     height, width = rng.integers(3, 12, 2)
@@ -204,7 +204,7 @@ def _add_house(rng: np.random.Generator, ground: np.ndarray, town: np.ndarray) -
 
 
 def _build(rng: np.random.Generator, pier: Pier, image: np.ndarray, blocked: np.ndarray, light: float) -> None:
-    """Draw a pier, in place; no ship can be where it is."""
+    """Draw a pier into `image` and mark it in `blocked`, both in place."""
     size = len(image)
     along, across = local((slice(0, size), slice(0, size)), pier.middle, pier.angle)
     outside = np.maximum(np.abs(along) - pier.length / 2, np.abs(across) - pier.width / 2)
@@ -214,7 +214,7 @@ def _build(rng: np.random.Generator, pier: Pier, image: np.ndarray, blocked: np.
 
 
 def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
-    """(S, S) float32, [0, 0.97]: how much of what lies below clouds they hide; nothing at all in half of the images."""
+    """Return the opacity of the clouds, (S, S) float32 in [0, 0.97]; 45 % of the images have no clouds."""
     chance = rng.random()
     if chance < 0.45:
         return np.zeros((size, size), np.float32)
@@ -230,7 +230,7 @@ def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def cover(rng: np.random.Generator, image: np.ndarray, opacity: np.ndarray) -> None:
-    """Lay clouds over an image, in place, with their shadow on the sea."""
+    """Draw clouds and their shadow over an image, in place."""
     if not opacity.any():
         return
     down, across = (int(step) for step in rng.integers(-40, 41, 2))

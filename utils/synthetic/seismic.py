@@ -1,8 +1,8 @@
-"""The grid of a synthetic seismic section, its wavelet, and random fields on it.
+"""Synthetic seismic sections: the grid of the model, the wavelet, salt bodies, sediments, and the resulting image.
 
-Lengths are in pixels, down as well as across; a pixel down is 4 ms of two-way time. The model reaches above and below
-the image, because the wavelet reaches in from there, and has several samples a pixel down the trace, so that a layer
-does not jump by a whole pixel from trace to trace.
+Lengths are in pixels, both down and across; one pixel down is 4 ms of two-way time. The model extends above and below
+the image because the wavelet reaches into the image from there. It has several samples per pixel down each trace, so
+that a layer does not jump by a full pixel from one trace to the next.
 """
 
 from collections.abc import Callable
@@ -12,37 +12,37 @@ import numpy as np
 
 from utils.synthetic.noise import smooth_noise
 
-SIZE = 101  # rows and columns of an image
-MARGIN = 30  # pixels that are modelled above and below it
-FINE = 4  # samples a pixel, down
+SIZE = 101  # height and width of an image
+MARGIN = 30  # pixels that are modelled above and below the image
+FINE = 4  # samples per pixel, down
 ROWS = (SIZE + 2 * MARGIN) * FINE
-IN_IMAGE = slice(MARGIN * FINE, (MARGIN + SIZE) * FINE, FINE)  # the rows of the model that are the image's
+IN_IMAGE = slice(MARGIN * FINE, (MARGIN + SIZE) * FINE, FINE)  # rows of the model that belong to the image
 PIXELS_A_SECOND = 250.0
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
-    """z (ROWS, 1) and x (1, SIZE), float64 pixels; z = 0 is the first row of the image."""
+    """Return z (ROWS, 1) and x (1, SIZE), float64 in pixels; z = 0 is the first row of the image."""
     return np.arange(ROWS)[:, None] / FINE - MARGIN, np.arange(float(SIZE))[None]
 
 
 def wave_period(rng: np.random.Generator, depth: float) -> float:
-    """The period, in pixels, of the strongest frequency at `depth` metres.
+    """Return the period, in pixels, of the dominant frequency at a depth in metres.
 
-    About 6 at 50 m (41 Hz) and 18 at 950 m (14 Hz), as the earth swallows high frequencies; by some 20 % different from
-    image to image.
+    It is about 6 at 50 m (41 Hz) and 18 at 950 m (14 Hz), because the ground absorbs high frequencies, and varies by
+    about 20 % from image to image.
     """
     frequency = 44.0 * np.exp(-depth / 820.0) * np.exp(0.2 * np.clip(rng.standard_normal(), -2, 2))
     return float(PIXELS_A_SECOND / frequency)
 
 
 def ricker(distance: np.ndarray, period: float) -> np.ndarray:
-    """The Ricker wavelet: 1 at distance 0, the second derivative of a bell, strongest at frequency 1 / period."""
+    """Return the Ricker wavelet: the negative second derivative of a Gaussian, 1 at 0, peak frequency 1 / period."""
     squared = (np.pi * distance / period) ** 2
     return (1.0 - 2.0 * squared) * np.exp(-squared)
 
 
 def convolve_down(reflectivity: np.ndarray, period: float) -> np.ndarray:
-    """Blur (ROWS, SIZE) down each trace with a Ricker wavelet; float32, the same shape."""
+    """Convolve each column of (ROWS, SIZE) with a Ricker wavelet; return float32 of the same shape."""
     import cv2
 
     reach = np.arange(-MARGIN, MARGIN + 1 / FINE, 1 / FINE)
@@ -50,13 +50,15 @@ def convolve_down(reflectivity: np.ndarray, period: float) -> np.ndarray:
 
 
 def wave_noise(rng: np.random.Generator, period: float, dip: float, spread: float) -> np.ndarray:
-    """Short wavelets of every strength that cross each other: what migration makes of noise, and of chaos in the rock.
+    """Return noise made of short crossing wavelets of varying strength.
+
+    Migration turns recorded noise and chaotic rock into such a pattern.
 
     Args:
-        rng: the source.
-        period: of the wavelets, in pixels.
-        dip: degrees, 0 is level, 90 upright.
-        spread: degrees around `dip`.
+        rng: random generator.
+        period: period of the wavelets, in pixels.
+        dip: dip of the wavefronts in degrees; 0 is horizontal, 90 vertical.
+        spread: variation of the dip around `dip`, in degrees.
 
     Returns:
         (SIZE, SIZE), standard deviation 1.
@@ -64,7 +66,7 @@ def wave_noise(rng: np.random.Generator, period: float, dip: float, spread: floa
     n = 128
     down, across = np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None]
     cycles = np.hypot(down, across) * period
-    angle = np.degrees(np.arctan2(across, down))  # of the wave's front: 0..180, where 180 - a is a leant the other way
+    angle = np.degrees(np.arctan2(across, down))  # dip of the wavefront, 0..180; 180 - a is the mirror image of a
     one_way, other_way = (np.exp(-(((angle - leant) / spread) ** 2)) for leant in (dip, 180 - dip))
     fan = one_way + rng.random() * other_way
     noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((n, n))) * fan * cycles**2 * np.exp(-(cycles**2)))
@@ -72,35 +74,35 @@ def wave_noise(rng: np.random.Generator, period: float, dip: float, spread: floa
     return noise / noise.std()
 
 
-# coverage by rank among images with salt: a tenth of them have less than 6 % of salt, half of them more than 38 %
+# deciles of the coverage of images with salt: 10 % of them have less than 6 % salt, half have more than 38 %
 COVERAGES = (0.02, 0.06, 0.12, 0.19, 0.28, 0.38, 0.48, 0.59, 0.71, 0.83, 0.94)
 Shape = Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray]
-"""(rng, z (rows, 1), x (1, columns)) -> (rows, columns): least deep inside, more outward; its contours are outlines."""
+"""(rng, z (rows, 1), x (1, columns)) -> (rows, columns): a level that rises outwards; its contours are outlines."""
 
 
 @dataclass(frozen=True)
 class Salt:
-    """A body on the grid of the model; arrays are (ROWS, SIZE)."""
+    """A salt body on the grid of the model; arrays are (ROWS, SIZE)."""
 
     distance: np.ndarray
-    """pixels to the outline, negative inside; right near the outline, rough far from it."""
+    """Distance to the outline in pixels, negative inside; accurate near the outline, approximate far from it."""
     down: np.ndarray
-    """downward part of the unit vector into the body: 1 at a flat top, 0 at an upright flank, -1 at a flat base."""
+    """Downward part of the unit vector into the body: 1 at a flat top, 0 at a vertical flank, -1 at a flat base."""
     across: np.ndarray
-    """sideward part of it."""
+    """Horizontal part of the unit vector into the body, positive to the right."""
 
 
 def salt_body(rng: np.random.Generator, z: np.ndarray, x: np.ndarray) -> Salt:
-    """A body of random shape, grown until it covers a share of the image that is drawn from `COVERAGES`.
+    """Draw a salt body of random shape that covers a share of the image drawn from `COVERAGES`.
 
     Args:
-        rng: the source.
+        rng: random generator.
         z: (ROWS, 1) pixels.
         x: (1, SIZE) pixels.
     """
     shapes, shares = zip(*BODIES.values(), strict=True)
     level = shapes[rng.choice(len(shapes), p=shares)](rng, z, x)
-    for cell in (30.0, 9.0):  # broad bulges, and often some rugged detail
+    for cell in (30.0, 9.0):  # broad bulges and rugged detail, both of random strength
         level = level + rng.uniform(0, 0.13) * cell * smooth_noise(rng, level.shape, (cell * FINE, cell))
     coverage = np.interp(rng.random(), np.linspace(0, 1, len(COVERAGES)), COVERAGES)
     level -= np.quantile(level[IN_IMAGE], coverage)
@@ -117,7 +119,7 @@ def _dome(rng: np.random.Generator, z: np.ndarray, x: np.ndarray) -> np.ndarray:
 def _diapir(rng: np.random.Generator, z: np.ndarray, x: np.ndarray) -> np.ndarray:
     top, lean = rng.uniform(-20, 80), rng.normal(0, 0.25)
     axis = rng.uniform(-15, 115) + lean * (z - 50)
-    bulge = rng.uniform(-8, 14) * np.exp(-(((z - top - 12) / 25) ** 2))  # a head wider, or narrower, than the stem
+    bulge = rng.uniform(-8, 14) * np.exp(-(((z - top - 12) / 25) ** 2))  # the head is wider or narrower than the stem
     taper = rng.uniform(0, 0.4) * (SIZE - z)  # the stem is broader at its foot
     return np.hypot(x - axis, np.minimum(z - top, 0)) + taper - bulge
 
@@ -132,7 +134,7 @@ def _sheet(rng: np.random.Generator, z: np.ndarray, x: np.ndarray) -> np.ndarray
         rng.uniform(20, 80) + rng.normal(0, 0.3) * (x - 50) + rng.uniform(2, 8) * smooth_noise(rng, x.shape, (1, 35))
     )
     beyond = np.maximum(rng.choice((-1.0, 1.0)) * (x - rng.uniform(20, 80)), 0)
-    return np.hypot(z - middle, 0.35 * beyond)  # it thins out to one side
+    return np.hypot(z - middle, 0.35 * beyond)  # the sheet thins out to one side
 
 
 def _canopy(rng: np.random.Generator, z: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -152,35 +154,35 @@ BODIES: dict[str, tuple[Shape, float]] = {
     "canopy": (_canopy, 0.10),
     "pillow": (_pillow, 0.04),
 }
-"""Name -> (shape, share of the bodies)."""
+"""Name -> (shape, share of all bodies)."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """What one image of the survey shows."""
+    """Image of the survey and its salt mask."""
 
     image: np.ndarray
     """(101, 101) uint8, [0, 255]."""
     mask: np.ndarray
-    """(101, 101) uint8, 0 or 1 = salt."""
+    """(101, 101) uint8: 1 where there is salt, else 0."""
 
 
 def blank_section(rng: np.random.Generator) -> Section:
-    """A place without traces: one grey value, mostly black, and no salt."""
+    """Return a section without recorded traces: a single grey value, usually black, and no salt."""
     value = 0 if rng.random() < 0.8 else rng.integers(1, 256)
     return Section(np.full((SIZE, SIZE), value, np.uint8), np.zeros((SIZE, SIZE), np.uint8))
 
 
 def section(rng: np.random.Generator, depth: float, with_salt: bool) -> Section:
-    """Model one image.
+    """Draw one image.
 
     Args:
-        rng: decides all that is left to chance.
-        depth: metres, 50 to 950; the deeper, the lower the frequency.
-        with_salt: put a body in, of 2 to 94 % of the image.
+        rng: random generator.
+        depth: metres, 50 to 950; deeper sections have lower frequencies.
+        with_salt: include a salt body that covers 2 to 94 % of the image.
 
     Returns:
-        the image, and the mask of the body; empty without one.
+        the image and the mask of the body, which is all 0 without salt.
     """
     z, x = grid()
     period = wave_period(rng, depth)
@@ -191,20 +193,23 @@ def section(rng: np.random.Generator, depth: float, with_salt: bool) -> Section:
         signal = _with_salt(rng, signal, salt, period)
         mask[salt.distance[IN_IMAGE] < 0] = 1
     signal += rng.uniform(0.03, 0.3) * wave_noise(rng, period, 0, 45)
-    if rng.random() < 0.3:  # what migration leaves of badly recorded places
+    if rng.random() < 0.3:  # steep artefacts of migration, from poorly recorded places
         signal += rng.uniform(0.1, 0.35) * wave_noise(rng, period, rng.uniform(30, 75), 25)
     return Section(_to_grey(rng, _with_gain(rng, signal)), mask)
 
 
 def _sediments(rng: np.random.Generator, z: np.ndarray, x: np.ndarray, period: float, salt: Salt | None) -> np.ndarray:
-    """(101, 101), standard deviation 1: the layers, deformed by the salt but as if it were transparent."""
+    """Return the signal of the layers, (101, 101), as if the salt that deforms them were transparent.
+
+    Its standard deviation is about 1.
+    """
     import cv2
 
     age = _age(rng, z, x, salt)
     impedance, loudness = _impedance(rng, age), np.ones_like(age)
-    if rng.random() < 0.25:  # layers without contrast, as quiet as salt
+    if rng.random() < 0.25:  # layers with low contrast, as weak as the inside of salt
         loudness -= rng.uniform(0.7, 0.95) * _between(rng, age, x, 15, 60)
-    if rng.random() < 0.35:  # gas or a hard bank, as bright as the top of salt
+    if rng.random() < 0.35:  # gas or a hard bank, as strong as the top of salt
         across, down = (x - rng.uniform(0, 100)) / rng.uniform(10, 50), (age - rng.uniform(0, 100)) / rng.uniform(2, 6)
         loudness += rng.uniform(1, 4) * np.exp(-(across**2) - down**2)
     if salt is None and rng.random() < 0.07:  # water
@@ -212,10 +217,10 @@ def _sediments(rng: np.random.Generator, z: np.ndarray, x: np.ndarray, period: f
         impedance = np.where(sea, impedance.min() - 1, impedance)
         loudness[sea] = 0
     traces = convolve_down(loudness * np.diff(impedance, axis=0, prepend=impedance[:1]), period)
-    alike = rng.uniform(0.4, 0.12 * period)  # pixels; neighbouring traces see the same ground
+    alike = rng.uniform(0.4, 0.12 * period)  # pixels; neighbouring traces cover the same ground
     traces = cv2.GaussianBlur(traces, (0, 0), sigmaX=alike, sigmaY=1e-3)[IN_IMAGE]
     traces /= traces.std()
-    if rng.random() < 0.2:  # a slump: torn layers between two that are whole
+    if rng.random() < 0.2:  # a slump: broken layers between intact ones
         torn = _between(rng, z[IN_IMAGE], x, 15, 55)
         chaos = wave_noise(rng, period, rng.uniform(0, 40), 40)
         traces = traces + torn * (rng.uniform(0.15, 0.9) * chaos - 0.9 * traces)
@@ -223,18 +228,18 @@ def _sediments(rng: np.random.Generator, z: np.ndarray, x: np.ndarray, period: f
 
 
 def _age(rng: np.random.Generator, z: np.ndarray, x: np.ndarray, salt: Salt | None) -> np.ndarray:
-    """(ROWS, 101): how deep, in pixels, each point lay before the layers were deformed."""
+    """Return the depth of each point before the layers were deformed, (ROWS, 101), in pixels."""
     flat = z + 0 * x
-    if salt is not None:  # rising, it took the layers beside it along
+    if salt is not None:  # the rising salt dragged the adjacent layers upwards
         reach = rng.uniform(8, 30)
         flat = flat + rng.uniform(0, 0.8) * reach * np.exp(-np.maximum(salt.distance, 0) / reach)
     age = _folded(rng, flat, x)
     for _ in range(rng.poisson(1.3)):
         side = rng.choice((-1.0, 1.0))
         plane = rng.uniform(0, 100) + side * np.tan(np.radians(rng.uniform(10, 40))) * (z - 50)
-        growth = np.clip((z - rng.uniform(-80, 60)) / 20, 0, 1)  # layers younger than the fault are whole
-        age = age - np.where(x > plane, side * rng.uniform(2, 12) * growth, 0)  # what lies on the plane slid down it
-    if rng.random() < 0.3:  # an unconformity: other layers, at another angle, on the worn edges of these
+        growth = np.clip((z - rng.uniform(-80, 60)) / 20, 0, 1)  # layers younger than the fault are not offset
+        age = age - np.where(x > plane, side * rng.uniform(2, 12) * growth, 0)  # the hanging wall slid down
+    if rng.random() < 0.3:  # an unconformity: other layers, at another angle, above the eroded ones
         age = np.where(flat < _surface(rng, x, 15, 80), _folded(rng, flat, x) + 500, age)
     return age
 
@@ -246,7 +251,10 @@ def _folded(rng: np.random.Generator, z: np.ndarray, x: np.ndarray) -> np.ndarra
 
 
 def _impedance(rng: np.random.Generator, age: np.ndarray) -> np.ndarray:
-    """The logarithm of the impedance: one value a layer; thick and thin, loud and quiet layers come in groups."""
+    """Return the logarithm of the impedance, one value per layer.
+
+    Layers have random thickness; layers of strong and of weak contrast come in groups.
+    """
     tops = np.cumsum(rng.lognormal(np.log(rng.uniform(2, 5)), 0.6, size=1000)) - 400
     groups = np.exp(0.45 * smooth_noise(rng, (1, len(tops)), (1, 7)))[0]
     values = rng.standard_normal(len(tops)) * groups
@@ -254,22 +262,25 @@ def _impedance(rng: np.random.Generator, age: np.ndarray) -> np.ndarray:
 
 
 def _surface(rng: np.random.Generator, x: np.ndarray, highest: float, lowest: float) -> np.ndarray:
-    """(1, 101): how deep a gently tilted, wavy surface lies, around `highest` to `lowest` pixels."""
+    """Return the depth of a gently tilted, wavy surface, (1, 101), at around `highest` to `lowest` pixels."""
     wave = rng.uniform(0, 4.5) * smooth_noise(rng, x.shape, (1, 30))
     return rng.uniform(highest, lowest) + rng.normal(0, 0.12) * (x - 50) + wave
 
 
 def _between(rng: np.random.Generator, down: np.ndarray, x: np.ndarray, thin: float, thick: float) -> np.ndarray:
-    """1 between two wavy surfaces `thin` to `thick` pixels apart, 0 elsewhere, soft at the edges."""
+    """Return 1 between two wavy surfaces `thin` to `thick` pixels apart and 0 elsewhere, with soft edges."""
     top = _surface(rng, x, -10, 80)
     base = top + rng.uniform(thin, thick) + rng.uniform(0, 5) * smooth_noise(rng, x.shape, (1, 30))
     return np.clip((down - top) / 2, 0, 1) * np.clip((base - down) / 2, 0, 1)
 
 
 def _with_salt(rng: np.random.Generator, sediments: np.ndarray, salt: Salt, period: float) -> np.ndarray:
-    """(101, 101): sediments that end at the body, its outline, its faint inside, and less light below it."""
+    """Return the signal of the sediments and the salt, (101, 101).
+
+    The sediments end at the body, its outline reflects, its inside is faint, and the signal below it is weaker.
+    """
     inside = 1 / (1 + np.exp(np.clip(salt.distance / (0.08 * period), -30, 30)))
-    above = np.cumsum(inside, axis=0)[IN_IMAGE] / FINE  # pixels of salt over each point
+    above = np.cumsum(inside, axis=0)[IN_IMAGE] / FINE  # pixels of salt above each point
     light = 1 - rng.uniform(0.2, 0.7) * (1 - np.exp(-above / 12))
     inside, distance, down, across = (part[IN_IMAGE] for part in (inside, salt.distance, salt.down, salt.across))
     unsteady = np.exp(0.4 * smooth_noise(rng, (SIZE, SIZE), (14, 14)))
@@ -281,14 +292,14 @@ def _with_salt(rng: np.random.Generator, sediments: np.ndarray, salt: Salt, peri
 
 
 def _with_gain(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
-    """What no processing evens out: traces of unlike strength, loud and quiet regions, a trend with depth."""
+    """Apply gain that processing does not correct: it varies between traces, between regions and with depth."""
     traces = 1 + rng.uniform(0, 0.06) * rng.standard_normal(SIZE)
     trend = np.exp(rng.normal(0, 0.3) * np.linspace(-1, 1, SIZE))[:, None]
     return signal * traces * trend * np.exp(rng.uniform(0, 0.3) * smooth_noise(rng, signal.shape, (50, 50)))
 
 
 def _to_grey(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
-    """uint8: stretched from black to white, but for a few extreme values."""
+    """Convert to uint8, stretched from black to white; a few extreme values are clipped."""
     clipped = rng.uniform(0, 0.8)
     low, high = np.percentile(signal, (clipped, 100 - clipped))
     return np.rint(np.clip((signal - low) / (high - low), 0, 1) * 255).astype(np.uint8)

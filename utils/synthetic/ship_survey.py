@@ -1,8 +1,9 @@
 """A synthetic set of satellite images with ships in the layout of Kaggle's Airbus ship detection challenge.
 
-train_v2, test_v2, train_ship_segmentations_v2.csv (a row a ship, an empty cell where there is none) and
-sample_submission_v2.csv as the competition has them, and truth.csv: the ships of the test images, which it has not.
-utils/synthetic/ships.py tells what the images show.
+The set has train_v2, test_v2, train_ship_segmentations_v2.csv (one row per ship, or one row with an empty cell for an
+image without ships) and sample_submission_v2.csv, as in the competition. It also has truth.csv with the ships of the
+test images, which the competition does not publish. utils/synthetic/ships.py describes and draws the content of the
+images.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,24 +26,25 @@ SHARE_WITHOUT_SHIPS = 0.7  # the competition has 78 %
 
 @dataclass(frozen=True)
 class Written:
-    """What is remembered of the images of one part, in order."""
+    """Rows of the table of one part, in order, and the areas of its ships."""
 
     ids: list[str]
-    """A row a ship, and one for an image without."""
+    """Image id of each row: one row per ship, and one row for an image without ships."""
     run_lengths: list[str]
+    """Run-length encoded ship of each row; "" for an image without ships."""
     pixels: list[int]
-    """Of each ship."""
+    """Area of each ship, in pixels."""
 
 
 def write_ships(out_dir: Path, n_train: int, n_test: int, seed: int, size: int | None) -> Iterator[str]:
-    """Draw the images, write them, and yield what there is.
+    """Draw and write the images and tables, and yield lines for the user that describe them.
 
     Raises:
-        UsageError: the folder holds something else, or the size is out of range.
+        UsageError: the folder contains other files, or the size is out of range.
     """
     size = SIZE if size is None else size
     if not SMALLEST <= size <= LARGEST:
-        raise UsageError(f"--size {size}: expected {SMALLEST} to {LARGEST} pixels, so that a ship has room")
+        raise UsageError(f"--size {size}: expected {SMALLEST} to {LARGEST} pixels; ships do not fit in smaller ones")
     plan = draw_plan(n_train, n_test, seed)
     check_folder(out_dir, (f"{part}_v2/{name}" for part, names in plan.items() for name in names))
     train, test = (write_part(out_dir, part, with_ships, seed, size) for part, with_ships in plan.items())
@@ -57,9 +59,12 @@ def write_ships(out_dir: Path, n_train: int, n_test: int, seed: int, size: int |
 
 
 def draw_plan(n_train: int, n_test: int, seed: int) -> dict[str, dict[str, bool]]:
-    """Part (train, test) -> id ("00003e153.jpg", sorted, none twice) -> whether there are ships in the image.
+    """Draw the ids of the images and which images contain ships.
 
-    Other numbers of images get other ids.
+    The ids depend on the numbers of images as well as on the seed.
+
+    Returns:
+        part ("train", "test") -> id (such as "00003e153.jpg", sorted, unique) -> True if the image contains ships.
     """
     rng = np.random.default_rng([seed, n_train, n_test])
     ids = [f"{number:09x}.jpg" for number in rng.choice(16**9, size=n_train + n_test, replace=False)]
@@ -71,10 +76,10 @@ def draw_plan(n_train: int, n_test: int, seed: int) -> dict[str, dict[str, bool]
 
 
 def write_part(out_dir: Path, part: str, with_ships: Mapping[str, bool], seed: int, size: int) -> Written:
-    """Draw and write the images of one part (id -> whether with ships)."""
+    """Draw and write the images of one part (id -> True if the image contains ships)."""
     ids, run_lengths, pixels = [], [], []
-    for name, there in progress_bar(with_ships.items(), part, "image"):
-        drawn = scene(np.random.default_rng([seed, int(name.partition(".")[0], 16)]), size, there)
+    for name, has_ships in progress_bar(with_ships.items(), part, "image"):
+        drawn = scene(np.random.default_rng([seed, int(name.partition(".")[0], 16)]), size, has_ships)
         write_picture(out_dir / f"{part}_v2" / name, drawn.image)
         counts = np.bincount(drawn.labels.ravel())[1:].tolist()
         ids += [name] * max(len(counts), 1)
@@ -84,10 +89,10 @@ def write_part(out_dir: Path, part: str, with_ships: Mapping[str, bool], seed: i
 
 
 def summary(written: Written) -> str:
-    """One line: how many images, how many without a ship, how many ships and of how many pixels."""
+    """Return a line with the numbers of images, of images without ships and of ships, and the areas of the ships."""
     n_images, n_empty = len(set(written.ids)), written.run_lengths.count("")
     text = f"{n_images} images, {n_empty} ({n_empty / n_images:.1%}) without a ship"
     if not written.pixels:
         return text
     low, middle, high = np.percentile(written.pixels, (0, 50, 100))
-    return f"{text}; {len(written.pixels)} ships of {low:.0f} to {high:.0f} pixels, {middle:.0f} in the median"
+    return f"{text}; {len(written.pixels)} ships of {low:.0f} to {high:.0f} pixels, median {middle:.0f}"

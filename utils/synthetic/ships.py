@@ -1,4 +1,4 @@
-"""Synthetic ships from above: boats, barges, container ships, tankers and bulkers, with shadows and wakes."""
+"""Synthetic images of ships from above: boats, barges, container ships, tankers and bulkers, with shadows and wakes."""
 
 from dataclasses import dataclass, replace
 
@@ -14,12 +14,12 @@ CONTAINERS = ((150, 60, 50), (60, 92, 140), (190, 186, 176), (84, 116, 84), (196
 
 @dataclass(frozen=True)
 class Ship:
-    """Where a ship lies and how large it is."""
+    """Position, size and kind of a ship."""
 
     middle: np.ndarray
-    """(2,) down and across."""
+    """(2,) position of the centre, down and across."""
     angle: float
-    """Radians, from "across" towards "down": where the bow points."""
+    """Direction of the bow in radians, from "across" towards "down"."""
     length: float
     width: float
     kind: str
@@ -27,13 +27,13 @@ class Ship:
 
 
 def moved(middle: np.ndarray, angle: float, along: float, across: float) -> np.ndarray:
-    """A place (2,), down and across, moved along and across the direction `angle`."""
+    """Return the position `middle`, (2,) down and across, moved along and across the direction `angle`."""
     sine, cosine = np.sin(angle), np.cos(angle)
     return middle + along * np.array([sine, cosine]) + across * np.array([cosine, -sine])
 
 
 def window_of(ship: Ship, size: int, margin: float) -> tuple[slice, slice] | None:
-    """The part of the image that holds a ship and `margin` pixels around it; None if that is not in the image."""
+    """Return the part of the image with a ship and `margin` pixels around it, or None if that is outside the image."""
     reach = ship.length / 2 + margin
     low = np.clip(np.floor(ship.middle - reach), 0, size).astype(int)
     high = np.clip(np.ceil(ship.middle + reach), 0, size).astype(int)
@@ -41,14 +41,14 @@ def window_of(ship: Ship, size: int, margin: float) -> tuple[slice, slice] | Non
 
 
 def outside(ship: Ship, window: tuple[slice, slice]) -> np.ndarray:
-    """About how many pixels each pixel lies outside the hull; negative inside."""
+    """Return the approximate distance of each pixel to the hull, in pixels; negative inside."""
     along, across = local(window, ship.middle, ship.angle)
     return np.maximum(np.abs(across) - _half_width(ship, along), np.abs(along) - ship.length / 2)
 
 
 def _half_width(ship: Ship, along: np.ndarray) -> np.ndarray:
-    """Half of the width of the hull, by the place along it: narrower towards the stern, pointed at the bow."""
-    place_along = np.clip(along / ship.length + 0.5, 0, 1)  # 0 is the stern
+    """Return half the width of the hull at positions along it: narrower at the stern and pointed at the bow."""
+    place_along = np.clip(along / ship.length + 0.5, 0, 1)  # 0 at the stern, 1 at the bow
     if ship.kind == "barge":
         return np.full_like(along, ship.width / 2)
     bow = {"boat": 0.55, "tanker": 0.82}.get(ship.kind, 0.76)
@@ -57,7 +57,7 @@ def _half_width(ship: Ship, along: np.ndarray) -> np.ndarray:
 
 
 def draw_wake(rng: np.random.Generator, image: np.ndarray, ship: Ship, foam: np.ndarray) -> None:
-    """Foam behind and beside a ship, and the two arms that open behind it; some ships lie still and have none."""
+    """Draw the wake of a ship: foam at the bow and behind it, and two arms. Some ships are stationary and have none."""
     strength = np.clip(rng.uniform(-0.4, 0.8), 0, 1)
     if strength == 0:
         return
@@ -75,7 +75,7 @@ def draw_wake(rng: np.random.Generator, image: np.ndarray, ship: Ship, foam: np.
 
 
 def draw_ship(rng: np.random.Generator, image: np.ndarray, ship: Ship, sun: float) -> None:
-    """The hull with what stands on its deck, and its shadow on the water."""
+    """Draw the hull with the fittings on its deck, and its shadow on the water."""
     window = window_of(ship, len(image), 4)
     part = image[window]
     tall = min(0.25 * ship.width, 3)
@@ -88,7 +88,7 @@ def draw_ship(rng: np.random.Generator, image: np.ndarray, ship: Ship, sun: floa
     deck[:] = np.float32(HULLS[rng.integers(len(HULLS))]) * np.float32(np.exp(rng.normal(0, 0.12)))
     if ship.length >= 14:
         FITTINGS[ship.kind](rng, deck, lengthwise, sideways, ship)
-    rim = np.clip(np.abs(sideways) - 0.6, 0, 1) * np.sign(sideways)  # one side of it in the light
+    rim = np.clip(np.abs(sideways) - 0.6, 0, 1) * np.sign(sideways)  # one side is in the light, the other in the shade
     deck *= 1 + np.float32(0.25) * rng.choice((-1, 1)) * rim[..., None]
     blend(part, deck, np.clip(0.5 - outside(ship, window), 0, 1))
 
@@ -96,7 +96,7 @@ def draw_ship(rng: np.random.Generator, image: np.ndarray, ship: Ship, sun: floa
 def _fit_boat(
     rng: np.random.Generator, deck: np.ndarray, lengthwise: np.ndarray, sideways: np.ndarray, ship: Ship
 ) -> None:
-    """A cabin, and an open cockpit behind it."""
+    """Draw a cabin and an open cockpit behind it."""
     front = rng.uniform(0.5, 0.7)
     cabin = (lengthwise > front - 0.25) & (lengthwise < front) & (np.abs(sideways) < 0.6)
     deck[cabin] = np.float32(WHITE if rng.random() < 0.5 else DARK)
@@ -106,7 +106,7 @@ def _fit_boat(
 def _fit_barge(
     rng: np.random.Generator, deck: np.ndarray, lengthwise: np.ndarray, sideways: np.ndarray, ship: Ship
 ) -> None:
-    """A hold full of something dark or sandy."""
+    """Draw a hold with a dark, rusty or sandy load."""
     hold = (np.abs(lengthwise - 0.52) < rng.uniform(0.3, 0.42)) & (np.abs(sideways) < 0.75)
     load = np.float32(rng.choice((DARK, RUST, (168, 150, 118), (96, 90, 84))))
     deck[hold] = load * rng.uniform(0.85, 1.1, (int(hold.sum()), 1)).astype(np.float32)
@@ -115,7 +115,7 @@ def _fit_barge(
 def _fit_cargo(
     rng: np.random.Generator, deck: np.ndarray, lengthwise: np.ndarray, sideways: np.ndarray, ship: Ship
 ) -> None:
-    """Stacks of containers in their colours, some missing."""
+    """Draw stacks of containers in random colours, with gaps."""
     rows, files = max(int(ship.length / 7), 2), max(int(ship.width / 2.5), 2)
     colours = np.float32(CONTAINERS)[rng.integers(len(CONTAINERS), size=(rows, files))]
     colours *= rng.uniform(0.8, 1.15, (rows, files, 1)).astype(np.float32)
@@ -130,7 +130,7 @@ def _fit_cargo(
 def _fit_tanker(
     rng: np.random.Generator, deck: np.ndarray, lengthwise: np.ndarray, sideways: np.ndarray, ship: Ship
 ) -> None:
-    """Pipes along the middle and across it."""
+    """Draw pipes along the middle of the deck and across it."""
     deck[(np.abs(sideways) * ship.width / 2 < 0.9) & (lengthwise > 0.2) & (lengthwise < 0.92)] *= np.float32(1.35)
     for cross in rng.uniform(0.3, 0.85, 3):
         deck[(np.abs(lengthwise - cross) * ship.length < 0.8) & (np.abs(sideways) < 0.8)] *= np.float32(1.25)
@@ -140,7 +140,7 @@ def _fit_tanker(
 def _fit_bulker(
     rng: np.random.Generator, deck: np.ndarray, lengthwise: np.ndarray, sideways: np.ndarray, ship: Ship
 ) -> None:
-    """Hatches in a row."""
+    """Draw a row of hatches."""
     n_hatches = rng.integers(4, 8)
     hatch = ((lengthwise - 0.2) / 0.7 * n_hatches % 1 < 0.68) & (lengthwise > 0.2) & (lengthwise < 0.9)
     deck[hatch & (np.abs(sideways) < 0.62)] *= np.float32(rng.choice((0.65, 1.4)))
@@ -148,39 +148,39 @@ def _fit_bulker(
 
 
 def _add_bridge(deck: np.ndarray, lengthwise: np.ndarray, sideways: np.ndarray) -> None:
-    """The white house at the stern."""
+    """Draw the white bridge at the stern."""
     deck[(lengthwise > 0.06) & (lengthwise < 0.16) & (np.abs(sideways) < 0.9)] = np.float32(WHITE)
     deck[(np.abs(lengthwise - 0.175) < 0.015) & (np.abs(sideways) < 0.9)] *= np.float32(0.55)  # its shadow
 
 
 FITTINGS = {"boat": _fit_boat, "barge": _fit_barge, "cargo": _fit_cargo, "tanker": _fit_tanker, "bulker": _fit_bulker}
-"""Kind -> what draws on its deck."""
+"""Kind -> function that draws the fittings on the deck."""
 LARGE = ("cargo", "tanker", "bulker")
 SHORTEST, LONGEST = 8.0, 120.0  # pixels
-MIN_PIXELS = 8  # of a ship in the truth
-HIDDEN = 0.6  # a ship under clouds of more than this opacity in the mean could not be seen, and is not put there
+MIN_PIXELS = 8  # minimum area of a ship in the label map
+HIDDEN = 0.6  # no ship is placed where the mean opacity of the clouds is greater, because it could not be seen
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What one image shows."""
+    """Image and the label map of its ships."""
 
     image: np.ndarray
     """(S, S, 3) uint8, [0, 255]."""
     labels: np.ndarray
-    """(S, S) uint16, 0 = no ship, ships numbered from 1 without a gap."""
+    """(S, S) uint16: 0 where there is no ship; ships are numbered from 1 without gaps."""
 
 
 def scene(rng: np.random.Generator, size: int, with_ships: bool) -> Scene:
     """Draw one image.
 
     Args:
-        rng: decides all that is left to chance.
+        rng: random generator.
         size: height and width in pixels.
-        with_ships: put at least one in.
+        with_ships: draw at least one ship.
 
     Returns:
-        the image, and the map of its ships; empty without.
+        the image and the label map of its ships, which is all 0 without ships.
     """
     import cv2
 
@@ -202,7 +202,7 @@ def scene(rng: np.random.Generator, size: int, with_ships: bool) -> Scene:
 def _fleet(
     rng: np.random.Generator, here: Place, opacity: np.ndarray, labels: np.ndarray
 ) -> tuple[list[Ship], list[Ship]]:
-    """Find places for ships, and number them in `labels`: those that lie in groups, those that sail or drift alone."""
+    """Place ships and number them in `labels`; return the ships moored in groups and those alone at sea."""
     size = len(labels)
     moored: list[Ship] = []
     sailing: list[Ship] = []
@@ -210,7 +210,7 @@ def _fleet(
     for group in range(n_groups):
         ship = _new_ship(rng, size, at_least=14)
         if group < len(here.piers):
-            ship = _beside(rng, here.piers[group], ship)
+            ship = _at_pier(rng, here.piers[group], ship)
         if not _number(ship, here.blocked, opacity, labels, apart=True):
             continue
         moored.append(ship)
@@ -224,6 +224,7 @@ def _fleet(
     while len(sailing) < n_alone or not (moored or sailing):
         ship = _new_ship(rng, size, shrink=0.98**tries)
         tries += 1
+        # After 100 tries the clouds are ignored, so that the image gets a ship.
         if _number(ship, here.blocked, opacity if tries < 100 else 0 * opacity, labels, apart=True):
             sailing.append(ship)
         elif tries >= 60 and (moored or sailing):
@@ -232,22 +233,22 @@ def _fleet(
 
 
 def _new_ship(rng: np.random.Generator, size: int, at_least: float = SHORTEST, shrink: float = 1.0) -> Ship:
-    """A ship anywhere: half of them are less than 30 pixels long."""
+    """Draw a ship at a random position; half of them are less than 30 pixels long."""
     length = at_least * (LONGEST / at_least) ** (rng.beta(1.0, 1.3) * shrink)
     kinds = ("boat",) if length < 22 else ("boat", "barge", "cargo") if length < 45 else ("barge", *3 * LARGE)
     width = max(length / rng.uniform(3.2, 5.2 if length < 45 else 7.2), 2.6)
     return Ship(rng.uniform(0, size, 2), rng.uniform(0, 2 * np.pi), length, width, str(rng.choice(kinds)))
 
 
-def _beside(rng: np.random.Generator, pier: Pier, ship: Ship) -> Ship:
-    """The ship, moored along one side of a pier."""
+def _at_pier(rng: np.random.Generator, pier: Pier, ship: Ship) -> Ship:
+    """Return the ship, moored along one side of a pier."""
     off = rng.choice((-1.0, 1.0)) * (pier.width / 2 + ship.width / 2 + 1)
     middle = moved(pier.middle, pier.angle, rng.uniform(-0.4, -0.1) * pier.length, off)
     return replace(ship, middle=middle, angle=pier.angle + np.pi * rng.integers(2))
 
 
 def _alongside(rng: np.random.Generator, ship: Ship) -> Ship:
-    """A ship of about the same size, on the starboard side of `ship` and touching it."""
+    """Draw a ship of about the same size that touches the starboard side of `ship`."""
     scale = np.clip(ship.length * rng.uniform(0.75, 1.2), SHORTEST, LONGEST) / ship.length
     length, width = ship.length * scale, max(ship.width * scale * rng.uniform(0.9, 1.1), 2.6)
     step = rng.normal(0, 0.08) * ship.length
@@ -256,14 +257,17 @@ def _alongside(rng: np.random.Generator, ship: Ship) -> Ship:
 
 
 def _number(ship: Ship, blocked: np.ndarray, opacity: np.ndarray, labels: np.ndarray, apart: bool) -> bool:
-    """Give the ship the next number in `labels`, if it can lie and be seen there; otherwise change nothing.
+    """Add a ship to `labels` under the next number if it fits and can be seen there; otherwise change nothing.
 
     Args:
-        ship: where it would be.
-        blocked: (S, S) bool, land.
-        opacity: (S, S), clouds.
-        labels: (S, S), the ships so far, whose pixels stay theirs.
-        apart: keep two pixels away from them.
+        ship: the ship at its intended position.
+        blocked: (S, S) bool, pixels where no ship can be.
+        opacity: (S, S) opacity of the clouds.
+        labels: (S, S) label map of the ships so far; their pixels are not overwritten.
+        apart: require a gap of two pixels to other ships.
+
+    Returns:
+        True if the ship was added.
     """
     window = window_of(ship, len(labels), 4)
     if window is None:
