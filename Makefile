@@ -1,8 +1,8 @@
-# Two commands matter: `make demo` and `make test`. Each first makes the environment, .venv, and only once.
+# The main targets are `make demo` and `make test`. The first target to run creates the environment in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.8
-# Python keeps what it has compiled, whatever the shell says: without that a script takes 24 s to import torch and smp, not 7.
+# Python keeps its bytecode even if the shell forbids it: without it, importing torch and smp takes 24 s instead of 7.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint format lock bench-env notebook tensorboard report download-data submit build shell clean
@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
 
-# Two at a time with a thread each: half the time, and no test waits for the threads of another.
+# Two tests run at a time with one thread each: this halves the time, and tests do not wait for each other's threads.
 test: .venv/ready lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
@@ -18,12 +18,12 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The same rules, applied: what ruff can mend by itself, it mends.
+# Fix all violations of these rules that ruff can fix by itself.
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The exact set of requirements.txt, every file checked by its hash; then the project itself, editable.
+# Install the exact versions of requirements.txt, checking every file by its hash, then the project itself as editable.
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
@@ -31,7 +31,7 @@ format: .venv/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-# What bench/throughput.py needs: the same set, and beside it the peers that it measures.
+# The environment of bench/throughput.py: the same packages, and the peers that it measures.
 bench-env: .venv-bench/ready
 
 .venv-bench/ready: requirements.txt bench/requirements.txt pyproject.toml
@@ -42,7 +42,7 @@ bench-env: .venv-bench/ready
 	.venv-bench/bin/uv pip install --quiet --python .venv-bench/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-# To look at what is here, in .venv; the same pages are services of compose.yaml.
+# Notebook, TensorBoard and report, run from .venv; compose.yaml has the same pages as services.
 LOGDIR ?= experiments
 RUNS ?= experiments
 
@@ -55,7 +55,7 @@ tensorboard: .venv/ready
 report: .venv/ready
 	$(BIN)/python report.py $(RUNS)
 
-# Kaggle by its own client, which needs a token. In the shell's variables, so that a message may hold quotes.
+# Kaggle by its own client, which needs a token. Values are passed in environment variables, so they may hold quotes.
 COMPETITION ?= tgs-salt-identification-challenge
 DATA ?= data
 download-data submit: export COMPETITION := $(COMPETITION)
@@ -67,10 +67,10 @@ download-data: .venv/ready
 submit: .venv/ready
 	$(BIN)/python utils/contest.py submit "$$FILE" --competition "$$COMPETITION" --data_dir "$$DATA" --message "$$MESSAGE"
 
-# In Docker: the image, and a shell in it (GPU=1: with the GPUs), whose files belong to whoever typed it.
+# Docker: build the image, or start a shell in it (GPU=1: with GPUs). Files written there belong to the calling user.
 COMPOSE = $(or $(shell docker version >/dev/null 2>&1 && \
 		{ docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose; }), \
-	$(error no Docker engine with its compose plugin answers here; start or install it, or stay in .venv (make demo)))
+	$(error found no running Docker engine with the compose plugin; start or install it, or use .venv instead (make demo)))
 build shell: export HOST_UID = $(shell id -u)
 build shell: export HOST_GID = $(shell id -g)
 
@@ -80,7 +80,7 @@ build:
 shell:
 	$(COMPOSE) run --rm shell$(if $(GPU),-gpu)
 
-# After a change of the dependencies in pyproject.toml.
+# Update requirements.txt after a change of the dependencies in pyproject.toml.
 lock: .venv/ready
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest \
 		--generate-hashes --no-emit-index-url --extra dev --python-version 3.11 pyproject.toml --output-file requirements.txt

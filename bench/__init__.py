@@ -1,1 +1,1 @@
-"""What is fast, what scores, what survives: measured, one command each."""
+"""Benchmarks of speed, memory, scores and resuming after kills, one command each."""

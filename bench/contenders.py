@@ -1,6 +1,7 @@
-"""What bench/throughput.py measures: this project, the loop that everyone writes with torch and smp, and the floor.
+"""Contenders of bench/throughput.py: this project, a plain loop with torch and smp, and the floor.
 
-The other peers, which need packages of their own, are in bench/peers.py.
+The contenders that need extra packages are in bench/peers.py. Peers, unlike this project and the floor, come in two
+versions: with their defaults, and at their best (`best`), with the options that make them fast.
 """
 
 import time
@@ -39,16 +40,16 @@ TRAIN_AUG, VAL_AUG = "train_128_v1", "val_128"
 
 @dataclass(frozen=True)
 class Setup:
-    """What all contenders share: the memory-mapped images, and the machine."""
+    """Inputs that all contenders share: the memory-mapped images and the machine."""
 
     folder: Path
-    """The packed folder; fold 0 is held out."""
+    """Packed folder; fold 0 is held out."""
     train: PackedImages
     rows: np.ndarray
-    """Rows of `train` to learn from: an epoch of whole batches."""
+    """Rows of `train` to train on: a whole number of full batches."""
     test: PackedImages
     machine: Machine
-    """As the project chooses it; peers at their best compute in the same precision."""
+    """Machine as this project configures it; peers at their best compute in the same precision."""
 
     @classmethod
     def open(cls, folder: Path) -> "Setup":
@@ -58,7 +59,7 @@ class Setup:
 
 
 class Stopwatch:
-    """Times a block, or what lies between two calls; the clock is read when the device has caught up."""
+    """Timer of a block or of the time between `start` and `stop`; it waits for the GPU before it reads the clock."""
 
     seconds = 0.0
 
@@ -81,7 +82,11 @@ class Stopwatch:
 
 
 class Contender(ABC):
-    """Trains an epoch or predicts the test images, and leaves in `watch` how long that took; `how`: in which way."""
+    """Base class of all contenders.
+
+    `train` trains for one epoch and `predict` predicts the test images; both store the time they took in `watch`.
+    `how` describes the precision and the options.
+    """
 
     how: str
 
@@ -97,7 +102,7 @@ class Contender(ABC):
 
 
 class Strata(Contender):
-    """This project with its defaults: its loader, its learner, its loops; masks go to a file as predict.py has it."""
+    """This project with its defaults: its loader, learner and loops. Masks are written to a file as by predict.py."""
 
     def __init__(self, setup: Setup, best: bool) -> None:
         super().__init__(setup, best)
@@ -109,7 +114,7 @@ class Strata(Contender):
         self.run = prepare(settings, mask_task)
         self.run.machine.tune()
         self.learner, self.loader = self.run.learner(), self.run.loader()
-        self.how = f"{_name(self.run.machine.dtype)}, its defaults"
+        self.how = f"{_name(self.run.machine.dtype)}, defaults"
 
     def train(self) -> None:
         self.run.batches.epoch += 1
@@ -126,7 +131,7 @@ class Strata(Contender):
 
 
 class Torch(Contender):
-    """The loop that everyone writes; at its best with autocast, channels last, fused Adam and inference mode."""
+    """A plain loop; at its best with autocast, channels last, fused Adam and inference mode."""
 
     def __init__(self, setup: Setup, best: bool) -> None:
         super().__init__(setup, best)
@@ -151,11 +156,11 @@ class Torch(Contender):
 
 
 class Floor(Contender):
-    """The network alone, on a batch that is there already: nothing that trains or predicts with it can be faster."""
+    """The network alone, on a batch that is already on the device: no contender can be faster with this network."""
 
     def __init__(self, setup: Setup, best: bool) -> None:
         super().__init__(setup, best=True)
-        setup.machine.tune()  # it is this project's floor
+        setup.machine.tune()  # the floor is measured with this project's machine settings
         self.network = network(setup.machine, best=True)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=RATE, fused=True)
         images = torch.randint(0, 256, (BATCH, 1, SIZE, SIZE), dtype=torch.uint8, device=setup.machine.device)
@@ -203,7 +208,7 @@ class TestImages(Dataset[Tensor]):
 
 
 class Autocast(nn.Module):
-    """A network that computes in the machine's precision, whoever calls it, and answers in float32."""
+    """A network that always computes in the machine's precision and returns float32."""
 
     def __init__(self, network: nn.Module, machine: Machine) -> None:
         super().__init__()
@@ -215,7 +220,13 @@ class Autocast(nn.Module):
 
 
 def network(machine: Machine, best: bool, autocast: bool = True) -> nn.Module:
-    """The U-Net with the same weights for everybody; `best`: channels last and, unless not wanted, autocast."""
+    """Return the U-Net, with the same initial weights for every contender.
+
+    Args:
+        machine: where the network runs.
+        best: use channels last.
+        autocast: with `best`, also wrap the network in `Autocast`.
+    """
     torch.manual_seed(SEED)
     unet = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=1).to(machine.device)
     if not best:
@@ -225,14 +236,14 @@ def network(machine: Machine, best: bool, autocast: bool = True) -> nn.Module:
 
 
 def loader(images: Dataset[Any], machine: Machine, best: bool) -> DataLoader:
-    """A loader with torch's defaults; at its best on a GPU with the workers that this project has there."""
+    """Return a loader with torch's defaults; at its best on a GPU, with as many workers as this project uses there."""
     workers = workers_for(machine.device, None) if best else 0
     mixed, kept = isinstance(images, TrainingImages), workers > 0
     return DataLoader(images, BATCH, mixed, num_workers=workers, persistent_workers=kept, pin_memory=kept)
 
 
 def step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> None:
-    """One step of training."""
+    """Run one training step."""
     optimizer.zero_grad()
     F.binary_cross_entropy_with_logits(network(images), targets).backward()
     optimizer.step()

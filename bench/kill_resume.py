@@ -1,8 +1,8 @@
-"""Kill a training run with SIGKILL at random moments, resume it each time, and compare it with an undisturbed one.
+"""Kill a training run with SIGKILL at random moments, resume it each time, and compare it with an undisturbed run.
 
 python bench/kill_resume.py --data_dir demo --kills 20
 
-Ends with exit code 0 if tensors, log.csv (times aside), validation masks and the set of snapshots are the same.
+Exits with code 0 if tensors, log.csv (except for times), validation masks and the set of snapshots are the same.
 """
 
 import random
@@ -27,21 +27,21 @@ EPOCHS_AT_MOST = 2
 @dataclass(frozen=True)
 class Settings:
     data_dir: str = "demo"
-    """packed folder with folds, such as make_demo.py, stack_and_save.py and make_folds.py leave."""
+    """packed folder with folds, as created by make_demo.py, stack_and_save.py and make_folds.py."""
     kills: int = 20
-    """how often the run is killed."""
+    """number of times the run is killed."""
     n_epochs: int = 60
-    """epochs of the run."""
+    """number of epochs of the run."""
     seed: int = 0
-    """decides the moments."""
+    """seed of the random times of the kills."""
     flags: str = "--arch unet_resnet18 --encoder_weights none --batch_size 8 --scheduler cosine --keep 3"
-    """further flags of train.py."""
+    """additional flags of train.py."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Run twice, once undisturbed, and compare."""
+    """Train once undisturbed and once with kills, and compare the two runs."""
     with tempfile.TemporaryDirectory() as work:
         whole, killed = RunFolder(Path(work) / "whole"), RunFolder(Path(work) / "killed")
         words = ["--data_dir", settings.data_dir, "--n_epochs", str(settings.n_epochs), *settings.flags.split()]
@@ -49,12 +49,15 @@ def main(settings: Settings) -> None:
         kills = _kill_and_resume(words, killed, settings, span)
         found = differences(whole, killed)
         if found:
-            raise UserError(f"after {kills} kills the run differs: {'; '.join(found[:3])}")
+            raise UserError(f"after {kills} kills the run differs from the undisturbed run: {'; '.join(found[:3])}")
         print(f"{kills} kills, {settings.n_epochs} epochs: the same tensors, log, masks and set of snapshots")
 
 
 def _undisturbed(words: list[str], folder: RunFolder) -> float:
-    """Run to the end; the seconds from the first write to the third epoch (the first is slow: it warms up)."""
+    """Run to the end; return the seconds from the first write to the end of the third epoch.
+
+    The first epoch is measured separately because it includes the warm-up and is slow.
+    """
     process = _train(words, folder)
     while process.is_alive() and not folder.state.is_file():
         time.sleep(0.01)
@@ -66,16 +69,16 @@ def _undisturbed(words: list[str], folder: RunFolder) -> float:
 
 
 def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, span: float) -> int:
-    """Kill within `span` seconds after the run has begun to write, again and again; then let it finish.
+    """Kill the run repeatedly, each time within `span` seconds after it starts to write, then let it finish.
 
-    On a busy machine `span` may be many epochs: after EPOCHS_AT_MOST new ones there is no more waiting. A run that
-    finishes all the same is not killed again.
+    On a busy machine `span` may cover many epochs, so a kill comes after EPOCHS_AT_MOST new epochs at the latest. If
+    the run finishes before a kill, it is not started again.
 
     Returns:
-        how often the run was killed.
+        Number of kills.
 
     Raises:
-        UserError: it had finished before it could be killed once.
+        UserError: the run finished before the first kill.
     """
     moments = random.Random(settings.seed)
     for number in range(settings.kills):
@@ -90,8 +93,8 @@ def _kill_and_resume(words: list[str], folder: RunFolder, settings: Settings, sp
         process.join()
         if folder.summary.is_file():
             if not number:
-                raise UserError(f"--n_epochs {settings.n_epochs}: finished before the first kill; give it more epochs")
-            print(f"finished before kill {number + 1}; more --n_epochs leave room for {settings.kills}", flush=True)
+                raise UserError(f"--n_epochs {settings.n_epochs}: finished before the first kill; use more epochs")
+            print(f"finished before kill {number + 1}; raise --n_epochs to reach {settings.kills} kills", flush=True)
             return number
         print(f"kill {number + 1}: {_epochs(folder)} epochs in log.csv", flush=True)
     _finish(_train(words, folder), folder)
@@ -110,8 +113,8 @@ def _train(words: list[str], folder: RunFolder) -> ForkServerProcess:
 def _finish(process: ForkServerProcess, folder: RunFolder) -> None:
     process.join()
     if process.exitcode:
-        said = Path(f"{folder.path}.txt").read_text().strip().splitlines()
-        raise UserError(f"train.py ended with exit code {process.exitcode}: {said[-1] if said else 'without a word'}")
+        lines = Path(f"{folder.path}.txt").read_text().strip().splitlines()
+        raise UserError(f"train.py failed with exit code {process.exitcode}: {lines[-1] if lines else 'no output'}")
 
 
 def _last_write(folder: RunFolder) -> int:
@@ -119,7 +122,7 @@ def _last_write(folder: RunFolder) -> int:
 
 
 def differences(one: RunFolder, other: RunFolder) -> list[str]:
-    """What two runs do not have in common, in words; empty if they are the same to the last bit (times aside)."""
+    """Return the differences between two runs as text; empty if they are identical bit for bit (except for times)."""
     import torch
 
     from net.snapshot import load_snapshot
@@ -127,10 +130,10 @@ def differences(one: RunFolder, other: RunFolder) -> list[str]:
     logs = [read_table(folder.log) for folder in (one, other)]
     found = [f"log.csv: {name}" for name in logs[0] if name not in TIMES and logs[0][name] != logs[1].get(name)]
     files = [{str(file.path.relative_to(run.path)): file for file in snapshots_in(run.path)} for run in (one, other)]
-    found += [f"only one has {name}" for name in sorted(files[0].keys() ^ files[1].keys())]
+    found += [f"only one run has {name}" for name in sorted(files[0].keys() ^ files[1].keys())]
     for name in sorted(files[0].keys() & files[1].keys()):
-        mine, theirs = (load_snapshot(where[name].path).weights for where in files)
-        found += [f"{name}: {key}" for key in mine if not torch.equal(mine[key], theirs[key])]
+        first, second = (load_snapshot(where[name].path).weights for where in files)
+        found += [f"{name}: {key}" for key in first if not torch.equal(first[key], second[key])]
         if not np.array_equal(*(np.load(where[name].val_masks) for where in files)):
             found.append(f"{name}: validation masks")
     return found

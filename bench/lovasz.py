@@ -1,8 +1,9 @@
-"""The Lovász hinge of net/losses.py beside that of segmentation-models-pytorch: the same value and gradient, and speed.
+"""Compare the Lovász hinge of net/losses.py with the one of segmentation-models-pytorch: value, gradient and speed.
 
 python bench/lovasz.py
 
-Forward and backward at batch 32 of 101x101, interleaved; medians.
+Measures forward and backward passes, by default for a batch of 32 images of 101x101. The losses take turns, and the
+median time of each is printed.
 """
 
 import statistics
@@ -17,17 +18,17 @@ from utils.core.errors import UserError
 @dataclass(frozen=True)
 class Settings:
     batch_size: int = 32
-    """images."""
+    """images in the batch."""
     size: int = 101
-    """height and width."""
+    """height and width of the images in pixels."""
     repeats: int = 50
-    """measurements of each."""
+    """number of measurements of each loss."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Compare, then measure."""
+    """Time all losses, check that ours equals smp's, and print the table."""
     import torch
     from segmentation_models_pytorch.losses import LovaszLoss
 
@@ -36,7 +37,7 @@ def main(settings: Settings) -> None:
     torch.manual_seed(0)
     shape = (settings.batch_size, 1, settings.size, settings.size)
     target = (torch.rand(shape) > 0.7).float()
-    target[::3] = 0  # a third of the images is empty, as in the salt
+    target[::3] = 0  # a third of the masks are empty, as in the salt data
     smp_loss = LovaszLoss("binary", per_image=True)
     losses: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "smp, per image": lambda logits: smp_loss(logits, target),
@@ -54,9 +55,10 @@ def main(settings: Settings) -> None:
             value.backward()
             seconds[name].append(time.perf_counter() - started)
             results[name] = (value.detach(), logits.grad)
-    for mine, theirs in zip(results["lovasz"], results["smp, per image"], strict=True):
-        if not torch.allclose(mine, theirs, rtol=1e-4, atol=1e-7):
-            raise UserError(f"the two losses differ by {(mine - theirs).abs().max()}")
+    for ours, expected in zip(results["lovasz"], results["smp, per image"], strict=True):
+        if not torch.allclose(ours, expected, rtol=1e-4, atol=1e-7):
+            difference = (ours - expected).abs().max()
+            raise UserError(f"lovasz: expected smp's value and gradient, found a difference of {difference}")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in seconds.items():
         ratio = medians["smp, per image"] / medians[name]

@@ -1,15 +1,15 @@
-"""The peer for objects: torchvision's Mask R-CNN, trained from scratch for a given time and scored as this project is.
+"""Train torchvision's Mask R-CNN from scratch for a given time, as a baseline for instances, and score it.
 
 python utils/hold_out.py --data_dir nuclei --fold 4 --out_dir nuclei_held
 python bench/mask_rcnn.py --data_dir nuclei_held --fold 0 --model small --minutes 25 --out experiments/mask_rcnn_small
 python bench/mask_rcnn.py --data_dir nuclei_held --fold 0 --model resnet50 --minutes 25 --out experiments/mask_rcnn_r50
 
-It learns from all folds but --fold, on which the thresholds of score and mask are then fitted. The test part, which no
-choice has seen, is scored by the command that is printed last. Give --rate a few tries (1e-4, 3e-4, 1e-3) and take the
-one with the best score of the fold.
+The network learns from all folds but --fold; the thresholds of scores and masks are then fitted on --fold. The test
+part is not used for any choice; the command that is printed last scores it. Try a few values of --rate (1e-4, 3e-4,
+1e-3) and keep the one with the best score on the fold.
 
-val_labels.npy, test_labels.npy   (N, H, W) uint16 label maps, 0 = background, and .json with their ids
-test_submission.csv               ImageId,EncodedPixels: a row an object, at the size of the source images
+val_labels.npy, test_labels.npy   (N, H, W) uint16 label maps, 0 = background; their ids are in .json files
+test_submission.csv               ImageId,EncodedPixels: one row per object, at the size of the source images
 summary.json                      speed, score and thresholds; written last
 """
 
@@ -35,43 +35,45 @@ SUBMISSION = "test_submission.csv"
 @dataclass(frozen=True)
 class Settings:
     out: str
-    """folder to write: new, or without a finished run."""
+    """output folder; it must not hold a finished run."""
     data_dir: str = "nuclei_held"
     """packed folder with label maps and folds."""
     fold: int = 0
-    """the fold that validates."""
+    """fold to validate on."""
     model: Literal["small", "resnet50"] = "small"
     """resnet18 with narrow heads, or maskrcnn_resnet50_fpn."""
     minutes: float = 25.0
-    """of training, by the clock; prediction comes after."""
+    """training time in minutes of wall clock; prediction takes additional time."""
     max_steps: int = 0
-    """end after so many steps if that is sooner; 0: no limit."""
+    """stop after this many steps if that is sooner than --minutes; 0: no limit."""
     batch_size: int = 4
-    """images a step."""
+    """images per step."""
     rate: float = 3e-4
-    """the highest learning rate of AdamW."""
+    """peak learning rate of AdamW."""
     seed: int = 4545
-    """of weights, order and turns."""
+    """seed of the weights, the order of the images and their rotations and flips."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto is bfloat16 where the machine multiplies it fast, float32 elsewhere."""
+    """auto is bfloat16 on machines that compute fast with it, float32 on others."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Train, fit the thresholds on the fold, write label maps of both parts, submission and summary."""
+    """Train, fit the thresholds on the fold, and write the label maps, the submission and the summary."""
     out = Path(settings.out)
     _check(settings, out)
     packed = open_packed(settings.data_dir)
     train_rows, val_rows = fold_rows(settings.data_dir, packed.ids, settings.fold)
     if not len(train_rows):
         raise UserError(
-            f"{settings.data_dir}: all images are of fold {settings.fold}, none to learn from; make more folds"
+            f"{settings.data_dir}: all images are in fold {settings.fold}, leaving none to train on; make more folds"
         )
     if packed.instances is None:
-        raise UserError(f"{settings.data_dir}: packed without label maps; Mask R-CNN learns from single objects")
+        raise UserError(
+            f"{settings.data_dir}: packed without label maps, which Mask R-CNN needs; use data with separate objects"
+        )
 
     import torch
 
@@ -84,7 +86,7 @@ def main(settings: Settings) -> None:
     model = parts.build(settings.model, packed.shape, place)
     n_weights = sum(weights.numel() for weights in model.parameters())
     print(f"Mask R-CNN {settings.model}, {n_weights / 1e6:.1f} million weights, on {place}")
-    print(f"{len(train_rows)} images to learn from, {len(val_rows)} to validate on", flush=True)
+    print(f"{len(train_rows)} training images, {len(val_rows)} validation images", flush=True)
     done = parts.train(model, packed.images, packed.instances, train_rows, settings, place.device)
     print(parts.as_line(done, settings.minutes), flush=True)
 
@@ -92,7 +94,8 @@ def main(settings: Settings) -> None:
     detections = list(parts.detect(model, packed.images, val_rows, settings.batch_size, place.device))
     best = fit_thresholds(detections, [packed.instances[row] for row in val_rows])
     print(
-        f"fold {settings.fold}: DSB2018 score {best.score:.5f}, fitted: score > {best.score_th}, mask > {best.mask_th}"
+        f"fold {settings.fold}: DSB2018 score {best.score:.5f} with fitted thresholds: "
+        f"score > {best.score_th}, mask > {best.mask_th}"
     )
     about = {"data_dir": settings.data_dir, "part": "train", "fold": settings.fold}
     write_instance_maps(out / "val_labels.npy", packed, val_rows, detections, best, about)
@@ -124,7 +127,7 @@ def main(settings: Settings) -> None:
 
 
 def _check(settings: Settings, out: Path) -> None:
-    """Raises UsageError for a flag out of its range, or a folder with a finished run."""
+    """Raise UsageError if a flag is out of range or the output folder holds a finished run."""
     for flag in ("minutes", "batch_size", "rate"):
         if not 0 < getattr(settings, flag) < float("inf"):
             raise UsageError(f"--{flag} {getattr(settings, flag)}: expected more than 0")
@@ -132,7 +135,7 @@ def _check(settings: Settings, out: Path) -> None:
         if getattr(settings, flag) < 0:
             raise UsageError(f"--{flag} {getattr(settings, flag)}: expected 0 or more")
     if (out / "summary.json").is_file():
-        raise UsageError(f"--out {out}: holds a finished run; name another folder")
+        raise UsageError(f"--out {out}: already holds a finished run; choose another folder")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Detections -> label maps without overlap, the thresholds that serve best, and the files of the result.
+"""Convert detections to label maps without overlap, fit the thresholds, and write the result files.
 
-Boxes and masks are in the coordinates in which torchvision's RoIAlign samples: the middle of a pixel is a whole number,
-so that an object on the pixels 10 to 19 reaches from 9.5 to 19.5. Here masks are sampled back from where RoIAlign took
-them, to the fraction of a pixel. torchvision's own way back, `paste_masks_in_image`, rounds boxes to whole pixels: true
-masks of nuclei (256x256) that go there and back keep a mean IoU of .66 to .70 that way, and 1.0 this way.
+Boxes and masks are in the coordinates that torchvision's RoIAlign samples in: pixel centres are integers, so an object
+on the pixels 10 to 19 extends from 9.5 to 19.5. This module samples masks back with subpixel accuracy from where
+RoIAlign took them. torchvision's own inverse, `paste_masks_in_image`, rounds boxes to whole pixels. After a round trip,
+true masks of nuclei (256x256) have a mean IoU of .66 to .70 with torchvision's inverse, and of 1.0 with this one.
 """
 
 import csv
@@ -19,35 +19,36 @@ from utils.data.packed_data import PackedImages
 from utils.data.rle import encode
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 
-LEAST_FREE = 0.5  # of an object's pixels: what surer ones leave of a second detection of a nucleus is a sliver
+LEAST_FREE = 0.5  # minimum free share of a detection's pixels: a second detection of a nucleus keeps only a sliver
 SCORE_THS = tuple(step / 20 for step in range(2, 20))
 MASK_THS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 class Found(NamedTuple):
-    """The detections in one image, the surest first."""
+    """The detections in one image, in descending order of score."""
 
     boxes: np.ndarray
-    """(K, 4) float32, x and y of two corners."""
+    """(K, 4) float32, x and y of the upper left and of the lower right corner."""
     scores: np.ndarray
     """(K,) float32, [0, 1]."""
     masks: np.ndarray
-    """(K, 28, 28) float16, [0, 1], each as large as its box."""
+    """(K, 28, 28) float16, [0, 1], each stretched over its box."""
 
 
 def label_map(
     found: Found, mask_th: float, shape: tuple[int, int], packed: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """One map without overlap: the surer object has the pixel, and one that is left less than half is left out.
+    """Return the label map of an image's detections, without overlap.
 
-    As an object's pixels depend on surer ones alone, the map for a score threshold is this one without the numbers
-    above the count of detections that pass it.
+    Where detections overlap, the pixel belongs to the one with the highest score. A detection that keeps less than half
+    of its pixels is left out. The pixels of a detection depend only on detections with a higher score. The map for a
+    score threshold is therefore this map without the numbers above the count of detections that pass the threshold.
 
     Args:
-        found: detections, the surest first.
-        mask_th: a pixel belongs to an object where its mask is greater.
+        found: detections in descending order of score.
+        mask_th: pixels with a mask value greater than this belong to the detection.
         shape: (height, width) of the map.
-        packed: (height, width) of the image they were found in, if another.
+        packed: (height, width) of the image that the detections come from, if it is not `shape`.
 
     Returns:
         (H, W) uint16, 0 = background, k + 1 = detection k.
@@ -67,7 +68,7 @@ def label_map(
 
 
 def _samples(low: float, high: float, size: int, cells: int) -> tuple[slice, np.ndarray]:
-    """The pixels whose middle lies in [low, high], and their weights (pixels, cells) for linear interpolation."""
+    """Return the pixels with centres in [low, high], and their weights (pixels, cells) for linear interpolation."""
     pixels = np.arange(max(0, int(np.ceil(low))), min(size - 1, int(np.floor(high))) + 1)
     places = (pixels - low) * cells / max(high - low, 1e-6) - 0.5
     weights = np.maximum(0, 1 - np.abs(np.clip(places, 0, cells - 1)[:, None] - np.arange(cells)))
@@ -75,12 +76,12 @@ def _samples(low: float, high: float, size: int, cells: int) -> tuple[slice, np.
 
 
 def sure_only(labels: np.ndarray, found: Found, score_th: float) -> np.ndarray:
-    """A map of `label_map` without the detections whose score is not greater than `score_th`."""
+    """Return a map of `label_map` without the detections whose score is not greater than `score_th`."""
     return np.where(labels <= np.count_nonzero(found.scores > score_th), labels, 0).astype(np.uint16)
 
 
 class Thresholds(NamedTuple):
-    """Which detections count, and which of their pixels, with the mean DSB2018 score that they were fitted to."""
+    """Thresholds of detection scores and mask values, and the mean DSB2018 score of the fit."""
 
     score_th: float
     mask_th: float
@@ -88,7 +89,7 @@ class Thresholds(NamedTuple):
 
 
 def fit_thresholds(detections: Sequence[Found], truths: Sequence[np.ndarray]) -> Thresholds:
-    """The pair of the grid SCORE_THS x MASK_THS with the highest mean score; `truths` are label maps (H, W)."""
+    """Return the thresholds of the grid SCORE_THS x MASK_THS with the best mean score; `truths`: (H, W) label maps."""
     pairs = [(score_th, mask_th) for mask_th in MASK_THS for score_th in SCORE_THS]
     counts = np.zeros((len(pairs), len(truths), 10, 3), dtype=np.int64)
     for row, (found, truth) in enumerate(zip(detections, truths, strict=True)):
@@ -103,7 +104,7 @@ def fit_thresholds(detections: Sequence[Found], truths: Sequence[np.ndarray]) ->
 def label_maps(
     found: Iterable[Found], best: Thresholds, shapes: Iterable[tuple[int, int]], packed: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    """(H, W) uint16 for each image, at its size in `shapes`; objects numbered from 1 without a gap."""
+    """Yield an (H, W) uint16 label map for each image, at its size in `shapes`, numbered from 1 without gaps."""
     for one, shape in zip(found, shapes, strict=True):
         labels = sure_only(label_map(one, best.mask_th, shape, packed), one, best.score_th)
         yield np.searchsorted(np.union1d(labels, [0]), labels).astype(np.uint16)
@@ -112,7 +113,7 @@ def label_maps(
 def write_instance_maps(
     path: Path, packed: PackedImages, rows: np.ndarray, found: Sequence[Found], best: Thresholds, about: dict[str, Any]
 ) -> None:
-    """The label maps of `rows` at the size they are packed in, and a .json with their ids and `about`."""
+    """Write the label maps of `rows` at their packed size, and a .json file with their ids and `about`."""
     with array_writer(path, (len(rows), *packed.shape), np.uint16) as writer:
         for labels in label_maps(found, best, [packed.shape] * len(rows), packed.shape):
             writer.append(labels[None])
@@ -120,7 +121,7 @@ def write_instance_maps(
 
 
 def write_objects(path: Path, packed: PackedImages, found: Sequence[Found], best: Thresholds) -> None:
-    """The submission: a row an object, an empty cell where there is none."""
+    """Write the submission: one row per object, and one row with an empty cell for an image without objects."""
     shapes = packed.sizes or [packed.shape] * len(packed.ids)
     with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN on packed images: the networks, what they learn from, the loop, and what they detect."""
+"""torchvision's Mask R-CNN on packed images: networks, targets, training loop and detection."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +19,18 @@ from bench.mask_rcnn_objects import Found
 from net.device import Machine
 from utils.core.errors import UserError
 
-MOST_OBJECTS = 400  # an image of the nuclei has up to 375; torchvision's default, 100, would cut 65 images short
-WARM_UP = 0.05  # of the time
+MOST_OBJECTS = 400  # images of nuclei have up to 375; torchvision's default, 100, would be too few for 65 images
+WARM_UP = 0.05  # share of the training time
 LONGEST_GRADIENT = 5.0
 SECONDS_A_LINE = 30
 NARROW = 128
 
 
 def small(**common: Any) -> MaskRCNN:
-    """resnet18; FPN and heads half as wide as the default, a quarter of its boxes in a step: more steps in the time.
+    """Build a Mask R-CNN on resnet18, with FPN and heads of half the default width and a quarter of its boxes per step.
 
-    An image of 256x256 takes 40 GFLOP forward and back; with FPN and heads of the default width it would take 118.
+    The smaller network takes more steps in the same time. The forward and backward pass of a 256x256 image takes
+    40 GFLOP; with FPN and heads of the default width it would take 118.
     """
     layers = {f"layer{stage}": str(stage - 1) for stage in range(1, 5)}
     return MaskRCNN(
@@ -44,7 +45,7 @@ def small(**common: Any) -> MaskRCNN:
 
 
 def resnet50(**common: Any) -> MaskRCNN:
-    """`maskrcnn_resnet50_fpn`; without weights torchvision trains all its layers, with BatchNorm2d."""
+    """Build `maskrcnn_resnet50_fpn`; without weights torchvision trains all its layers, with BatchNorm2d."""
     return maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2, **common)
 
 
@@ -52,11 +53,12 @@ MODELS: dict[str, Callable[..., MaskRCNN]] = {"small": small, "resnet50": resnet
 
 
 def build(name: str, shape: tuple[int, int], machine: Machine) -> MaskRCNN:
-    """A network of random weights for images of one size, with anchors of 8 to 128 px for nuclei of 5 to 80.
+    """Build a network with random weights for images of one size, with anchors of 8 to 128 px for nuclei of 5 to 80 px.
 
-    BatchNorm is not frozen, as it is where weights come from ImageNet: frozen at mean 0 and variance 1 it would do
-    nothing, and a ResNet without normalisation hardly learns. In bfloat16 run the backbone and the heads' layers, the
-    bulk of the arithmetic; box coordinates stay float32, as in bfloat16 those from 128 on are whole pixels.
+    BatchNorm is not frozen, unlike in networks with ImageNet weights: frozen at mean 0 and variance 1 it would do
+    nothing, and a ResNet without normalisation hardly learns. The backbone and the layers of the heads, which do most
+    of the arithmetic, run in the machine's precision. Box coordinates stay float32 because in bfloat16 coordinates from
+    128 on are whole pixels.
     """
     anchors = AnchorGenerator(sizes=((8,), (16,), (32,), (64,), (128,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
     model = MODELS[name](
@@ -70,7 +72,7 @@ def build(name: str, shape: tuple[int, int], machine: Machine) -> MaskRCNN:
 
 
 class Fast(nn.Module):
-    """A part of a network in the machine's precision and with channels last; what it gives out is float32."""
+    """A part of a network that runs in the machine's precision with channels last, and returns float32."""
 
     def __init__(self, part: nn.Module, machine: Machine) -> None:
         super().__init__()
@@ -86,7 +88,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 
 def _of_each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """`function` of every tensor in a tensor, a dictionary, or lists of them."""
+    """Apply `function` to a tensor, or to every tensor in a dictionary or sequence, nested or not."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):
@@ -95,19 +97,19 @@ def _of_each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def image_tensor(image: np.ndarray) -> Tensor:
-    """(H, W, 1 or 3) uint8 -> (3, H, W) float32, [0, 1]; grey is repeated."""
+    """Convert an image (H, W, 1 or 3) uint8 to (3, H, W) float32, [0, 1]; a grey channel is repeated."""
     tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     return tensor.expand(3, -1, -1).contiguous()
 
 
 def target_of(labels: np.ndarray) -> dict[str, Tensor]:
-    """What Mask R-CNN learns from.
+    """Return the training target of Mask R-CNN for an image.
 
     Args:
         labels: (H, W) integers, 0 = background; the numbers may have gaps.
 
     Returns:
-        boxes (K, 4) float32, x and y of the upper left and lower right corner (bench/mask_rcnn_objects.py says in which
+        boxes (K, 4) float32, x and y of the upper left and lower right corner (bench/mask_rcnn_objects.py describes the
         coordinates); labels (K,) int64, all 1; masks (K, H, W) uint8, 0 or 1; in ascending order of the numbers.
     """
     masks = labels == np.setdiff1d(labels, [0])[:, None, None]
@@ -123,7 +125,7 @@ def target_of(labels: np.ndarray) -> dict[str, Tensor]:
 
 
 def batches(rows: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Rows in batches of `size` without end: every row once, in random order, before any comes again."""
+    """Yield batches of `size` rows without end: every row once, in random order, before any row is repeated."""
     waiting = rows[:0]
     while True:
         while len(waiting) < size:
@@ -133,7 +135,7 @@ def batches(rows: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[n
 
 
 def turned(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label map in one of their eight positions: quarter turns, mirrored or not."""
+    """Return image and label map in one of eight random orientations: quarter turns, mirrored or not."""
     quarters, mirrored = int(rng.integers(4)), bool(rng.integers(2))
     image, labels = np.rot90(image, quarters), np.rot90(labels, quarters)
     return (image[:, ::-1], labels[:, ::-1]) if mirrored else (image, labels)
@@ -141,27 +143,29 @@ def turned(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> t
 
 @dataclass
 class Trained:
-    """What a training took and reached."""
+    """Progress of a training."""
 
     steps: int = 0
     images: int = 0
     seconds: float = 0.0
     loss: float = float("nan")
-    """mean over the steps since the last line of the log."""
+    """Mean over the steps since the last line of the log."""
 
 
 def train(
     model: MaskRCNN, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, settings: Any, device: torch.device
 ) -> Trained:
-    """Train by AdamW until the time is over; the rate rises linearly over the first 5 % of it, then falls as a cosine.
+    """Train with AdamW until the time is over.
+
+    The learning rate rises linearly over the first 5 % of the time, then falls along a cosine.
 
     Args:
         model: from `build`, on `device`.
         images: (N, H, W, C) uint8, [0, 255].
         labels: (N, H, W) uint16.
-        rows: those of the two to learn from.
-        settings: has minutes, max_steps (0: no limit), batch_size, rate and seed.
-        device: where the model is.
+        rows: rows of `images` and `labels` to train on.
+        settings: object with the attributes minutes, max_steps (0: no limit), batch_size, rate and seed.
+        device: device of the model.
 
     Raises:
         UserError: the loss is not finite.
@@ -170,7 +174,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.rate)
     source, done, losses = batches(rows, settings.batch_size, rng), Trained(), []
     model.train()
-    start = said = time.perf_counter()
+    start = logged = time.perf_counter()
     while (share := _share(done, settings)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * rate_at(share)
@@ -179,10 +183,10 @@ def train(
         done.steps, done.images = done.steps + 1, done.images + len(pairs)
         done.seconds, done.loss = time.perf_counter() - start, float(np.mean(losses))
         if not np.isfinite(done.loss):
-            raise UserError(f"the loss of step {done.steps} is {losses[-1]}; a lower --rate may help")
-        if time.perf_counter() - said >= SECONDS_A_LINE:
+            raise UserError(f"step {done.steps}: expected a finite loss, found {losses[-1]}; try a lower --rate")
+        if time.perf_counter() - logged >= SECONDS_A_LINE:
             print(as_line(done, settings.minutes), flush=True)
-            said, losses = time.perf_counter(), []
+            logged, losses = time.perf_counter(), []
     return done
 
 
@@ -192,7 +196,7 @@ def _share(done: Trained, settings: Any) -> float:
 
 
 def rate_at(share: float) -> float:
-    """The rate, as a part of its highest, when `share` (0..1) of the training is over."""
+    """Return the learning rate as a fraction of its peak, when `share` (0..1) of the training is over."""
     if share < WARM_UP:
         return 0.01 + 0.99 * share / WARM_UP
     return 0.5 + 0.5 * float(np.cos(np.pi * (share - WARM_UP) / (1 - WARM_UP)))
@@ -201,7 +205,7 @@ def rate_at(share: float) -> float:
 def _step(
     model: MaskRCNN, optimizer: torch.optim.Optimizer, pairs: Sequence[tuple[np.ndarray, np.ndarray]], device: Any
 ) -> float:
-    """One update; returns the sum of torchvision's five losses."""
+    """Update the weights once; return the sum of torchvision's five losses."""
     targets = [{name: one.to(device) for name, one in target_of(labels).items()} for _, labels in pairs]
     loss = sum(model([image_tensor(image).to(device) for image, _ in pairs], targets).values())
     optimizer.zero_grad()
@@ -212,7 +216,7 @@ def _step(
 
 
 def as_line(done: Trained, minutes: float) -> str:
-    """A line of the log."""
+    """Return the progress as a line of the log."""
     speed = done.images / max(done.seconds, 1e-9)
     return (
         f"{done.seconds / 60:5.1f} of {minutes:g} min: {done.steps} steps, loss {done.loss:.3f}, {speed:.2f} images/s"
@@ -221,11 +225,11 @@ def as_line(done: Trained, minutes: float) -> str:
 
 @torch.inference_mode()
 def detect(model: MaskRCNN, images: np.ndarray, rows: np.ndarray, batch_size: int, device: Any) -> Iterator[Found]:
-    """The detections in each of `rows`, in order, of (N, H, W, C) uint8 images."""
+    """Yield the detections in each of `rows`, in order, of (N, H, W, C) uint8 images."""
     model.eval()
     for start in range(0, len(rows), batch_size):
         batch = [image_tensor(images[row]).to(device) for row in rows[start : start + batch_size]]
-        inputs, _ = model.transform(batch)  # what model(batch) does, but for pasting masks into whole images
+        inputs, _ = model.transform(batch)  # like model(batch), without pasting masks into whole images
         features = model.backbone(inputs.tensors)
         proposals, _ = model.rpn(inputs, features)
         for found in model.roi_heads(features, proposals, inputs.image_sizes)[0]:

@@ -1,9 +1,9 @@
-"""Peak memory of packing, training, predicting and averaging for 1x, 10x and 100x as many images.
+"""Measure the peak memory of packing, training, predicting and averaging for 1x, 10x and 100x as many images.
 
 python bench/memory.py
 
-Counted is anonymous memory (RssAnon of /proc, looked at every 5 ms): what a program has allocated. Pages of
-memory-mapped files are not: the kernel drops them when it needs the room. Linux only.
+Only anonymous memory is counted, the memory that a program has allocated (RssAnon in /proc, sampled every 5 ms). Pages
+of memory-mapped files are not counted because the kernel can drop them when it needs memory. Linux only.
 """
 
 import csv
@@ -22,23 +22,23 @@ from utils.core.files import write_json
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = (1, 10, 100)
 WITHIN = 1.1
-"""What 100x may need of what 10x needs."""
+"""Maximum ratio of the peak memory at 100x to the peak at 10x."""
 
 
 @dataclass(frozen=True)
 class Settings:
     n: int = 40
-    """training images, and as many test images, of 1x."""
+    """number of training images, and of test images, at 1x."""
     arch: str = "unet_resnet18"
-    """network."""
+    """network to train."""
     out: str = "memory.json"
-    """file for all numbers."""
+    """JSON file for all numbers."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Measure, print the table, and fail if memory grows with the number of images."""
+    """Measure, print the table, and raise UserError if memory grows with the number of images."""
     peaks: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as work:
         once = Path(work) / "once"
@@ -56,11 +56,11 @@ def main(settings: Settings) -> None:
     write_json(settings.out, peaks)
     grown = [name for name, values in peaks.items() if values[2] > WITHIN * values[1]]
     if grown:
-        raise UserError(f"{', '.join(grown)}: expected within {WITHIN} from 10x to 100x, found more; see the table")
+        raise UserError(f"{', '.join(grown)}: expected a 100x / 10x ratio up to {WITHIN}, found more; see the table")
 
 
 def _measure(data: Path, arch: str) -> dict[str, float]:
-    """Peak memory of each command, in MB."""
+    """Return the peak memory of each command in MB."""
     run_dir, masks = data / "run", [data / "a.npy", data / "b.npy"]
     net = ("--arch", arch, "--encoder_weights", "none", "--n_epochs", 1)
     out = ("--data_dir", data, "--submission_dir", data / "submissions")
@@ -76,29 +76,29 @@ def _measure(data: Path, arch: str) -> dict[str, float]:
 
 
 def _peak(script: str, *words: object) -> float:
-    """The highest anonymous memory of `python <script> words...`, in MB."""
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen([sys.executable, str(ROOT / script), *map(str, words)], stdout=said, stderr=said)
+    """Return the peak anonymous memory of `python <script> words...` in MB."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen([sys.executable, str(ROOT / script), *map(str, words)], stdout=output, stderr=output)
         highest = 0.0
         while process.poll() is None:
             highest = max(highest, _anonymous(process.pid))
             time.sleep(0.005)
         if process.returncode:
-            said.seek(0)
-            raise UserError(f"{script}: ended with exit code {process.returncode}: {said.read().strip()[-300:]}")
+            output.seek(0)
+            raise UserError(f"{script}: failed with exit code {process.returncode}: {output.read().strip()[-300:]}")
     return highest
 
 
 def _anonymous(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
 def _multiply(once: Path, data: Path, times: int) -> None:
-    """A folder in which every image of `once` is there several times, under names of its own."""
+    """Create a folder with `times` copies of every image of `once`, each with a different name."""
     for folder in ("train/images", "train/masks", "test/images"):
         (data / folder).mkdir(parents=True)
         for path in (once / folder).iterdir():

@@ -1,8 +1,9 @@
-"""The peers that need packages of their own: pytorch-lightning, fastai, pytorch-argus (`make bench-env`).
+"""Contenders of bench/throughput.py that need extra packages: pytorch-lightning, fastai, pytorch-argus.
 
-Each with its own loop. At its best: bfloat16 where that is fast, channels last, fused Adam. Lightning has a switch for
-the precision. fastai's is for CUDA alone (its autocast names that device, and does nothing on a CPU), argus has none:
-their network brings its own autocast.
+`make bench-env` installs the packages. Each contender uses its own loop; at its best, it uses bfloat16 where that is
+fast, channels last and fused Adam. Lightning has a switch for the precision. fastai's switch works on CUDA only (its
+autocast names that device and does nothing on a CPU), and argus has none. Their networks are therefore wrapped in
+`bench.contenders.Autocast`.
 """
 
 import logging
@@ -26,12 +27,12 @@ from net.device import workers_for
 
 
 class Lightning(Contender):
-    """A LightningModule and a Trainer, which is new in every round, as its epochs are counted once."""
+    """A LightningModule, with a new Trainer in each round because a Trainer does not reset its count of epochs."""
 
     def __init__(self, setup: Setup, best: bool) -> None:
         super().__init__(setup, best)
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # devices found, tips
-        warnings.filterwarnings("ignore", module="pytorch_lightning")  # on its own default of num_workers
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # hide the devices found, and tips
+        warnings.filterwarnings("ignore", module="pytorch_lightning")  # about the default of num_workers
         self.module = LightningUNet(network(setup.machine, best, autocast=False), fused=best)
         self.callback = LightningWatch(self.watch)
         self.training = loader(TrainingImages(setup), setup.machine, best)
@@ -49,7 +50,7 @@ class Lightning(Contender):
             max_epochs=1,
             precision="bf16-mixed" if in_bfloat16 else None,
             callbacks=[self.callback],
-            logger=False,  # this and what follows would write and print, which is not what is measured
+            logger=False,  # this and the next three would write or print, which is not to be measured
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -73,7 +74,7 @@ class LightningUNet(lightning.LightningModule):
 
 
 class LightningWatch(lightning.Callback):
-    """Times an epoch from before its first batch is loaded."""
+    """Timer of an epoch, started before the first batch is loaded."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch = watch
@@ -92,12 +93,12 @@ class LightningWatch(lightning.Callback):
 
 
 class FastAI(Contender):
-    """A Learner with fastai's own DataLoaders; by default with a worker a core, and with an Adam that is its own."""
+    """A Learner with fastai's DataLoaders; its defaults are one worker per core and fastai's own Adam."""
 
     def __init__(self, setup: Setup, best: bool) -> None:
         super().__init__(setup, best)
         device = setup.machine.device
-        tuned: dict[str, Any] = {"num_workers": workers_for(device, None)} if best else {}  # a CPU is faster with none
+        tuned: dict[str, Any] = {"num_workers": workers_for(device, None)} if best else {}  # none on a CPU: faster
         loaders = DataLoaders.from_dsets(TrainingImages(setup), bs=BATCH, device=device, **tuned)
         self.test = TfmdDL(AsTuples(TestImages(setup)), bs=BATCH, device=device, **tuned)
         adam = partial(OptimWrapper, opt=torch.optim.Adam, fused=True) if best else Adam
@@ -105,7 +106,7 @@ class FastAI(Contender):
         self.learner = Learner(loaders, unet, nn.BCEWithLogitsLoss(), opt_func=adam, lr=RATE, cbs=watch)
 
     def train(self) -> None:
-        with self.learner.no_logging():  # and no bar: without fastai.callback.progress there is none
+        with self.learner.no_logging():  # there is no progress bar without fastai.callback.progress
             self.learner.fit(1)
 
     def predict(self) -> None:
@@ -114,9 +115,9 @@ class FastAI(Contender):
 
 
 class FastAIWatch(Callback):
-    """Times an epoch's training from before its first batch is loaded, and ends it before the validation."""
+    """Timer of an epoch's training, started before the first batch is loaded; it cancels the validation."""
 
-    order = 100  # after all the others
+    order = 100  # after all other callbacks
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch = watch
@@ -130,7 +131,7 @@ class FastAIWatch(Callback):
 
 
 class AsTuples(Dataset[tuple[Tensor]]):
-    """Images without targets, as fastai wants them."""
+    """Images in tuples without targets, as fastai expects them."""
 
     def __init__(self, images: TestImages) -> None:
         self.images = images
@@ -143,13 +144,13 @@ class AsTuples(Dataset[tuple[Tensor]]):
 
 
 class Argus(Contender):
-    """An argus Model with its own steps and engine; it predicts batch by batch, as its examples do."""
+    """An argus Model with argus' steps and engine; it predicts batch by batch, as in argus' examples."""
 
     def __init__(self, setup: Setup, best: bool) -> None:
         super().__init__(setup, best)
         parts = {"nn_module": ("unet", {"machine": setup.machine, "best": best}), "device": str(setup.machine.device)}
         self.model = ArgusUNet({**parts, "optimizer": {"lr": RATE, "fused": best}})
-        self.model.logger.setLevel(logging.ERROR)  # a line an epoch
+        self.model.logger.setLevel(logging.ERROR)  # hide the line of each epoch
         self.callback = ArgusWatch(self.watch)
         self.training = loader(TrainingImages(setup), setup.machine, best)
         self.test = loader(TestImages(setup), setup.machine, best)
@@ -165,14 +166,14 @@ class Argus(Contender):
 
 
 class ArgusUNet(argus.Model):
-    nn_module = {"unet": network}  # noqa: RUF012 - argus wants it so
+    nn_module = {"unet": network}  # noqa: RUF012 - argus expects a class attribute
     optimizer = torch.optim.Adam
     loss = nn.BCEWithLogitsLoss
     prediction_transform = nn.Sigmoid
 
 
 class ArgusWatch(argus.callbacks.Callback):
-    """Times an epoch from before its first batch is loaded."""
+    """Timer of an epoch, started before the first batch is loaded."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch = watch

@@ -1,8 +1,8 @@
-"""The same small training in bfloat16 and in float32, over several seeds: do the scores agree within the noise?
+"""Train the same small network in bfloat16 and in float32 with several seeds, to compare the scores with the noise.
 
 python bench/precision.py --data_dir demo
 
-Prints a table of the best epoch's validation loss and iout, and the training's images a second.
+Prints the validation loss and the iout of the best epoch, and the training speed in images/s.
 """
 
 import statistics
@@ -25,20 +25,20 @@ class Settings:
     data_dir: str = "demo"
     """packed folder with folds."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """of the runs."""
+    """seeds of the runs."""
     n_epochs: int = 14
-    """epochs of each run."""
+    """number of epochs of each run."""
     flags: str = (
         "--arch unet_resnet18 --encoder_weights none --loss bce_lovasz --optimizer adam_1e-3 --scheduler cosine "
         "--batch_size 8 --keep 1"
     )
-    """further flags of train.py."""
+    """additional flags of train.py."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Train with each seed in each precision, one after the other."""
+    """Train with each seed in each precision, one run after the other, and print the scores."""
     found: dict[str, list[tuple[float, float, float]]] = {precision: [] for precision in PRECISIONS}
     with tempfile.TemporaryDirectory() as work:
         for seed in settings.seeds:
@@ -61,7 +61,7 @@ def _train(settings: Settings, folder: RunFolder, seed: int, precision: str) -> 
     process = start("train.py", words, f"{folder.path}.txt", Path.cwd())
     process.join()
     if process.exitcode:
-        raise UserError(f"train.py: {Path(f'{folder.path}.txt').read_text().strip()[-300:]}")
+        raise UserError(f"train.py failed: {Path(f'{folder.path}.txt').read_text().strip()[-300:]}")
     summary = read_json(folder.summary)
     speeds = [float(speed) for speed in read_table(folder.log)["images_per_s"]]
     return summary["val_loss"], summary["iout"], statistics.median(speeds)

@@ -1,9 +1,9 @@
-"""What each rule of thumb is worth on validation masks: the score with it, and an interval of the difference.
+"""Measure how much each post-processing rule gains on validation masks, with an interval of the gain.
 
 python bench/rules.py --masks_fn experiments/demo_fold0/val_tta.npy
 python bench/rules.py --masks_fn experiments/salt_fold*/val_tta.npy --th .45
 
-The threshold is the same with and without a rule (the run's, or --th): what a rule gains is what it adds to it.
+The threshold is the same with and without a rule (the run's, or --th), so the gain is due to the rule alone.
 """
 
 import time
@@ -39,20 +39,20 @@ class Settings:
     masks_fn: tuple[str, ...]
     """mask files of validation images."""
     th: float | None = None
-    """threshold; default: the threshold.json of the run, else .5."""
+    """threshold; default: the one in the run's threshold.json, else .5."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Print a line for each rule."""
+    """Print one line per rule."""
     plain, _ = _tenths(settings, RuleSettings(min_area=0))
-    print(f"{len(plain)} images, iout without a rule {plain.mean() / 10:.4f}")
-    print(f"{'rule':<20}  {'iout':>6}  {'gain':>7}  95 % interval      ms an image")
+    print(f"{len(plain)} images, iout without rules {plain.mean() / 10:.4f}")
+    print(f"{'rule':<20}  {'iout':>6}  {'gain':>7}  95 % interval      ms per image")
     for name, rules in RULES.items():
         try:
             with_rule, seconds = _tenths(settings, rules if rules.min_area is not None else replace(rules, min_area=0))
-        except UserError as error:  # a package that is not there
+        except UserError as error:  # the rule needs a package that is not installed
             print(f"{name:<20}  {error}")
             continue
         gains = (with_rule - plain) / 10
@@ -62,7 +62,7 @@ def main(settings: Settings) -> None:
 
 
 def _tenths(settings: Settings, rules: RuleSettings) -> tuple[np.ndarray, float]:
-    """The score of each image, in tenths, and the seconds that it took."""
+    """Return the score of each image in tenths, and the seconds that post-processing and scoring took."""
     found, seconds = [], 0.0
     for name in settings.masks_fn:
         masks = open_masks(name)

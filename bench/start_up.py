@@ -1,9 +1,9 @@
-"""How long scripts take to answer: --help, a misspelt flag, and the first training step.
+"""Measure how long scripts take for --help and for a misspelt flag, and train.py for its first step.
 
 python bench/start_up.py --data_dir demo
 
-Medians of several runs, each in a new process; to reach: half a second for what needs no torch, and two seconds from
-the end of train.py's imports to its first step.
+Prints medians of several runs, each in a new process. The targets are half a second for anything that does not need
+torch, and two seconds from the end of train.py's imports to the end of its first step.
 """
 
 import statistics
@@ -49,7 +49,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Measure and print seconds: median (fastest..slowest)."""
+    """Measure and print seconds as median (fastest..slowest)."""
     scripts = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "utils").glob("*.py"))]
     for path in scripts:
         if 'if __name__ == "__main__"' in path.read_text():
@@ -69,7 +69,7 @@ def _seconds(words: list[str]) -> float:
 def _output(words: list[str]) -> str:
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=Path.cwd())
     if done.returncode:
-        raise UserError(f"the first step: {done.stderr.strip()[-300:]}")
+        raise UserError(f"the first training step failed: {done.stderr.strip()[-300:]}")
     return done.stdout
 
 

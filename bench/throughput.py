@@ -1,11 +1,12 @@
-"""Images a second in training and in prediction: this project, its peers, and the floor, interleaved in one run.
+"""Measure images/s in training and prediction: this project, its peers, and the floor, interleaved in one run.
 
 .venv-bench/bin/python bench/throughput.py
 .venv/bin/python bench/throughput.py --only strata torch torch_best floor      # without the peers' packages
 
-`make bench-env` makes .venv-bench. In each round one contender after the other, beginning with another one each time,
-learns from the same images (U-Net resnet18 at 128x128, batch 32, train_128_v1, BCE, Adam 1e-4) and predicts the same
-images; round 0 warms up. Timed are loading, steps and masks, not what a peer does before and after an epoch.
+`make bench-env` creates .venv-bench. In each round the contenders take turns: each trains on the same images (U-Net
+resnet18 at 128x128, batch 32, train_128_v1, BCE, Adam 1e-4) and predicts the same images. Each round starts with a
+different contender, and round 0 is a warm-up. The times include loading, steps and masks, but not what a peer does
+before and after an epoch.
 """
 
 import io
@@ -52,32 +53,33 @@ RIVALS = {
 COLOURS = {"strata": "#e8a33d", "floor": "#b8b8b8"}
 PHASES = ("training", "prediction")
 PACKAGES = ("torch", "segmentation-models-pytorch", "pytorch-lightning", "fastai", "pytorch-argus")
-OWN = ("strata", "torch", "torch_best", "floor")  # those that need no package beside the project's
+OWN = ("strata", "torch", "torch_best", "floor")  # contenders that need no extra packages
 IMAGES_A_STEP, FOLDS = 32, 5
 Rates = dict[str, dict[str, list[float]]]
-"""Contender -> training or prediction -> images a second, round by round."""
+"""Contender -> training or prediction -> images/s in each round."""
 
 
 @dataclass(frozen=True)
 class Settings:
     rounds: int = 5
-    """rounds that count."""
+    """number of measured rounds."""
     steps: int = 8
-    """steps of training in each."""
+    """training steps per round."""
     n_predict: int = 320
-    """images to predict in each."""
+    """images to predict per round."""
     only: tuple[str, ...] = ()
-    """some contenders alone: strata, torch, torch_best, lightning, lightning_best, fastai, ..., floor."""
+    """measure only these: strata, torch, torch_best, lightning, lightning_best, fastai, fastai_best, argus, argus_best,
+    floor."""
     out: str = "throughput.json"
-    """file for all numbers."""
+    """JSON file for all numbers."""
     chart: str = "throughput.png"
-    """file for the picture."""
+    """PNG file for the chart."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Measure, print the table and the ratios, write both files."""
+    """Measure, print the table and the ratios, and write both files."""
     for flag in ("rounds", "steps", "n_predict"):
         if getattr(settings, flag) < 1:
             raise UsageError(f"--{flag} {getattr(settings, flag)}: expected 1 or more")
@@ -103,7 +105,7 @@ def main(settings: Settings) -> None:
 
 
 def prepare(folder: Path, settings: Settings) -> None:
-    """A synthetic survey, packed and folded by the project's own scripts: an epoch has --steps whole batches."""
+    """Create a synthetic survey, packed and folded by the project's own scripts; an epoch has --steps full batches."""
     n_train = settings.steps * IMAGES_A_STEP * FOLDS // (FOLDS - 1)
     with redirect_stdout(io.StringIO()):
         make_demo.main(make_demo.Settings(str(folder), n_train, settings.n_predict))
@@ -112,17 +114,17 @@ def prepare(folder: Path, settings: Settings) -> None:
 
 
 def check_peers() -> None:
-    """Raises UserError if the package of a peer is not installed."""
+    """Raise UserError if the package of a peer is not installed."""
     for package in ("pytorch_lightning", "fastai", "argus"):
         if find_spec(package) is None:
             raise UserError(
-                f"{package} is not installed here; run: make bench-env, then .venv-bench/bin/python bench/throughput.py"
+                f"{package} is not installed; run: make bench-env, then .venv-bench/bin/python bench/throughput.py"
                 " (or leave the peers out: --only strata torch torch_best floor)"
             )
 
 
 class Remote:
-    """A contender in a process of its own, so that what one sets for its process is not lent to another."""
+    """A contender in its own process, so that its process-wide settings do not affect the others."""
 
     def __init__(self, name: str, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -130,18 +132,18 @@ class Remote:
         self.process = context.Process(target=_serve, args=(name, folder, theirs))
         self.process.start()
         theirs.close()
-        self.how, self.machine = self._answer()
+        self.how, self.machine = self._received()
 
     def seconds(self, phase: str) -> float:
-        """What training or prediction takes."""
+        """Run training or prediction; return the seconds that it took."""
         self.pipe.send(phase)
-        return self._answer()
+        return self._received()
 
-    def _answer(self) -> Any:
+    def _received(self) -> Any:
         try:
             return self.pipe.recv()
         except EOFError:
-            raise UserError(f"{self.process.name} has ended; its own words are above") from None
+            raise UserError(f"{self.process.name} ended unexpectedly; see its error above") from None
 
     def __enter__(self) -> "Remote":
         return self
@@ -152,14 +154,14 @@ class Remote:
 
 
 def _serve(name: str, folder: Path, pipe: Connection) -> None:
-    """The contender's side: what it is, then the seconds of each phase that it is asked for."""
+    """Run a contender in this process: send its description, then the seconds of each phase on request."""
     kind = name.removesuffix("_best")
     if name in OWN:
         from bench.contenders import OWN_KINDS as kinds
     else:
-        os.environ.pop("GOMP_SPINCOUNT", None)  # which utils.core.cli sets for this project's own processes
-        warnings.filterwarnings("ignore", category=FutureWarning)  # of what the peers import,
-        os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning"  # and their loader workers
+        os.environ.pop("GOMP_SPINCOUNT", None)  # utils.core.cli sets it for this project's processes
+        warnings.filterwarnings("ignore", category=FutureWarning)  # raised by the peers' imports
+        os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning"  # the same in their loader workers
         from bench.peers import PEERS as kinds
     from bench.contenders import Setup
 
@@ -172,7 +174,7 @@ def _serve(name: str, folder: Path, pipe: Connection) -> None:
 
 
 def measure(contenders: Mapping[str, Remote], settings: Settings) -> Rates:
-    """Everybody in turn, round by round; the first round, which warms up, is not counted."""
+    """Run all contenders in turn, round by round; round 0 is a warm-up and is not counted."""
     rates: Rates = {name: {phase: [] for phase in PHASES} for name in contenders}
     names = list(contenders)
     for number in range(settings.rounds + 1):
@@ -187,7 +189,7 @@ def measure(contenders: Mapping[str, Remote], settings: Settings) -> Rates:
 
 
 def ratios(rates: Rates) -> list[dict[str, Any]]:
-    """This project's rate over that of the fastest rival (by its median), as the median and range over rounds."""
+    """Return this project's rate divided by the fastest rival's (by median), as median and range over the rounds."""
     found = []
     for rival, names in RIVALS.items():
         present = [name for name in names if name in rates]
@@ -207,7 +209,7 @@ def _ratio_line(ratio: dict[str, Any]) -> str:
 
 
 def as_text(rates: Rates, how: Mapping[str, str]) -> str:
-    """The table: images a second, median (min..max)."""
+    """Return the table of images/s as median (min..max)."""
     rows = [["contender", *(f"{phase}, images/s" for phase in PHASES), "how"]]
     for name, by_phase in rates.items():
         rows.append([name, *(_spread(by_phase[phase]) for phase in PHASES), how[name]])
@@ -222,7 +224,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def machine_of(machine: str) -> dict[str, str]:
-    """Device, threads, precision and versions."""
+    """Return the machine (device, threads, precision), its processor, and the versions of Python and the packages."""
     about = {"machine": machine, "processor": f"{_processor()}, {os.cpu_count()} cores"}
     about["python"] = platform.python_version()
     for package in PACKAGES:
@@ -243,15 +245,15 @@ def _processor() -> str:
 
 
 def draw(path: str, rates: Rates, about: str) -> None:
-    """Bars with the range over rounds: training left, prediction right, the floor as a line through both."""
+    """Draw bars with the range over rounds: training left, prediction right, the floor as a line through each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot, which keeps every figure and asks for a display
+    from matplotlib.figure import Figure  # pyplot would keep every figure and look for a display
 
     figure = Figure(figsize=(10, 1.6 + 0.36 * len(rates)), layout="constrained")
     FigureCanvasAgg(figure)
     names = list(rates)
     colours = [COLOURS.get(name, "#8ba3b8" if name.endswith("_best") else "#1f4e79") for name in names]
-    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind numbers, so that no line crosses them
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # keeps lines from crossing the numbers
     for axes, phase in zip(figure.subplots(1, 2, sharey=True), PHASES, strict=True):
         low, middle, high = np.percentile([rates[name][phase] for name in names], (0, 50, 100), axis=1)
         axes.barh([NAMES[name] for name in names], middle, color=colours, height=0.7)
@@ -262,12 +264,12 @@ def draw(path: str, rates: Rates, about: str) -> None:
             axes.annotate(f"{value:.0f}", (end, place), (5, 0), **style)
         if "floor" in names:
             axes.axvline(middle[names.index("floor")], color="#888888", linewidth=0.8, linestyle=":")
-        axes.set(xlabel="images a second", title=phase, xlim=(0, 1.14 * high.max()))
+        axes.set(xlabel="images/s", title=phase, xlim=(0, 1.14 * high.max()))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.2)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()  # shared by both
+    axes.invert_yaxis()  # both plots share it
     figure.suptitle(f"U-Net resnet18, 128x128, batch 32; median and range over rounds\n{about}", fontsize=10)
     with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=150)

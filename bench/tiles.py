@@ -1,9 +1,10 @@
-"""Compare predictions in tiles with those of whole images, near the edges of the tiles and further inside.
+"""Compare predictions in tiles with predictions of whole images, near the edges of the tiles and further inside.
 
 python bench/tiles.py --data_dir ships --arch unet_resnet18 unet_resnet34_v1 --tile 512
 python bench/tiles.py --data_dir ships --snapshot experiments/ships_fold0 --tile 256 --overlap 32
 
-A network of --arch has random weights; its BatchNorm is measured on the images first, so that no layer saturates.
+Networks of --arch have random weights; their BatchNorm statistics are measured on the images first, so that no layer
+saturates.
 """
 
 from collections.abc import Iterator
@@ -32,23 +33,23 @@ CPU = Machine(torch.device("cpu"), torch.float32)
 @dataclass(frozen=True)
 class Settings:
     data_dir: str = "ships"
-    """packed folder of large images, such as make_demo.py --kind ships writes; its test images are predicted."""
+    """packed folder of large images, such as the one from make_demo.py --kind ships; its test images are predicted."""
     arch: tuple[str, ...] = ()
-    """networks with random weights."""
+    """networks to compare with random weights."""
     snapshot: tuple[str, ...] = ()
-    """trained ones."""
+    """trained networks to compare: snapshots or experiment folders."""
     tile: int = 512
-    """pixels a side."""
+    """side of a tile in pixels."""
     overlap: int = 64
-    """pixels that neighbouring tiles share."""
+    """number of pixels that neighbouring tiles share."""
     n_images: int = 4
-    """of the test images, the first ones."""
+    """number of test images, taken from the start."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Print a line for each network: differences of probabilities, and how far the masks at .5 agree."""
+    """Print one line per network: the differences of the probabilities, and the IoU of the two masks at .5."""
     packed = open_packed(settings.data_dir, "test")
     images = np.array(packed.images[: settings.n_images])
     tiles, views = Tiles(settings.tile, settings.overlap), views_by_name("null")
@@ -72,7 +73,7 @@ def main(settings: Settings) -> None:
 
 
 def near_edges(tiles: Tiles, shape: tuple[int, int]) -> np.ndarray:
-    """Return (H, W) bool: the pixels nearer than the overlap to where a tile was cut; sides are multiples of 32."""
+    """Return (H, W) bool: the pixels closer than the overlap to the cut edge of a tile; sides are multiples of 32."""
     down, across = (np.zeros(length, dtype=bool) for length in shape)
     for near, length in zip((down, across), shape, strict=True):
         for start in tiles.starts(length):
@@ -83,7 +84,7 @@ def near_edges(tiles: Tiles, shape: tuple[int, int]) -> np.ndarray:
 
 
 def predictors(settings: Settings, packed: PackedImages, images: np.ndarray) -> Iterator[tuple[str, Predictor]]:
-    """Yield the networks, each with its name."""
+    """Yield the name and the predictor of each network."""
     for arch in settings.arch:
         torch.manual_seed(0)
         network = build_network(arch, packed.channels)
@@ -96,10 +97,10 @@ def predictors(settings: Settings, packed: PackedImages, images: np.ndarray) -> 
 
 @torch.no_grad()
 def measure_batchnorm(network: nn.Module, images: np.ndarray) -> None:
-    """Let BatchNorm take the mean and variance of the images."""
+    """Set the statistics of all BatchNorm layers to the mean and variance over the images."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over all batches
+            module.momentum = None  # the running statistics become the plain mean over all batches
     network.train()
     for image in images:
         network(normalised(torch.from_numpy(image[None]).permute(0, 3, 1, 2)))

@@ -1,6 +1,7 @@
-"""Scripts in processes of their own that begin with torch imported: each is forked from one process that did it once.
+"""Start scripts in new processes that already have torch imported, forked from one process that imported it once.
 
-Whatever starts a script again and again (kills, tests) saves seconds each time; the script cannot tell the difference.
+This saves seconds per start for tests and for bench/kill_resume.py, which start many scripts. A script cannot tell the
+difference from a new Python.
 """
 
 import multiprocessing
@@ -19,9 +20,10 @@ _CONTEXT.set_forkserver_preload(["net.training", "net.predict_and_submit"])
 def start(
     script: str, words: list[str], output: str | Path, cwd: str | Path = ROOT, env: Mapping[str, str] | None = None
 ) -> ForkServerProcess:
-    """Start `python <script> words...` in `cwd`; stdout and stderr go to the file `output`.
+    """Start `python <script> words...` in `cwd`; stdout and stderr are appended to the file `output`.
 
-    The process has `pid`, `join()`, `kill()` and, once it has ended, `exitcode` (-n: by signal n).
+    Returns:
+        A process with `pid`, `join()`, `kill()` and, after its end, `exitcode` (-n if signal n ended it).
     """
     process = _CONTEXT.Process(target=_run, args=(script, words, str(output), str(cwd), dict(env or {})))
     process.start()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole story on a synthetic salt survey, on a laptop's CPU: from images to a scored submission in a few minutes.
+# The complete workflow on a synthetic salt survey, from images to a scored submission; a few minutes on a laptop CPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:-demo} run=${2:-experiments/demo_fold0}

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# One training on several machines: type the same line on each, with its own number. All need this folder, the same
-# environment and the same packed data; machine 0 writes experiments/. Any of them may die: the others end with a line,
-# and the same command with --resume goes on, with as many machines as there are then.
+# Train one network on several machines: run the same command on each, with the number of the machine. All machines
+# need this folder, the same environment and the same packed data; machine 0 writes experiments/. If a machine fails,
+# the others stop with an error message. The same command with --resume continues the run on any number of machines.
 #
 #   HEAD=10.0.0.1 MACHINES=2 MACHINE=0 bash recipes/many_machines.sh --data_dir data --experiment_dir experiments/a_fold0
 #   HEAD=10.0.0.1 MACHINES=2 MACHINE=1 bash recipes/many_machines.sh --data_dir data --experiment_dir experiments/a_fold0
-#   REHEARSE=2 bash recipes/many_machines.sh ...          # two "machines" on this one, to see that it works
+#   REHEARSE=2 bash recipes/many_machines.sh ...          # a test with two "machines" on this one
 set -uo pipefail
 here=$(dirname "$0")/..
-head=${HEAD:-localhost} port=${PORT:-29500} machines=${REHEARSE:-${MACHINES:?how many? MACHINES=2 MACHINE=0 ...}}
+head=${HEAD:-localhost} port=${PORT:-29500} machines=${REHEARSE:-${MACHINES:?set the number of machines: MACHINES=2}}
 
 machine() {
     torchrun --nnodes="$machines" --node_rank="$1" --nproc_per_node="${PROCESSES:-1}" \
@@ -16,7 +16,7 @@ machine() {
 }
 
 if [ -z "${REHEARSE:-}" ]; then
-    machine "${MACHINE:?the number of this machine, from 0}" "$@"
+    machine "${MACHINE:?set the number of this machine, counted from 0: MACHINE=0 ...}" "$@"
     exit
 fi
 trap 'kill $(jobs -p) 2>/dev/null' INT TERM

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Nuclei (2018 Data Science Bowl, BBBC038) from the zip to a threshold and an honest validation score: fold 0 of 5.
+# Nuclei (2018 Data Science Bowl, BBBC038), from the zip to a threshold and a cross-fitted score of fold 0 of 5.
 #
 #   bash recipes/nuclei.sh dsb2018_stage1_train.zip            # about 20 minutes on 2 cores
 #   EPOCHS=60 ARCH=unet_resnet34 bash recipes/nuclei.sh dsb2018_stage1_train.zip

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The salt competition, from Kaggle's folder to one submission: every fold trained, one threshold, the mean of all folds.
-# A fold that is finished is skipped, one that was interrupted goes on; so the same command may be typed again.
+# The salt competition, from Kaggle's folder to one submission: train every fold, find one threshold, and predict the
+# mean of all folds. A finished fold is skipped and an interrupted one is resumed, so the same command can be repeated.
 #
 #   bash recipes/salt.sh data                                             # 5 folds of a small U-Net
-#   FOLDS="0 1" EPOCHS=12 bash recipes/salt.sh data                       # an evening's glance
+#   FOLDS="0 1" EPOCHS=12 bash recipes/salt.sh data                       # a first result in an evening
 #   NAME=wide ARCH=wide_resnet_se WEIGHTS=imagenet LOSS=bce_lovasz EPOCHS=100 bash recipes/salt.sh data
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ships on a synthetic sea, as Airbus' competition has them: gate -> border net on crops -> objects -> submission -> F2.
+# Synthetic ships as in the Airbus competition: gate -> border network on crops -> objects -> submission -> F2 score.
 #
 #   bash recipes/ships.sh                                # 300 + 60 images of 768x768, 70 % of them without a ship
 #   N_TRAIN=60 N_TEST=20 EPOCHS=2 BORDER_EPOCHS=2 EPOCH_SIZE=80 bash recipes/ships.sh ships_small

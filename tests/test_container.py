@@ -1,4 +1,4 @@
-"""The image and its services: their own commands run in a clean folder, and what Docker's programs read of them."""
+"""Test the Docker image and its services: their commands in a clean folder, and how Docker's programs read them."""
 
 import os
 import re
@@ -25,16 +25,16 @@ PRIVATE = (
     *("experiments/a_fold0/state.pt", "submissions/a.csv", "masks.npy", "net/__pycache__/engine.pyc", "report.html"),
 )
 ON_A_REAL_SYSTEM = ("apt-get", "useradd", "pip install")
-"""Steps that a test cannot take: they belong to root, or to the network."""
+"""Steps that a test cannot run because they need root or the network."""
 
 
 def moved(text, root):
-    """A step of the Dockerfile, its absolute folders below `root`."""
+    """Return a step of the Dockerfile with its absolute folders moved below `root`."""
     return re.sub(r"(?<![\w/.])/(?=opt|home|strata)", f"{root}/", text)
 
 
 def take_steps(root):
-    """Take the steps of the Dockerfile with `root` for a root folder; the variables that the image would have."""
+    """Run the steps of the Dockerfile below `root`; return the environment variables of the image."""
     programs = programs_folder(root / "programs")
     (programs / "uv").symlink_to(Path(sys.executable).with_name("uv"))
     (programs / "python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
@@ -42,8 +42,8 @@ def take_steps(root):
     cache = Path(asked.stdout.strip())
     one_disk = cache.is_dir() and cache.stat().st_dev == root.stat().st_dev
     of_the_test = {"UV_OFFLINE": "1", "UV_CACHE_DIR": str(cache)}
-    of_the_test["UV_LINK_MODE"] = "hardlink" if one_disk else "symlink"  # never a copy of 6 GB
-    of_the_test["UV_COMPILE_BYTECODE"] = "0"  # minutes that prove nothing
+    of_the_test["UV_LINK_MODE"] = "hardlink" if one_disk else "symlink"  # avoids a copy of 6 GB
+    of_the_test["UV_COMPILE_BYTECODE"] = "0"  # takes minutes and tests nothing
     image = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(root), "LANG": "C.UTF-8"}
     (root / "strata").mkdir()
     for _stage, word, rest in STEPS:
@@ -82,7 +82,7 @@ def test_the_steps_of_the_image_run_in_a_clean_folder(tmp_path):
     shutil.rmtree(tmp_path / "opt")  # 60,000 links
 
 
-def test_a_change_of_the_code_installs_nothing_anew():
+def test_a_change_of_the_code_reinstalls_nothing():
     last = max(stage for stage, _, _ in STEPS)
     (installed,) = (place for place, (_, word, rest) in enumerate(STEPS) if word == "RUN" and "requirements" in rest)
     whole = [place for place, (_, word, rest) in enumerate(STEPS) if word == "COPY" and rest.split()[-2:] == [".", "."]]
@@ -94,7 +94,7 @@ def test_a_change_of_the_code_installs_nothing_anew():
     assert "rm -rf /var/lib/apt/lists/*" in left
 
 
-def test_the_image_belongs_to_nobody_in_particular_and_installs_as_make_does():
+def test_the_image_does_not_run_as_root_and_installs_as_make_does():
     users = [rest for _, word, rest in STEPS if word == "USER"]
     assert users[-1] not in ("root", "0")
     makefile, installing = (ROOT / "Makefile").read_text(), " ".join(rest for _, word, rest in STEPS if word == "RUN")
@@ -102,12 +102,12 @@ def test_the_image_belongs_to_nobody_in_particular_and_installs_as_make_does():
     assert pinned in installing.split()
     assert "--require-hashes -r /opt/requirements.txt" in installing
     bases = {rest.split()[0] for _, word, rest in STEPS if word == "FROM"}
-    assert len(bases) == 1  # the environment moves between stages, and its links have to find the same Python
+    assert len(bases) == 1  # the environment is copied between stages, and its links need the same Python
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder with a bit of everything that lies about in a checkout."""
+    """Create a folder with examples of all files in a checkout, private ones included."""
     for name in (*SOURCES, *PRIVATE):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -128,12 +128,12 @@ def test_the_image_takes_the_code_and_nothing_private():
     assert kept(["requirements.txt"], rules_of())
 
 
-@pytest.mark.skipif(shutil.which("docker") is None, reason="the docker program is not on this machine")
+@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
 def test_docker_itself_sends_the_code_and_nothing_private(checkout):
     assert sent_by_docker(checkout) - {"Dockerfile", ".dockerignore"} == set(SOURCES)
 
 
-def test_the_services_are_those_of_the_readme_with_and_without_a_gpu():
+def test_the_services_are_complete_with_and_without_a_gpu():
     assert set(SERVICES) == {*NAMES, "shell-gpu", "train-gpu", "notebook-gpu"}
     for name, service in SERVICES.items():
         if name.endswith("-gpu"):
@@ -150,14 +150,14 @@ def test_the_services_are_those_of_the_readme_with_and_without_a_gpu():
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "report", "notebook"])
-def test_a_page_is_served_to_this_machine_alone(name):
+def test_a_page_is_served_to_this_machine_only(name):
     (published,) = SERVICES[name]["ports"]
     port = re.search(r"--port (\S+)", SERVICES[name]["command"])[1]
     assert published == f"127.0.0.1:{port}:{port}"
     assert re.fullmatch(rf"\$\{{{name.upper()}_PORT:-\d+\}}", port)
 
 
-def test_the_services_start_what_is_there():
+def test_the_services_start_scripts_and_programs_that_exist():
     for service in SERVICES.values():
         command = service.get("entrypoint") or service.get("command", "bash").split()
         program, *words = command
@@ -172,13 +172,13 @@ def test_the_services_start_what_is_there():
 
 
 def compose_program():
-    """The words that start Docker's compose on this machine, or None."""
+    """Return the words that start docker compose on this machine; None if it is not installed."""
     if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
         return ["docker", "compose"]
     return ["docker-compose"] if shutil.which("docker-compose") else None
 
 
-@pytest.mark.skipif(compose_program() is None, reason="no docker compose on this machine")
+@pytest.mark.skipif(compose_program() is None, reason="docker compose is not installed")
 def test_docker_compose_reads_the_services(tmp_path):
     shutil.copy(ROOT / "compose.yaml", tmp_path)
     environment = {**os.environ, "HOST_UID": "1234", "HOST_GID": "99", "REPORT_PORT": "8123"}
@@ -199,29 +199,29 @@ def make(*words, path):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANGS)
 
 
-def test_make_starts_compose_with_the_numbers_of_whoever_types_it(tmp_path):
-    docker = f'[ "$2" = version ] || [ "$1" = version ] || echo "$@ $HOST_UID:$HOST_GID" >> {tmp_path / "said"}'
+def test_make_starts_compose_with_the_ids_of_the_calling_user(tmp_path):
+    docker = f'[ "$2" = version ] || [ "$1" = version ] || echo "$@ $HOST_UID:$HOST_GID" >> {tmp_path / "calls"}'
     programs = programs_folder(tmp_path / "programs", docker=docker)
     for words in (["build"], ["shell"], ["shell", "GPU=1"]):
         done = make(*words, path=programs)
         assert done.returncode == 0, done.stderr
     owner = f"{os.getuid()}:{os.getgid()}"
-    said = (tmp_path / "said").read_text().splitlines()
+    calls = (tmp_path / "calls").read_text().splitlines()
     starts = ("compose build shell", "compose run --rm shell", "compose run --rm shell-gpu")
-    assert said == [f"{start} {owner}" for start in starts]
+    assert calls == [f"{start} {owner}" for start in starts]
 
 
-@pytest.mark.parametrize("answers", [None, "exit 1", '[ "$1" = version ]', '[ "$1" = compose ]'])
-def test_make_without_docker_says_so_in_one_line(tmp_path, answers):
-    """No docker; one whose engine is not there; one without the plugin; one with it, but without an engine."""
-    programs = {} if answers is None else {"docker": answers}
+@pytest.mark.parametrize("docker", [None, "exit 1", '[ "$1" = version ]', '[ "$1" = compose ]'])
+def test_make_without_docker_fails_with_one_line(tmp_path, docker):
+    """Cases: no docker; no engine; no compose plugin; the plugin without an engine."""
+    programs = {} if docker is None else {"docker": docker}
     done = make("build", path=programs_folder(tmp_path / "programs", **programs))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "no Docker engine with its compose plugin" in line
+    assert "no running Docker engine with the compose plugin" in line
 
 
-def test_make_has_a_word_for_each_page_and_the_format():
+def test_make_has_targets_for_each_page_and_for_format():
     done = make(
         "--dry-run", "tensorboard", "report", "notebook", "format", "LOGDIR=runs", "RUNS=a b", path=os.environ["PATH"]
     )

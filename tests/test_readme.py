@@ -1,4 +1,4 @@
-"""Pages that keep up with the code."""
+"""Test that the README and the pages in docs/ agree with the code."""
 
 import re
 import subprocess
@@ -22,12 +22,12 @@ def test_the_page_of_flags_has_every_flag():
         assert kinds, path
         known |= {flag for kind in kinds for flag in flat_names(kind)}
     assert {"crop", "border", "target", "gate", "gate_probs", "fold", "kind", "truth"} <= known
-    known -= {"sub", "masks", "snapshot", "experiment", "experiments", "url"}  # words without a flag
+    known -= {"sub", "masks", "snapshot", "experiment", "experiments", "url"}  # positional arguments
     missing = [name for name in known if not re.search(rf"--{name}(?!\w)", page)]
     assert missing == []
 
 
-def test_files_that_the_readme_names_are_there():
+def test_files_that_the_readme_names_exist():
     for name in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / name).exists(), name
     tree = re.search(r"```\n(train\.py .*?)```", README, flags=re.DOTALL)[1]
@@ -35,7 +35,7 @@ def test_files_that_the_readme_names_are_there():
         assert (ROOT / name).exists(), name
 
 
-def test_the_recipes_say_what_they_want():
+def test_the_recipes_are_valid_and_print_their_usage():
     for recipe in ("nuclei.sh", "nuclei_objects.sh"):
         done = subprocess.run(["bash", str(ROOT / "recipes" / recipe)], capture_output=True, text=True)
         assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""recipes/folds.sh and folds.slurm, with a stand-in for `python` that does what train.py would leave behind."""
+"""Test recipes/folds.sh and folds.slurm with a mock of `python` that writes the files of a training run."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import pytest
 from helpers.scripts import ROOT
 from helpers.waiting import HANGS, until
 
-STAND_IN = """#!/usr/bin/env bash
+MOCK_PYTHON = """#!/usr/bin/env bash
 echo "$@" >> calls.txt
 while [ $# -gt 0 ]; do
     case $1 in --fold) fold=$2 ;; --experiment_dir) run=$2 ;; esac
@@ -23,9 +23,9 @@ touch "$run/summary.json"
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder to run in, where `python` and `scontrol` are stand-ins."""
+    """Create a folder to run in, with mocks of `python` and `scontrol`."""
     (tmp_path / "bin").mkdir()
-    for name, text in (("python", STAND_IN), ("scontrol", '#!/usr/bin/env bash\necho "scontrol $@" >> calls.txt\n')):
+    for name, text in (("python", MOCK_PYTHON), ("scontrol", '#!/usr/bin/env bash\necho "scontrol $@" >> calls.txt\n')):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     return tmp_path
@@ -50,7 +50,7 @@ def finished(place):
     return sorted(path.parent.name for path in place.glob("experiments/*/summary.json"))
 
 
-def test_a_fold_that_fails_does_not_stop_the_others_and_the_same_command_goes_on(place):
+def test_a_fold_that_fails_does_not_stop_the_others_and_can_be_resumed(place):
     done, calls = type_in(place, "--arch", "unet_resnet18", NAME="a", FOLDS="0 1 2", FAILS="1")
     assert done.returncode == 1
     assert "folds.sh: failed: experiments/a_fold1" in done.stderr
@@ -74,7 +74,7 @@ def test_a_signal_ends_the_loop(place):
 def test_a_name_is_needed(place):
     done, calls = type_in(place)
     assert done.returncode != 0
-    assert "give the runs a name: NAME=unet bash recipes/folds.sh" in done.stderr
+    assert "set the name of the runs: NAME=unet bash recipes/folds.sh" in done.stderr
     assert calls == []
 
 
@@ -88,10 +88,10 @@ def test_a_task_of_a_slurm_array_trains_its_fold(place):
     assert finished(place) == ["a_fold3"]
     done, _ = type_in(place, recipe="folds.slurm", NAME="a")
     assert done.returncode != 0
-    assert "this is for sbatch" in done.stderr
+    assert "run this with sbatch" in done.stderr
 
 
-def test_a_task_that_slurm_takes_away_is_queued_again(place):
+def test_a_task_that_slurm_stops_is_queued_again(place):
     (place / "recipes").mkdir()
     (place / "recipes" / "folds.sh").symlink_to(ROOT / "recipes" / "folds.sh")
     (place / "bin" / "python").write_text("#!/usr/bin/env bash\ntouch started\nexec sleep 3600\n")
@@ -107,10 +107,10 @@ def test_a_task_that_slurm_takes_away_is_queued_again(place):
     assert (place / "calls.txt").read_text() == "scontrol requeue 77_3\n"
 
 
-def test_a_task_is_queued_again_if_slurm_takes_it_away_while_its_training_starts(place):
+def test_a_task_is_queued_again_if_slurm_stops_it_while_its_training_starts(place):
     (place / "recipes").mkdir()
     (place / "recipes" / "folds.sh").symlink_to(ROOT / "recipes" / "folds.sh")
-    # bash runs this before each of its commands: the signal comes as soon as there is a process in the background
+    # bash runs this trap before each command, so the signal comes as soon as there is a background process
     (place / "signal.sh").write_text("""trap '[ -z "${!:-}" ] || { trap - DEBUG; kill -TERM $$; }' DEBUG\n""")
     slurm = {"NAME": "a", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "77", "SLURM_SUBMIT_DIR": str(place)}
     done, calls = type_in(place, recipe="folds.slurm", BASH_ENV=str(place / "signal.sh"), **slurm)

@@ -1,4 +1,4 @@
-"""The README's commands, typed as they stand but for tiny numbers, in a folder of their own."""
+"""Test that the README's commands run, unchanged except for tiny numbers, in an empty folder."""
 
 import os
 import re
@@ -19,7 +19,7 @@ SMALLER = {
 }
 
 
-def test_the_story_runs_as_it_stands(tmp_path):
+def test_the_commands_of_the_readme_run(tmp_path):
     (story,) = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
     for words, smaller in SMALLER.items():
         assert words in story

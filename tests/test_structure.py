@@ -1,4 +1,4 @@
-"""The structure: `net` needs torch, `utils` never; layers import downwards only; nothing is heavy before its use."""
+"""Test the structure: `utils` never needs torch, layers only import lower ones, and heavy imports are delayed."""
 
 import ast
 import pkgutil
@@ -25,12 +25,12 @@ LAYERS = [
     {"competition", "synthetic"},
     {"report"},
 ]
-"""Packages of utils; each imports from those before it only."""
+"""Packages of utils in layers; each imports only from layers before its own."""
 RANK = {package: rank for rank, layer in enumerate(LAYERS) for package in layer}
 
 
 def name_of(path):
-    """The dotted name of a module by its file."""
+    """Return the dotted name of a module from the path of its file."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -42,7 +42,7 @@ FILES = {
 
 
 def imports_of(path):
-    """The project's modules that a file imports, at the top or in a function."""
+    """Return the project's modules that a file imports, at the top level or in a function."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -83,8 +83,8 @@ def test_layers_import_downwards_only():
     assert wrong == []
 
 
-def test_no_two_modules_import_each_other():
-    """Not even over others, nor inside of functions."""
+def test_imports_have_no_cycles():
+    """Check imports at the top level and in functions for cycles, including those through other modules."""
     done = set()
 
     def visit(name, path):
@@ -98,10 +98,10 @@ def test_no_two_modules_import_each_other():
         visit(name, [])
 
 
-def test_every_module_is_reached_by_a_script_or_a_test():
+def test_every_module_is_used_by_a_script_or_a_test():
     library = {name for name, path in FILES.items() if name.startswith(("net.", "utils.")) and path.stem != "__init__"}
     library -= {name_of(ROOT / command) for command in COMMANDS}
-    reached, waiting = set(), [*FILES.keys() - library, "utils.runs.tracker_process"]  # a process of its own
+    reached, waiting = set(), [*FILES.keys() - library, "utils.runs.tracker_process"]  # runs as a separate process
     while waiting:
         name = waiting.pop()
         if name not in reached:
@@ -110,7 +110,7 @@ def test_every_module_is_reached_by_a_script_or_a_test():
     assert library - reached == set()
 
 
-def test_packages_are_found_for_an_installation():
+def test_an_installation_finds_all_packages():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = find_packages(str(ROOT), include=wanted["packages"]["find"]["include"])
     assert set(found) == {"bench", "net", "utils", *(f"utils.{package}" for package in RANK)}
@@ -118,16 +118,16 @@ def test_packages_are_found_for_an_installation():
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *COMMANDS])
-def test_help_answers_without_anything_heavy_and_a_misspelt_flag_is_an_error(script):
+def test_help_is_printed_and_a_misspelt_flag_is_an_error(script):
     done = run_script(script, "--help")
     assert done.returncode == 0
     assert "usage:" in done.stdout
-    assert "\x1b" not in done.stdout  # colours are for terminals
+    assert "\x1b" not in done.stdout  # no colours outside a terminal
     wrong = run_script(script, "--foldd", "1")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_imports_nothing_heavy_by_itself(script):
+def test_importing_a_script_imports_nothing_heavy(script):
     assert not loaded_by(f"import {script.removesuffix('.py')}") & HEAVY

@@ -1,6 +1,6 @@
-"""Mistakes at the doors that train and predict: one line, the right exit code, nothing lost, nothing half-written.
+"""Test wrong input to the scripts that train and predict: one line, the right exit code, no data lost or half-written.
 
-(Those of packing, folds, thresholds, averages and submissions are in the tests of those scripts.)
+Wrong input to packing, folds, thresholds, averages and submissions is covered by the tests of those scripts.
 """
 
 import json
@@ -19,7 +19,7 @@ from utils.runs.run_folder import RunFolder, find_snapshots
 
 @pytest.fixture
 def data(survey, tmp_path):
-    """A copy of the packed survey to damage."""
+    """Create a copy of the packed survey that a test can damage."""
     folder = tmp_path / "data"
     shutil.copytree(survey, folder)
     return folder
@@ -47,18 +47,18 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--ema", "0.9", "--swa", "1"], "--ema 0.9", "leave one out"),
         (["--device", "cuda:99"], "--device cuda:99", "use auto or cpu"),
         (["--loader_workers", "-1"], "--loader_workers -1", "0 or more"),
-        (["--encoder_weights", "imagenat"], "--encoder_weights imagenat", "no such file"),
+        (["--encoder_weights", "imagenat"], "--encoder_weights imagenat", "does not exist"),
         (["--snapshot", "nowhere"], "--snapshot nowhere", "no such file or folder"),
         (["--loss", "combined"], "--loss combined", "ds_resnet_34"),
         (["--resume"], "--resume", "holds no run"),
     ]
-    for words, *said in cases:
+    for words, *expected in cases:
         done = run_here("train.py", *base, *words)
-        assert_refused(done, 1 if words[0] == "--snapshot" else 2, *said)
+        assert_refused(done, 1 if words[0] == "--snapshot" else 2, *expected)
         assert not (tmp_path / "run").exists(), words
 
 
-def test_data_that_is_not_there_or_not_packed(survey, data, tmp_path):
+def test_data_that_is_missing_or_not_packed(survey, data, tmp_path):
     base = ["--experiment_dir", tmp_path / "run", *TINY]
     assert_refused(run_here("train.py", "--data_dir", tmp_path / "no", *base), 1, "--data_dir", "no such folder")
     (tmp_path / "empty").mkdir()
@@ -78,13 +78,13 @@ def test_data_that_is_not_there_or_not_packed(survey, data, tmp_path):
 
     images = data / "train_images.npy"
     images.write_bytes(images.read_bytes()[:-1000])
-    assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "train_images.npy: no whole .npy array")
+    assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "train_images.npy: truncated or invalid")
     (data / "manifest.json").write_text("{")
     assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "manifest.json", "expected JSON")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_experiment_is_never_overwritten_and_a_resume_never_another_run(survey, trained, tmp_path):
+def test_a_finished_run_is_not_overwritten_and_a_resume_does_not_change_its_flags(survey, trained, tmp_path):
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     base = ["--data_dir", survey, "--experiment_dir", trained]
     assert_refused(run_here("train.py", *base, *TINY), 2, "already holds a finished run", "--resume")
@@ -94,12 +94,12 @@ def test_an_experiment_is_never_overwritten_and_a_resume_never_another_run(surve
         ("--seed", "1", "4545"),
     ]:
         done = run_here("train.py", *base, "--resume", "--n_epochs", "3", flag, value)
-        assert_refused(done, 2, f"{flag} {value}", f"has {other}, and it cannot change")
-    assert_refused(run_here("train.py", *base, "--resume"), 2, "has its 2 epochs; raise --n_epochs")
+        assert_refused(done, 2, f"{flag} {value}", f"has {other}, which cannot change")
+    assert_refused(run_here("train.py", *base, "--resume"), 2, "has finished 2 epochs; raise --n_epochs")
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
-def test_a_copy_of_a_run_without_its_state_is_not_begun_anew(survey, trained, tmp_path):
+def test_a_copy_of_a_run_without_its_state_is_not_restarted(survey, trained, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("state.pt"))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
@@ -108,7 +108,7 @@ def test_a_copy_of_a_run_without_its_state_is_not_begun_anew(survey, trained, tm
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
-def test_folds_made_anew_are_noticed_before_a_net_is_scored_on_what_it_learned_from(survey, data, tmp_path):
+def test_changed_folds_are_detected_before_a_network_is_scored_on_training_images(survey, data, tmp_path):
     run = tmp_path / "run"
     assert run_here("train.py", "--data_dir", data, "--experiment_dir", run, "--n_epochs", 1, *TINY).returncode == 0
     succeed("utils/make_folds.py", "--path", data / "train.csv", "--n", 3, "--seed", 7)
@@ -118,32 +118,32 @@ def test_folds_made_anew_are_noticed_before_a_net_is_scored_on_what_it_learned_f
     assert_refused(done, 1, "fold 0", "holds other images than the snapshots held out")
     assert not (tmp_path / "v.npy").exists()
     done = run_here("train.py", "--experiment_dir", run, "--resume", "--n_epochs", 2)
-    assert_refused(done, 1, "--resume: the images of the fold are not those", "put them back")
+    assert_refused(done, 1, "--resume: the images of the fold differ from those", "put them back")
 
 
-def test_a_schedule_that_is_planned_over_all_epochs_cannot_be_made_longer(survey, tmp_path):
+def test_a_schedule_over_all_epochs_cannot_be_extended(survey, tmp_path):
     base = ["--data_dir", survey, "--experiment_dir", tmp_path / "run", *TINY, "--scheduler", "cosine"]
     assert run_here("train.py", *base, "--n_epochs", 1).returncode == 0
-    assert_refused(run_here("train.py", *base, "--n_epochs", 2, "--resume"), 2, "--n_epochs 2", "has 1, and it cannot")
+    assert_refused(run_here("train.py", *base, "--n_epochs", 2, "--resume"), 2, "--n_epochs 2", "has 1, which cannot")
 
 
 def test_a_config_with_a_misspelt_or_mistyped_key_is_refused(survey, tmp_path):
     config = tmp_path / "config.json"
-    for values, *said in [
+    for values, *expected in [
         ({"n_epoch": 3}, "n_epoch is no flag", "did you mean n_epochs"),
         ({"n_epochs": "many"}, "n_epochs", "many"),
         ([1], "expected an object"),
     ]:
         config.write_text(json.dumps(values))
         done = run_here("train.py", "--config", config, "--experiment_dir", tmp_path / "run")
-        assert_refused(done, 2, "config.json", *said)
+        assert_refused(done, 2, "config.json", *expected)
     assert_refused(run_here("train.py", "--config", tmp_path / "none.json"), 1, "none.json: no such file")
 
 
-def test_a_network_that_does_not_learn_stops_with_one_line(survey, tmp_path):
+def test_a_network_that_diverges_stops_with_one_line(survey, tmp_path):
     words = [*TINY[:-1], "sgd_1e30", "--n_epochs", 3, "--precision", "float32"]
     done = run_here("train.py", "--data_dir", survey, "--experiment_dir", tmp_path / "run", *words)
-    assert_refused(done, 1, "the loss is", "try a lower rate", "--resume")
+    assert_refused(done, 1, "the loss is", "try a lower learning rate", "--resume")
 
 
 def test_snapshots_and_masks_that_cannot_be_used(survey, trained, tmp_path):
@@ -160,14 +160,14 @@ def test_snapshots_and_masks_that_cannot_be_used(survey, trained, tmp_path):
         (["--snapshot", trained, "--th", "1.5"], 2, "--th 1.5"),
         (["--snapshot", trained, "--batch_size", "0"], 2, "--batch_size 0"),
     ]
-    for words, code, *said in cases:
-        assert_refused(run_here("predict.py", *words, "--data_dir", survey, *out), code, *said)
+    for words, code, *expected in cases:
+        assert_refused(run_here("predict.py", *words, "--data_dir", survey, *out), code, *expected)
     done = run_here("predict_tta.py", "--snapshot", trained, "--tta", "null_hflop", "--data_dir", survey, *out)
     assert_refused(done, 2, "--tta hflop", "did you mean hflip")
     done = run_here("predict_se.py", "--snapshot_dir", trained / "snapshots", "--best", "9", "--data_dir", survey, *out)
-    assert_refused(done, 2, "--best 9", "holds 2 snapshots")
+    assert_refused(done, 2, "--best 9", "expected 1 to 2")
     done = run_here("predict_se.py", "--snapshot_dir", tmp_path / "folder", "--data_dir", survey, *out)
-    assert_refused(done, 1, "no snapshots in it")
+    assert_refused(done, 1, "no snapshots in this folder")
     assert not (tmp_path / "masks.npy").exists()
     assert not (tmp_path / "submissions").exists()
 
@@ -177,32 +177,32 @@ def test_a_folder_that_cannot_be_written_to_loses_nothing(survey, trained, tmp_p
     done = run_here(
         "predict.py", "--snapshot", trained, "--data_dir", survey, "--masks_fn", tmp_path / "file" / "masks.npy"
     )
-    assert_refused(done, 1, "file", "name another place")
+    assert_refused(done, 1, "file", "choose another path")
     done = run_here("train.py", "--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "file" / "run")
-    assert_refused(done, 1, "file", "name another place")
+    assert_refused(done, 1, "file", "choose another path")
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_disk_that_fills_up_in_training_keeps_what_there_is_and_can_be_resumed(survey, trained, tmp_path):
-    """A limit on the size of a file stands for the full disk: the first snapshot does not fit."""
+def test_a_run_on_a_full_disk_keeps_its_files_and_can_be_resumed(survey, trained, tmp_path):
+    """A limit on the file size simulates the full disk: the first snapshot does not fit."""
     words = ["--data_dir", survey, "--experiment_dir", tmp_path / "run", "--n_epochs", 2, *TINY]
     line = [sys.executable, str(ROOT / "train.py"), *map(str, words)]
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))  # noqa: E731
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
-    assert_refused(done, 1, "snapshots/epoch_1", "File too large; make room. 0 epochs are kept", "--resume")
+    assert_refused(done, 1, "snapshots/epoch_1", "File too large; free disk space. 0 epochs are kept", "--resume")
     assert not list((tmp_path / "run").rglob("*.part"))
     assert run_here("train.py", *words, "--resume").returncode == 0
     assert differences(RunFolder(tmp_path / "run"), RunFolder(trained)) == []
 
 
-def test_rgb_images_for_a_network_of_grey_ones(survey, trained, data, tmp_path):
+def test_rgb_images_for_a_network_trained_on_grey_images(survey, trained, data, tmp_path):
     manifest = json.loads((data / "manifest.json").read_text())
     images = np.load(data / "test_images.npy")
     np.save(data / "test_images.npy", np.repeat(images, 3, axis=3))
     manifest["parts"]["test"]["arrays"]["images"]["shape"][3] = 3
     (data / "manifest.json").write_text(json.dumps(manifest))
     done = run_here("predict.py", "--snapshot", trained, "--data_dir", data, "--masks_fn", tmp_path / "masks.npy")
-    assert_refused(done, 1, "trained on images of 1 channels, these have 3")
+    assert_refused(done, 1, "expected 1-channel images, as in training, found 3-channel images")
 
 
 def test_a_misspelt_flag_names_the_nearest_one():

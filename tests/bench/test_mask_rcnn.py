@@ -1,4 +1,4 @@
-"""bench/mask_rcnn.py: what Mask R-CNN learns from, how detections become label maps, and the command."""
+"""Test bench/mask_rcnn.py: the training targets, the label maps of detections, and the command."""
 
 import json
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ IDS = [f"image{number}" for number in range(6)]
 
 
 def ellipses(n_objects, shape=(64, 64), seed=0, semiaxes=(2, 12)):
-    """A label map (H, W) uint16 of ellipses that do not overlap, some cut by the frame."""
+    """Return a label map (H, W) uint16 of ellipses that do not overlap, some cut by the image border."""
     rng, labels = np.random.default_rng(seed), np.zeros(shape, np.uint16)
     down, across = np.mgrid[: shape[0], : shape[1]]
     for number in range(1, n_objects + 1):
@@ -37,7 +37,7 @@ def ellipses(n_objects, shape=(64, 64), seed=0, semiaxes=(2, 12)):
 
 
 def square(top, left, size, score):
-    """(box, score, mask) of a square that is all object."""
+    """Return (box, score, mask) of a detected square."""
     return [left - 0.5, top - 0.5, left + size - 0.5, top + size - 0.5], score, np.ones((28, 28))
 
 
@@ -51,13 +51,13 @@ def found(*detections):
 
 
 def through_roi_align(labels):
-    """The detections of a network that is always right, for masks as torchvision would have it learn them."""
+    """Return the detections of a perfect network, with masks as torchvision makes them for training."""
     target = parts.target_of(labels)
     masks = project_masks_on_boxes(target["masks"], target["boxes"], torch.arange(len(target["boxes"])), 28)
     return Found(target["boxes"].numpy(), np.ones(len(masks), np.float32), masks.numpy().astype(np.float16))
 
 
-def test_target_has_box_and_mask_of_every_object_whatever_its_number():
+def test_target_has_box_and_mask_of_every_object_regardless_of_its_number():
     labels = np.zeros((8, 10), np.uint16)
     labels[2:4, 3:7], labels[7, 9] = 5, 2
     target = parts.target_of(labels)
@@ -73,10 +73,10 @@ def test_target_of_an_image_without_objects():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_masks_come_back_from_roi_align_as_they_went(seed):
+def test_masks_are_the_same_after_roi_align_and_back(seed):
     labels = ellipses(8, seed=seed)
     labels[0, :9] = labels[40:, 63] = 0
-    labels[0, 3], labels[45:60, 63] = 20, 21  # one pixel, and one column at the frame
+    labels[0, 3], labels[45:60, 63] = 20, 21  # one pixel, and one column at the image border
     again = label_map(through_roi_align(labels), 0.5, labels.shape)
     for place, number in enumerate(np.setdiff1d(labels, [0]), start=1):
         ours, truth = again == place, labels == number
@@ -90,7 +90,7 @@ def test_a_map_of_another_size_is_the_map_enlarged():
     assert np.count_nonzero(small == 1) == 16
 
 
-def test_the_surer_object_has_the_pixel_and_a_sliver_is_left_out():
+def test_the_highest_score_gets_the_pixel_and_a_sliver_is_left_out():
     labels = label_map(found(square(0, 0, 10, 0.9), square(0, 2, 10, 0.8), square(6, 0, 10, 0.7)), 0.5, (20, 20))
     assert np.count_nonzero(labels == 1) == 100
     assert 2 not in labels  # 20 of its 100 pixels were left
@@ -114,7 +114,7 @@ def test_raising_the_score_threshold_is_leaving_out_the_last_detections(places, 
     )
 
 
-def test_thresholds_leave_out_what_is_no_object():
+def test_thresholds_exclude_false_detections_and_pixels():
     truth = np.zeros((20, 20), np.uint16)
     truth[2:8, 2:8], truth[12:18, 4:10] = 1, 2
     halo = 0.45 * np.ones((28, 28))
@@ -133,7 +133,7 @@ def test_batches_take_every_row_once_before_any_again():
         assert sorted(epoch) == list(range(10, 17))
 
 
-def test_turned_turns_image_and_labels_alike_into_eight_positions():
+def test_turned_gives_image_and_labels_the_same_of_eight_orientations():
     rng, labels = np.random.default_rng(0), np.arange(16, dtype=np.uint16).reshape(4, 4)
     seen = set()
     for _ in range(100):
@@ -155,7 +155,7 @@ def test_grey_and_colour_images_become_three_planes(channels):
 
 
 def tiny(**common):
-    """Mask R-CNN of few weights."""
+    """Return a Mask R-CNN with few weights."""
     trunk = ResNet(BasicBlock, [1, 1, 1, 1])
     backbone = parts.BackboneWithFPN(trunk, {f"layer{n}": str(n - 1) for n in range(1, 5)}, [64, 128, 256, 512], 16)
     heads = {"box_head": parts.TwoMLPHead(16 * 49, 32), "mask_head": parts.MaskRCNNHeads(16, (16,), 1)}
@@ -165,7 +165,7 @@ def tiny(**common):
 
 
 def train_tiny(monkeypatch, **flags):
-    """A training on two images of 64x64."""
+    """Train on two images of 64x64."""
     monkeypatch.setitem(parts.MODELS, "small", tiny)
     machine = Machine(torch.device("cpu"), torch.float32)
     labels = np.stack([ellipses(4, seed=seed) for seed in range(2)])
@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_is_one_line(monkeypatch):
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """Six grey images of 64x64 in three folds, the first two without objects; two test images, one resized."""
+    """Pack six grey 64x64 images in three folds, the first two without objects, and two test images, one resized."""
     folder = tmp_path_factory.mktemp("packed")
     labels = np.stack([ellipses(max(0, 4 * (row - 1)), seed=row) for row in range(6)])
     arrays = {"train_labels": labels, "train_images": ((labels[..., None] > 0) * 200).astype(np.uint8)}
@@ -207,7 +207,7 @@ def packed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(packed):
-    """A run of two steps, twice: (what it said, the two folders)."""
+    """Run two steps twice; return the output and the two folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(parts.MODELS, "small", tiny)
         patch.setattr("bench.mask_rcnn_objects.SCORE_THS", (0.1, 0.5))
@@ -220,8 +220,8 @@ def finished(packed):
 
 
 def test_the_command_writes_label_maps_a_valid_submission_and_a_summary(packed, finished):
-    said, (out, _) = finished
-    assert np.load(out / "val_labels.npy").any()  # else what follows would say little
+    output, (out, _) = finished
+    assert np.load(out / "val_labels.npy").any()  # otherwise the checks below would prove little
     for part, ids in (("val", [IDS[2], IDS[5]]), ("test", ["a", "b"])):
         maps = np.load(out / f"{part}_labels.npy")
         assert (maps.shape, maps.dtype) == ((2, 64, 64), np.uint16)
@@ -233,7 +233,7 @@ def test_the_command_writes_label_maps_a_valid_submission_and_a_summary(packed, 
     assert (out / "test_submission.csv").read_text().startswith("ImageId,EncodedPixels\na,")
     summary = json.loads((out / "summary.json").read_text())
     assert summary["steps"] == 2
-    assert f"DSB2018 score {summary['val_score']:.5f}" in said
+    assert f"DSB2018 score {summary['val_score']:.5f}" in output
     assert summary["torchvision"]
 
 

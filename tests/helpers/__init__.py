@@ -1,1 +1,1 @@
-"""What several tests share: data made by hand, commands run as a person would, stand-ins for servers."""
+"""Helpers that several tests share: handmade data, commands run as by a user, and mock servers."""

@@ -1,4 +1,4 @@
-"""Looking at the page of experiments through a browser."""
+"""Inspect the page of experiments in a browser."""
 
 import io
 
@@ -35,25 +35,25 @@ CONTRASTS = """() => {
   }
   return [seen, low];
 }"""
-"""How many pieces of text are to be seen, and those with a contrast to their background below 4.5 to 1 (WCAG 2)."""
+"""Number of visible texts, and a list of the texts with a contrast below 4.5 to 1 to their background (WCAG 2)."""
 
 
 def names(page):
-    """What stands first in the rows that are shown."""
+    """Return the names in the visible rows of the table."""
     return page.evaluate(NAMES)
 
 
 def go_to_run(page, name):
-    """Open a run's section by its address."""
+    """Open the section of a run by its link."""
     page.evaluate(GO, name)
     page.locator(".run:target h2").wait_for()
 
 
 def is_painted(picture):
-    """Whether a screenshot shows more than one colour."""
+    """Return True if a screenshot is not all of one shade."""
     return np.asarray(Image.open(io.BytesIO(picture)).convert("L")).std() > 1
 
 
 def is_dark(picture):
-    """Whether a screenshot is dark on the whole."""
+    """Return True if a screenshot is dark on average."""
     return np.asarray(Image.open(io.BytesIO(picture)).convert("L")).mean() < 100

@@ -1,4 +1,4 @@
-"""A Dockerfile as its instructions, what .dockerignore lets through, and a stand-in for Docker's engine."""
+"""Parsers of Dockerfile and .dockerignore, and a mock of the Docker engine."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from helpers.scripts import ROOT
 
 
 def instructions(path=ROOT / "Dockerfile"):
-    """[(stage, word, rest)] in order: comments gone, continued lines joined, stages counted from 0."""
+    """Return a Dockerfile's instructions [(stage, word, rest)], without comments; stages are counted from 0."""
     lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
     found, stage = [], -1
     for line in re.sub(r"\\\n\s*", " ", "\n".join(lines)).splitlines():
@@ -27,9 +27,9 @@ def instructions(path=ROOT / "Dockerfile"):
 
 
 def kept(names, rules):
-    """Which of the names a .dockerignore lets into the image: of the rules that match one, the last decides.
+    """Return the names that the rules of a .dockerignore let into the image; the last rule that matches decides.
 
-    Of Docker's patterns two kinds are known: a name at the top, and `**/` with a name anywhere.
+    Only two of Docker's patterns are supported: a name at the top level, and `**/` with a name at any level.
     """
 
     def matches(pattern, name):
@@ -51,7 +51,7 @@ def rules_of(path=ROOT / ".dockerignore"):
 
 
 def copy_kept(folder):
-    """Copy to `folder` what `COPY . .` would."""
+    """Copy the files that `COPY . .` would copy to `folder`; return the names at the top level."""
     tops = [path.name for path in ROOT.iterdir() if kept([path.name], rules_of())]
     for top in tops:
         if (ROOT / top).is_dir():
@@ -62,7 +62,7 @@ def copy_kept(folder):
 
 
 def sent_by_docker(folder):
-    """The files that the real `docker build` sends to its engine from `folder`; a stand-in engine takes them."""
+    """Return the names of the files that the real `docker build` sends from `folder`, received by a mock engine."""
     environment = {**os.environ, "DOCKER_BUILDKIT": "0", "DOCKER_CONFIG": str(folder / ".docker")}
     with _engine() as (port, received):
         words = ["docker", "--host", f"tcp://127.0.0.1:{port}", "build", "."]
@@ -114,7 +114,7 @@ def _engine():
 
 
 def programs_folder(folder, **programs):
-    """A folder for PATH that has what `make` needs, and the given shell scripts: name = text."""
+    """Create a folder for PATH with the programs that `make` needs and the given shell scripts (name = text)."""
     folder.mkdir()
     for name in ("bash", "id", "sh"):
         (folder / name).symlink_to(shutil.which(name))

@@ -1,4 +1,4 @@
-"""Mask files, packed folders and plausible probabilities to test on."""
+"""Mask files, packed folders and plausible probabilities for tests."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def files_in(folder):
 
 
 def write_masks(path, ids, probabilities, **info):
-    """A mask file with its description."""
+    """Write a mask file with its .json description; return its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with mask_writer(path, ids, probabilities.shape[1:], PredictionInfo(**info)) as writer:
@@ -25,9 +25,13 @@ def write_masks(path, ids, probabilities, **info):
 
 
 def write_packed(folder, parts, sizes=None, labels=None):
-    """A packed folder as utils/data/packed_data.py describes it: parts is {"train": (ids, masks or None, shape), ...}.
+    """Write a packed folder of black images, as described in utils/data/packed_data.py; return its path.
 
-    `labels` are label maps of the training images.
+    Args:
+        folder: where to write.
+        parts: {"train": (ids, masks or None, shape), ...}.
+        sizes: sizes of the source images.
+        labels: label maps of the training images.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +53,7 @@ def write_packed(folder, parts, sizes=None, labels=None):
 
 
 def blobs(n_images, shape=(31, 31), seed=0):
-    """(probabilities float32, truth bool) of N images: a disc each, some empty, probabilities noisy around it."""
+    """Return (probabilities float32, truth bool) of N images with noisy probabilities of a disc; some are empty."""
     rng = np.random.default_rng(seed)
     down, across = np.mgrid[: shape[0], : shape[1]]
     probabilities, truths = [], []
@@ -62,19 +66,19 @@ def blobs(n_images, shape=(31, 31), seed=0):
 
 
 def score_at(probabilities, truth, th, min_area=0):
-    """The mean score at one threshold, the plain way."""
+    """Return the mean score at one threshold, computed directly."""
     masks = binarize(probabilities, th)
     masks[masks.sum(axis=(1, 2)) < min_area] = False
     return iout(masks, truth)
 
 
 def every_threshold(probabilities):
-    """All values at which a mask changes; the score is the same from one up to the next."""
+    """Return all thresholds at which a mask changes; the score is constant from one up to the next."""
     return sorted({0.0, *np.unique(probabilities).astype(np.float64).tolist()})
 
 
 def submit(masks, settings, rules, runs=(), data_dir=None, gated_out=None, gate_th=None):
-    """The submission of an opened mask file, as the predict scripts make it; `gated_out`: ids, None without a gate."""
+    """Write the submission of an opened mask file as the predict scripts do; `gated_out`: ids, None without a gate."""
     folder = data_dir or masks.info.data_dir
     decisions = decide_masks(
         settings,

@@ -1,4 +1,4 @@
-"""Experiment folders made by hand, without any training."""
+"""Handmade experiment folders, written without any training."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ COLUMNS = ("epoch", "cycle", "train_loss", "val_loss", "iou", "iout", "lr", "ima
 
 
 def log_rows(scores, measure="iout"):
-    """Columns of log.csv: an epoch for each score, of 10 s at 50 images/s."""
+    """Return the columns of log.csv: one epoch per score, each of 10 s at 50 images/s."""
     columns = {name: [1] * len(scores) for name in COLUMNS if name != "iout"}
     columns |= {"epoch": range(1, len(scores) + 1), "val_loss": [2 - score for score in scores], measure: scores}
     return {**columns, "images_per_s": [50] * len(scores), "seconds": [10.0] * len(scores)}
 
 
 def write_run(folder, scores=(0.5, 0.8, 0.7), measure="iout", finished=True, **flags):
-    """A run of train.py with config.json, log.csv and summary.json, and one snapshot: of its best epoch."""
+    """Write a run of train.py with config.json, log.csv, summary.json and one snapshot, of the best epoch."""
     folder = Path(folder)
     settings = {**to_flat(TrainSettings()), "experiment_dir": str(folder), "n_epochs": len(scores), **flags}
     write_json(folder / "config.json", stored_flags(settings))
@@ -33,13 +33,13 @@ def write_run(folder, scores=(0.5, 0.8, 0.7), measure="iout", finished=True, **f
 
 
 def best_snapshot(folder, scores=(0.5, 0.8, 0.7), measure="iout"):
-    """Where the snapshot of the best epoch lies."""
+    """Return the path of the snapshot of the best epoch; create its folder."""
     best = max(range(len(scores)), key=scores.__getitem__)
     (Path(folder) / "snapshots").mkdir(parents=True, exist_ok=True)
     return Path(folder) / "snapshots" / f"epoch_{best + 1}.loss_{2 - scores[best]:.4f}.{measure}_{scores[best]:.3f}"
 
 
 def write_val_masks(folder, ids, probabilities, data_dir, scores=(0.5, 0.8, 0.7), measure="iout"):
-    """The validation masks of that snapshot."""
+    """Write the validation masks of the snapshot of the best epoch; return their path."""
     path = best_snapshot(folder, scores, measure)
     return write_masks(path.with_name(f"val_masks_{path.name}.npy"), ids, probabilities, data_dir=str(data_dir))

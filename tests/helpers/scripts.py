@@ -1,4 +1,4 @@
-"""Running the scripts as a person would, and what a refusal looks like."""
+"""Run the scripts as a user would, and check their error messages."""
 
 import contextlib
 import io
@@ -13,15 +13,15 @@ from bench.warm import ROOT, start
 from helpers.waiting import HANGS
 
 TINY_ARCH = "linknet_tu-test_resnet"
-"""A network of half a million weights with all that others have: BatchNorm, skip connections, an encoder by timm."""
+"""A network of half a million weights with the parts of larger ones: BatchNorm, skip connections, a timm encoder."""
 TINY = ("--arch", TINY_ARCH, "--encoder_weights", "none", "--batch_size", "8", "--optimizer", "adam_1e-3")
-"""Flags of a run of train.py that is quick on a CPU."""
+"""Flags of a run of train.py that is fast on a CPU."""
 ENDLESS = 100_000
-"""Epochs of a run that cannot finish before the test ends it."""
+"""Number of epochs of a run that cannot finish before the test ends it."""
 
 
 def run_script(script, *words, cwd=ROOT):
-    """The finished process of `python <script> words...`, started in `cwd` as a user would."""
+    """Run `python <script> words...` in `cwd` as a user would; return the finished process."""
     return subprocess.run(
         [sys.executable, str(ROOT / script), *map(str, words)],
         cwd=cwd,
@@ -34,16 +34,22 @@ def run_script(script, *words, cwd=ROOT):
 
 
 def succeed(script, *words, cwd=ROOT):
-    """The standard output of a command that has to end well."""
+    """Run a command that has to succeed; return its standard output."""
     done = run_script(script, *words, cwd=cwd)
     assert done.returncode == 0, f"{script} {words}: {done.stderr}\n{done.stdout}"
     return done.stdout
 
 
 def start_together(script, *words, output, processes=2, cwd=ROOT, env=()):
-    """Processes that work together as torchrun would start them; `output` is a folder for what each says.
+    """Start processes that train together, as torchrun would start them; return them by rank.
 
-    `cwd` is one folder, or one for each process.
+    Args:
+        script: script to run in each process.
+        words: its flags.
+        output: folder for the output of each process.
+        processes: number of processes.
+        cwd: one folder, or a list with one for each process.
+        env: additional environment variables.
     """
     folders = cwd if isinstance(cwd, list) else [cwd] * processes
     output.mkdir(exist_ok=True)
@@ -63,14 +69,14 @@ def start_together(script, *words, output, processes=2, cwd=ROOT, env=()):
 
 
 _OURS = []
-"""Sockets that keep ports for the tests of this process until it ends."""
+"""Sockets that reserve ports for the tests of this process until it ends."""
 
 
 def free_port():
-    """A port of this machine that nobody listens on, and that the system gives to nobody else while the tests run.
+    """Return a port without a listener that the system gives to no other process while the tests run.
 
-    A socket stays bound to it without listening: connections are refused, and a server that is told this port can
-    still listen there, because both set SO_REUSEADDR (as asyncio, torch and uvicorn do).
+    A socket stays bound to the port without listening, so connections are refused. A server can still listen on the
+    port because both sockets set SO_REUSEADDR (as asyncio, torch and uvicorn do).
     """
     ours = socket.socket()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,19 +86,19 @@ def free_port():
 
 
 def end_together(processes, output):
-    """Exit codes of the processes, and all that each said."""
+    """Wait for the processes of `start_together`; return their exit codes and their output."""
     for process in processes:
         process.join(HANGS)
-    said = [(output / f"{rank}.txt").read_text() for rank in range(len(processes))]
+    outputs = [(output / f"{rank}.txt").read_text() for rank in range(len(processes))]
     hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
     for rank in hanging:
         processes[rank].kill()
-    assert not hanging, f"still running: {hanging}, having said {said}"
-    return [process.exitcode for process in processes], said
+    assert not hanging, f"still running: {hanging}, their output: {outputs}"
+    return [process.exitcode for process in processes], outputs
 
 
 def run_here(script, *words, cwd=ROOT):
-    """The same in this process, which has its imports behind it: for the many ways to be wrong."""
+    """Run a script like `run_script`, but in this process, which is faster because its imports are done."""
     out, err, code, argv = io.StringIO(), io.StringIO(), 0, sys.argv
     sys.argv = [str(ROOT / script), *map(str, words)]
     try:
@@ -106,7 +112,7 @@ def run_here(script, *words, cwd=ROOT):
 
 
 def assert_refused(done, code, *words):
-    """One line on stderr with `words` in it, no traceback, this exit code."""
+    """Check that a script ended with this exit code and one line on stderr that contains `words`."""
     assert done.returncode == code, done.stdout + done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for word in words:

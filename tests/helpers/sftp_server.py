@@ -1,4 +1,4 @@
-"""A real ssh server in this process that gives away a folder by sftp, to one user with a password."""
+"""A real ssh server in this process that serves a folder by sftp to one user with a password."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import paramiko
 USER, PASSWORD = "ann", "s3cr:t"
 
 
-class _Door(paramiko.ServerInterface):
+class _Server(paramiko.ServerInterface):
     def check_auth_password(self, username, password):
         right = (username, password) == (USER, PASSWORD)
         return paramiko.AUTH_SUCCESSFUL if right else paramiko.AUTH_FAILED
@@ -34,7 +34,7 @@ class _Handle(paramiko.SFTPHandle):
 
 
 class _Folder(paramiko.SFTPServerInterface):
-    """Paths as on this machine."""
+    """SFTP access to the paths of this machine."""
 
     def stat(self, path):
         return _answer(lambda: paramiko.SFTPAttributes.from_stat(os.stat(path)))
@@ -69,20 +69,20 @@ def _answer(action):
 
 @contextlib.contextmanager
 def sftp_server(home):
-    """Yields the port of a server that runs meanwhile; `home/.ssh/known_hosts` knows it."""
+    """Run a server and yield its port; the server is added to `home/.ssh/known_hosts`."""
     key = paramiko.RSAKey.generate(2048)
     listening, transports = socket.create_server(("127.0.0.1", 0)), []
     port = listening.getsockname()[1]
 
     def serve():
-        with contextlib.suppress(OSError):  # closed: the end of the test
+        with contextlib.suppress(OSError):  # the socket is closed at the end of the test
             while True:
                 transport = paramiko.Transport(listening.accept()[0])
                 transports.append(transport)
                 transport.add_server_key(key)
                 transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Folder)
-                with contextlib.suppress(EOFError, paramiko.SSHException):  # a client that did not trust it has left
-                    transport.start_server(server=_Door())
+                with contextlib.suppress(EOFError, paramiko.SSHException):  # the client does not trust the server
+                    transport.start_server(server=_Server())
 
     (home / ".ssh").mkdir(parents=True)
     (home / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
@@ -90,7 +90,7 @@ def sftp_server(home):
     try:
         yield port
     finally:
-        listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
+        listening.shutdown(socket.SHUT_RDWR)  # wakes up the thread that waits in accept
         listening.close()
         for transport in transports:
             transport.close()

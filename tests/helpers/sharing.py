@@ -1,4 +1,4 @@
-"""A run to share, and what should arrive of it."""
+"""A run to share, and the files of it that should arrive."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from utils.core.files import write_json, write_text
 
 IDS = [f"image{row}" for row in range(6)]
 ELSEWHERE = "/home/ann/data"
-"""Where the machine that trained had its images."""
+"""Folder of the images on the machine that trained."""
 BEST = "epoch_2.loss_1.2000.iout_0.800"
 SHARED = {
     "MODEL_CARD.md",
@@ -26,7 +26,7 @@ SHARED = {
 
 
 def run_to_share(folder, ids=IDS, probabilities=None):
-    """A finished run, tuned on masks that lie in its folder, with much in it that is nobody else's business."""
+    """Write a finished run with masks in its folder, stored thresholds, and files that must not be shared."""
     probabilities = blobs(len(ids))[0] if probabilities is None else probabilities
     write_run(folder, data_dir=ELSEWHERE)
     write_val_masks(folder, ids, probabilities.astype(np.float16), ELSEWHERE)
@@ -45,12 +45,12 @@ def run_to_share(folder, ids=IDS, probabilities=None):
 
 
 def share(command, *words, cwd):
-    """What `utils/share.py COMMAND words...` did."""
+    """Run `utils/share.py COMMAND words...`; return the exit code and the output."""
     return run_here("utils/share.py", command, *words, cwd=cwd)
 
 
 def shared(command, *words, cwd):
-    """What it printed, having ended well."""
+    """Run `utils/share.py COMMAND words...`, which has to succeed; return its standard output."""
     done = share(command, *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

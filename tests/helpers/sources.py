@@ -1,4 +1,4 @@
-"""Tiny source folders in every layout, with what packing them should give."""
+"""Tiny source folders in every layout, and the arrays that packing them should give."""
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ from utils.data.rle import encode
 SIZE = (12, 10)
 SCRIPT = "utils/stack_and_save.py"
 
-# packing, ended by SIGKILL when `function` is called for the n-th time
+# packing that is killed by SIGKILL when `function` is called for the n-th time
 KILLED = """
 import importlib, os, runpy, signal, sys
 module, owner, function, n = sys.argv[1:5]
@@ -30,31 +30,31 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def run_ok(*words, cwd):
-    """What packing with these flags printed."""
+    """Pack with these flags, which has to succeed; return the standard output."""
     done = run_here(SCRIPT, *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def contents(folder):
-    """Name -> bytes of every file in a folder."""
+    """Return name -> bytes of every file in a folder."""
     return {name: (folder / name).read_bytes() for name in files_in(folder)}
 
 
 def save(path, pixels):
-    """Write an array (or a Pillow image) as a picture file, with the folders above it."""
+    """Write an array (or a Pillow image) as an image file; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path)
 
 
 def noise(seed, size=SIZE, channels=None):
-    """uint8 noise, (H, W) or (H, W, channels)."""
+    """Return uint8 noise, (H, W) or (H, W, channels)."""
     shape = size if channels is None else (*size, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def blob(seed, size=SIZE):
-    """A mask with one rectangle in it: (H, W) uint8, 0 or 1."""
+    """Return a mask with one rectangle: (H, W) uint8, 0 or 1."""
     rng = np.random.default_rng(seed)
     mask = np.zeros(size, np.uint8)
     top, left = rng.integers(0, size[0] // 2), rng.integers(0, size[1] // 2)
@@ -67,7 +67,7 @@ def as_rgb(grey):
 
 
 def salt(folder, train="dbac", test="zxy"):
-    """Kaggle's archive: grey stored as RGB, 16-bit masks, csv files in an order of their own."""
+    """Write the layout of Kaggle's archive: grey images stored as RGB, 16-bit masks, unsorted csv files."""
     images = {name: noise(ord(name)) for name in train + test}
     masks = {name: blob(ord(name)) for name in train}
     for name in train:
@@ -84,7 +84,7 @@ def salt(folder, train="dbac", test="zxy"):
 
 
 def flat(folder, train="dbac", test="zxy"):
-    """The same in two folders, told apart by the csv files only."""
+    """Write the salt data in two folders, where only the csv files tell training from test images."""
     images, masks = salt(folder, train, test)
     for name in train:
         save(folder / f"masks/{name}.png", masks[name] * 255)
@@ -99,7 +99,7 @@ def flat(folder, train="dbac", test="zxy"):
 
 
 def pairs(folder, suffixes=(".png", ".bmp", ".tif", ".gif")):
-    """images/ and masks/, grey, of several formats, without a csv."""
+    """Write grey images/ and masks/ in several file formats, without a csv file."""
     images, masks = {}, {}
     for suffix in suffixes:
         name = f"picture.{suffix[1:]}"
@@ -110,7 +110,7 @@ def pairs(folder, suffixes=(".png", ".bmp", ".tif", ".gif")):
 
 
 def carvana(folder):
-    """train/*.jpg in colour and train_masks/*_mask.gif with a palette."""
+    """Write colour images in train/*.jpg and palette masks in train_masks/*_mask.gif."""
     masks = {name: blob(place) for place, name in enumerate(("car_02", "car_01"))}
     for name, mask in masks.items():
         save(folder / f"train/{name}.jpg", noise(len(masks), channels=3))
@@ -122,7 +122,7 @@ def carvana(folder):
 
 
 def dsb2018(folder):
-    """stage1_train/<id>/{images,masks}; image "b" has two objects that share 2 pixels and one without any."""
+    """Write stage1_train/<id>/{images,masks}; image "b" has two objects that share 2 pixels, and an empty mask."""
     labels = {"b": np.zeros(SIZE, np.uint16), "a": np.zeros(SIZE, np.uint16)}
     labels["b"][1:4, 1:5], labels["b"][4:8, 3:9] = 1, 2
     labels["a"][5:, 2:4] = 1
@@ -131,7 +131,7 @@ def dsb2018(folder):
         for number in np.unique(label)[1:]:
             mask = (label == number).astype(np.uint8) * 255
             if number == 2:
-                mask[3, 3:5] = 255  # claimed by object 1 already
+                mask[3, 3:5] = 255  # already taken by object 1
             save(folder / f"stage1_train/{name}/masks/object{number}.png", mask)
     save(folder / "stage1_train/b/masks/object0.png", np.zeros(SIZE, np.uint8))
     save(folder / "stage1_test/t/images/t.png", noise(3, channels=4))
@@ -139,7 +139,7 @@ def dsb2018(folder):
 
 
 def airbus(folder):
-    """train_v2/*.jpg, test_v2/*.jpg, and a csv with a row a ship."""
+    """Write train_v2/*.jpg, test_v2/*.jpg, and a csv file with one row per ship."""
     labels = {
         "c.jpg": np.zeros(SIZE, np.uint16),
         "a.jpg": np.zeros(SIZE, np.uint16),
@@ -160,9 +160,16 @@ def airbus(folder):
 def labelled(
     folder, cells, table="train.csv", columns=("id", "label"), parts=("train", "test"), sample="cat", suffix=""
 ):
-    """Colour images of 32x32 without masks: a csv with a cell for each, in falling order, and half as many to submit.
+    """Write 32x32 colour images with classes instead of masks, and half as many test images.
 
-    `suffix` stands behind the ids of the csv files; `sample` is what all cells of the sample submission hold.
+    Args:
+        folder: where to write.
+        cells: class cell of each training image; the csv file lists the images in descending order.
+        table: name of the csv file.
+        columns: names of its columns.
+        parts: folders of the training and the test images.
+        sample: value of all cells in the sample submission.
+        suffix: suffix of the ids in the csv files.
     """
     names = [f"{part}_{number}" for part, n in (("a", len(cells)), ("b", len(cells) // 2)) for number in range(n)]
     for seed, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Runs that tell a tracker, made up."""
+"""Handmade runs that report to a tracker."""
 
 from helpers.waiting import HANGS
 from utils.core.files import write_json
@@ -10,12 +10,12 @@ SECRET = "pa55word"
 
 
 def rows(n_epochs):
-    """Rows of log.csv for these epochs."""
+    """Return rows of log.csv for these epochs."""
     return [{"epoch": epoch, "val_loss": 1 / epoch, "iout": epoch / 10, "seconds": 5.0} for epoch in n_epochs]
 
 
 def new_run(path, n_epochs_logged=0):
-    """The folder of a run that has logged some epochs."""
+    """Create the folder of a run that has logged some epochs."""
     path.mkdir(parents=True)
     write_json(path / "config.json", FLAGS)
     folder = RunFolder(path)
@@ -25,6 +25,6 @@ def new_run(path, n_epochs_logged=0):
 
 
 def patience(monkeypatch):
-    """Let a run wait for its tracker without a limit and without a word, so that a busy machine changes no message."""
+    """Make runs wait for their tracker without a timeout or a message, so that a busy machine changes no output."""
     for name in ("SECONDS_FINISHED", "SECONDS_BROKEN_OFF", "SECONDS_IN_SILENCE"):
         monkeypatch.setattr(trackers, name, HANGS)

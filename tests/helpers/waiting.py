@@ -1,21 +1,22 @@
-"""Waiting for other processes, however busy the machine is."""
+"""Wait for other processes, regardless of how busy the machine is."""
 
 import time
 
 HANGS = 1200
-"""Seconds after which something counts as hanging. No test needs a tenth of it, so a busy machine changes no result."""
+"""Timeout in seconds. No test needs a tenth of it, so a busy machine does not change results."""
 
 
 def until(found, alive=lambda: True):
-    """Return what `found` returns as soon as it is true.
+    """Call `found` until its result is true; return the result.
 
     Args:
-        found: is called again and again.
-        alive: whether it can still become true; the wait fails at once when it cannot, such as after a process ended.
+        found: function to call repeatedly.
+        alive: function that returns False if `found` can no longer succeed, for example because a process has ended;
+            the wait then fails at once.
     """
     deadline = time.monotonic() + HANGS
     while not (value := found()):
-        assert alive() or found(), "it can no longer come: what it was waiting for has ended"
-        assert time.monotonic() < deadline, "it never came"
+        assert alive() or found(), "the condition can no longer become true: the process has ended"
+        assert time.monotonic() < deadline, "timeout: the condition never became true"
         time.sleep(0.02)
     return value
