@@ -1,4 +1,4 @@
-"""Find the exact best threshold for validation masks, or the best rules for objects, and the score to believe.
+"""Find the exact best threshold for validation masks, or the best settings for objects, and a cross-fitted score.
 
 python optimize_threshold.py --masks_fn experiments/salt_fold0/val_masks.npy
 python optimize_threshold.py --masks_fn experiments/salt_fold*/val_masks.npy --min_area 0 20 40 80
@@ -6,8 +6,9 @@ python optimize_threshold.py --masks_fn v0.npy v1.npy --truth_fn train.csv --out
 python optimize_threshold.py --masks_fn experiments/border_fold*/val_masks.npy --objective objects
 python optimize_threshold.py --masks_fn v.npy --objective objects --metric airbus --gate_probs empty_oof.npy
 
-The score at the best threshold is too good, because the threshold was fitted on the same images. The cross-fitted score
-is not: each file (of one file: each fifth of its images) is scored at the threshold that is best for the others.
+The score at the best threshold is too optimistic, because the threshold was fitted on the same images. The cross-fitted
+score is not: each file (each fifth of the images, for a single file) is scored at the threshold that is best for the
+others.
 """
 
 from utils.core.cli import run
@@ -18,7 +19,7 @@ from utils.scoring.objectives import OBJECTIVES, OptimizeSettings, check_flags
 
 
 def main(settings: OptimizeSettings) -> None:
-    """Fit, store the result and print it; write the model cards of the runs again."""
+    """Fit the thresholds, store and print the result, and update the model cards of the runs."""
     fit = pick(OBJECTIVES, settings.objective, "--objective")
     check_flags(settings)
     found = fit(settings)

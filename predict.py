@@ -1,4 +1,4 @@
-"""Predict the test images with one snapshot, or with the mean of several: raw masks and a checked submission.
+"""Predict the test images with one snapshot or the mean of several; write raw masks and a checked submission.
 
 python predict.py --snapshot experiments/a_fold0                      # the best snapshot of a run
 python predict.py --snapshot experiments/a_fold*/ --fn five_folds     # the mean over folds
@@ -16,12 +16,12 @@ from utils.runs.run_folder import find_snapshots
 @dataclass(frozen=True)
 class Settings:
     snapshot: tuple[str, ...]
-    """snapshot files, or experiment folders (their best one)."""
+    """snapshot files, or experiment folders (their best snapshot)."""
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:
-    """The mean over the snapshots, each image seen as it is."""
+    """Predict the mean over the snapshots, without test-time augmentation."""
     snapshots = find_snapshots(settings.snapshot)
 
     from net.predict_and_submit import predict_and_submit

@@ -1,10 +1,10 @@
-"""The (weighted) mean of mask files of the same images, such as the test masks of several folds, as a submission.
+"""Average mask files of the same images, such as the test masks of several folds, and write a submission.
 
 python predict_fold_avg.py fold0.npy fold1.npy fold2.npy
 python predict_fold_avg.py unet.npy wide.npy --weights 2 1 --th 0.45 --masks_fn mean.npy --fn two_nets
 python predict_fold_avg.py unet.npy wide.npy --gate_probs unet_gate.npy --masks_fn mean.npy
 
-Probabilities are averaged, not logits: a net that is certain then counts no more than one vote.
+The mean is over probabilities, not logits, so that a very certain network has no more weight than the others.
 """
 
 from dataclasses import dataclass, field
@@ -30,13 +30,13 @@ class Settings:
     masks: Positional[tuple[str, ...]]
     """mask files to average."""
     weights: tuple[float, ...] = ()
-    """a positive number for each file; default: all the same."""
+    """a positive number for each file; default: equal weights."""
     data_dir: str | None = None
-    """packed folder of the images; default: the one that the first mask file names."""
+    """packed folder of the images; default: the one recorded in the first mask file."""
     gate_probs: tuple[str, ...] = ()
-    """probabilities that there is anything in these images, such as the _gate.npy that a predict script wrote."""
+    """files with the probabilities that the images are not empty, such as the _gate.npy of a predict script."""
     gate_th: float | None = None
-    """images whose probability is not greater get an empty mask; default: what gate.json says, else .5."""
+    """images with a probability not greater than this get an empty mask; default: the value in gate.json, else .5."""
     submission: SubmissionSettings = field(default_factory=SubmissionSettings)
     rules: RuleSettings = field(default_factory=RuleSettings)
     debug: bool = False
@@ -44,13 +44,13 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Average, write the mean masks, and make the submission of them."""
+    """Average the mask files, write the mean masks, and write the submission."""
     files, out = open_agreeing(settings.masks), Path(settings.submission.masks_fn)
     shares = check_weights(settings.weights, len(files))
     if any(out.exists() and out.samefile(masks.path) for masks in files):
-        raise UsageError(f"--masks_fn {out}: this is one of the files to average; name another for the mean")
+        raise UsageError(f"--masks_fn {out}: is one of the files to average; use another name for the mean")
     if settings.data_dir:
-        read_manifest(settings.data_dir)  # so that a mistyped folder shows now and not after the averaging
+        read_manifest(settings.data_dir)  # so that a mistyped folder is reported before the averaging
     first = files[0]
     recorded, views = first.info.data_dir, {masks.info.tta for masks in files}
     folder = settings.data_dir or (recorded if recorded and Path(recorded).is_dir() else None)
@@ -78,7 +78,7 @@ def main(settings: Settings) -> None:
     with mask_writer(out, first.ids, first.planes.shape[1:], info) as writer:
         for batch in weighted_mean(files, shares):
             writer.append(batch)
-    print(f"{out}: the mean of {len(files)} mask files of {len(first.ids)} images")
+    print(f"{out}: mean of {len(files)} mask files, {len(first.ids)} images")
     write_mask_submission(open_masks(out), decisions, settings.submission, out_ids)
 
 

@@ -15,23 +15,23 @@ from utils.runs.run_folder import best_of_cycles, snapshots_in
 @dataclass(frozen=True)
 class Settings:
     snapshot_dir: str
-    """folder of a run's snapshots."""
+    """folder with the snapshots of a run."""
     best: int | None = None
-    """the so many best snapshots of all; default: the best one of each cycle (where there is one
-    cycle, one snapshot)."""
+    """number of snapshots to average, the best of all cycles; default: the best one of each cycle (a single snapshot
+    if there is one cycle)."""
     tta: str = "null"
-    """views joined by _, as in predict_tta.py."""
+    """views joined by _, as in predict_tta.py; null is the image itself."""
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:
-    """Predict the mean over the snapshots, and say so where it is the mean of one."""
+    """Predict the mean over the snapshots, and print a note if there is only one."""
     snapshots = best_of_cycles(settings.snapshot_dir, settings.best)
     notes = []
     if len(snapshots) == 1 and settings.best is None:
         notes = [
-            f"{settings.snapshot_dir} holds one cycle, so this is its best snapshot alone, not a mean; --best K "
-            f"averages the K best of {len(snapshots_in(settings.snapshot_dir))}, train.py --cycles makes several cycles"
+            f"{settings.snapshot_dir} holds one cycle, so only its best snapshot is used; add --best K to average the "
+            f"K best of its {len(snapshots_in(settings.snapshot_dir))} snapshots, or train with several --cycles"
         ]
 
     from net.predict_and_submit import predict_and_submit

@@ -1,4 +1,4 @@
-"""Predict with test-time augmentation: the mean over several views of each image (and over snapshots).
+"""Predict with test-time augmentation: the mean over several views of each image, and over snapshots.
 
 python predict_tta.py --snapshot experiments/a_fold0                          # the image and its mirror image
 python predict_tta.py --snapshot experiments/a_fold*/ --tta d4                # the eight symmetries of the square
@@ -15,14 +15,14 @@ from utils.runs.run_folder import find_snapshots
 @dataclass(frozen=True)
 class Settings:
     snapshot: tuple[str, ...]
-    """snapshot files, or experiment folders (their best one)."""
+    """snapshot files, or experiment folders (their best snapshot)."""
     tta: str = "null_hflip"
-    """views joined by _: null, hflip, vflip, rot90, rot180, rot270, transpose, transverse; d4 is all of them."""
+    """views joined by _: null, hflip, vflip, rot90, rot180, rot270, transpose, transverse; d4 means all of them."""
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:
-    """The mean over snapshots and views."""
+    """Predict the mean over snapshots and views."""
     snapshots = find_snapshots(settings.snapshot)
 
     from net.predict_and_submit import predict_and_submit

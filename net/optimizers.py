@@ -1,4 +1,4 @@
-"""Optimizers by `<name>_<rate>`: adam_1e-4, adamw_3e-4, sgd_0.01."""
+"""Optimizers by name and learning rate, `<name>_<rate>`: adam_1e-4, adamw_3e-4, sgd_0.01."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from utils.core.errors import UsageError
 from utils.core.names import pick
 
-# fused: one kernel a step, on CPU as on GPU
+# fused: one kernel per step, on CPUs as well as on GPUs
 OPTIMIZERS: dict[str, Callable[[Iterable[Parameter], float], Optimizer]] = {
     "adam": lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, fused=True),
     "adamw": lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, fused=True),
@@ -18,10 +18,10 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Parameter], float], Optimizer]] = {
 
 
 def optimizer_by_name(name: str) -> Callable[[Iterable[Parameter]], Optimizer]:
-    """The function parameters -> optimizer.
+    """Return the function that builds the named optimizer from the parameters of a network.
 
     Raises:
-        UsageError: an unknown optimizer, or a rate that is no positive number.
+        UsageError: the optimizer is unknown, or the learning rate is not a positive number.
     """
     kind, _, rate_text = name.partition("_")
     build = pick(OPTIMIZERS, kind, "--optimizer")
@@ -30,5 +30,7 @@ def optimizer_by_name(name: str) -> Callable[[Iterable[Parameter]], Optimizer]:
     except ValueError:
         rate = 0.0
     if not 0 < rate < float("inf"):
-        raise UsageError(f"--optimizer {name}: expected {kind}_<rate> with a positive rate, such as {kind}_1e-4")
+        raise UsageError(
+            f"--optimizer {name}: expected {kind}_<rate> with a positive learning rate, such as {kind}_1e-4"
+        )
     return lambda parameters: build(parameters, rate)

@@ -1,4 +1,4 @@
-"""What a network gives out: a tensor of logits, or several of them where it is deeply supervised."""
+"""Outputs of networks: a tensor of logits, or several tensors if the network is deeply supervised."""
 
 from typing import NamedTuple
 
@@ -6,26 +6,26 @@ from torch import Tensor
 
 
 class DeepOutput(NamedTuple):
-    """The logits of a deeply supervised network; all float, unbounded."""
+    """Logits of a deeply supervised network; all are float and unbounded."""
 
     fused: Tensor
-    """(B, K, S, S): the mask that predicts."""
+    """(B, K, S, S): the mask that is used for prediction."""
     image: Tensor
-    """(B,): is there anything in the image?"""
+    """(B,): whether the image is not empty."""
     sides: list[Tensor]
-    """(B, K, S, S) each: masks from single decoder stages, learned on non-empty images."""
+    """(B, K, S, S) each: masks from single decoder stages, trained on non-empty images."""
 
 
 Output = Tensor | DeepOutput
 
 
 def fused(output: Output) -> Tensor:
-    """The logits (B, K, S, S) that predict."""
+    """Return the logits (B, K, S, S) that are used for prediction."""
     return output.fused if isinstance(output, DeepOutput) else output
 
 
 def to_float32(output: Output) -> Output:
-    """The same in float32, so that losses and metrics never run in a shorter format."""
+    """Convert an output to float32, so that losses and metrics are never computed in a shorter format."""
     if isinstance(output, DeepOutput):
         return DeepOutput(output.fused.float(), output.image.float(), [side.float() for side in output.sides])
     return output.float()

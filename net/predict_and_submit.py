@@ -1,4 +1,4 @@
-"""Predict with snapshots: load them and the gate, decide what becomes of the masks, write the mask file, hand it on."""
+"""Predict with snapshots: load them and the gate, decide on post-processing, write predictions and submission."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -31,38 +31,38 @@ GATE = ImageKind("labels", (NOT_EMPTY,))
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be predicted, checked before the first image is."""
+    """A prediction job, checked before the first image is predicted."""
 
     predictors: list[Predictor]
     packed: PackedImages
     rows: np.ndarray
-    """Rows of the packed images."""
+    """Rows of the packed images to predict."""
     views: list[View]
     batch_size: int
     info: PredictionInfo
-    """What the file of predictions will say of itself."""
+    """Record that is stored with the predictions."""
 
     @property
     def kind(self) -> Kind:
-        """What the networks predict."""
+        """Kind of the networks."""
         return self.predictors[0].kind
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the images, in order."""
+        """Ids of the images to predict, in order."""
         return [self.packed.ids[row] for row in self.rows]
 
 
 def predict_and_submit(
     snapshots: Sequence[Path], tta: str, settings: PredictionSettings, notes: Sequence[str] = ()
 ) -> None:
-    """Write the mean predictions of some snapshots over some views; for test images also the submission, checked.
+    """Write the mean prediction over snapshots and views; for test images, also write and check the submission.
 
     Args:
-        snapshots: snapshot files; the mean is over all of them.
+        snapshots: snapshot files to average.
         tta: names of views joined by `_`, such as null_hflip.
-        settings: which images (`part` val: the fold held out, whose score is printed), gate, threshold, names of files.
-        notes: what to say before the prediction besides.
+        settings: images (`part` val: the held-out fold, whose score is printed), gate, threshold and file names.
+        notes: further notes to print before the prediction.
     """
     with join_processes() as processes, (here := machine(settings.machine, processes.local_rank)).tuned():
         job = _prepare(snapshots, tta, settings, here)
@@ -84,11 +84,11 @@ def predict_and_submit(
 
 
 def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, here: Machine) -> Job:
-    """Load the snapshots and find the rows that they are to predict.
+    """Load the snapshots and find the rows to predict.
 
     Raises:
-        UsageError: unknown views, numbers that make no sense, snapshots of different folds with part val.
-        UserError: snapshots or images that cannot be used.
+        UsageError: a view is unknown, a number is out of range, or snapshots hold out different folds with part val.
+        UserError: snapshots or images cannot be used.
     """
     flags, views = settings.predict, views_by_name(tta)
     if flags.batch_size is not None and flags.batch_size < 1:
@@ -111,12 +111,12 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
     )
     if tiles:
         predictors = [replace(predictor, tiles=tiles, at_once=batch_size) for predictor in predictors]
-        batch_size = len(views)  # one image at a time: the tiles are the batch
+        batch_size = len(views)  # one image at a time, because its tiles fill the batch
     return Job(predictors, packed, rows, views, batch_size, info)
 
 
 def _decide(job: Job, settings: PredictionSettings, runs: Sequence[Path | None]) -> MaskDecisions | ClassDecisions:
-    """Decide how the predictions are used; raises as `decide_masks` and `decide_classes` do."""
+    """Decide how the predictions are used; raises the errors of `decide_masks` and `decide_classes`."""
     kind = job.kind
     if isinstance(kind, ImageKind):
         return decide_classes(settings, runs, kind.outputs, kind.exclusive, job.info)
@@ -144,25 +144,25 @@ def _write_predictions(job: Job, settings: PredictionSettings, processes: Proces
 
 
 def _load_gate(settings: PredictionSettings, job: Job, here: Machine) -> list[Predictor]:
-    """Load the networks of --gate, checked before anything is predicted.
+    """Load the networks of --gate, and check them before anything is predicted.
 
-    A classifier of train_classifier.py without --target is a gate, and so is the image class of a deeply supervised
-    mask net.
+    A gate is a classifier of train_classifier.py without --target, or a deeply supervised mask network, whose image
+    class is used.
 
     Raises:
-        UsageError: no snapshots.
-        UserError: networks that are no gate, or that have learned from the images they are asked about.
+        UsageError: there are no snapshots.
+        UserError: a network cannot be a gate, or was trained on images that are predicted.
     """
     predictors = []
-    for path in find_snapshots(settings.gate.gate, "--gate"):  # one by one: a mask net and a classifier may go together
+    for path in find_snapshots(settings.gate.gate, "--gate"):  # one by one, because a gate may mix kinds
         (predictor,), (info,) = load_predictors([path], here, job.packed)
         predictors.append(_as_gate(predictor, path))
         if settings.predict.part == "val":
             held_out = held_out_rows(settings.predict.data_dir, job.packed, [info], f"--gate {path}")
             if not np.array_equal(held_out, job.rows):
                 raise UserError(
-                    f"--gate {path}: holds out fold {info.fold}, so it has learned from images of the fold that is "
-                    "predicted; give the gate of the same fold"
+                    f"--gate {path}: holds out fold {info.fold}, so it was trained on images of the fold that is "
+                    "predicted; use the gate of the same fold"
                 )
     return predictors
 
@@ -173,17 +173,17 @@ def _as_gate(predictor: Predictor, path: Path) -> Predictor:
     if hasattr(predictor.network, "image_head"):
         return replace(predictor, kind=GATE)
     raise UserError(
-        f"--gate {path}: a {predictor.kind.name} net ({', '.join(predictor.kind.outputs[:4])}), expected one of "
-        "train_classifier.py without --target, or a deeply supervised one (ds_resnet_34)"
+        f"--gate {path}: expected a network of train_classifier.py without --target, or a deeply supervised one "
+        f"(ds_resnet_34), found a {predictor.kind.name} network ({', '.join(predictor.kind.outputs[:4])})"
     )
 
 
 def _write_gate(
     gate: Sequence[Predictor], job: Job, settings: PredictionSettings, here: Machine, processes: Processes
 ) -> Probabilities | None:
-    """Write the mean probability that there is anything in each image to <masks_fn>_gate.npy, and return it.
+    """Write the mean probability that each image is not empty to <masks_fn>_gate.npy, and return the opened file.
 
-    None in all processes but the main one.
+    Returns None in all processes except the main one.
     """
     batch_size = settings.predict.batch_size or here.pays_to_predict
     found = list(predict(gate, job.packed.images, job.rows, views_by_name("null"), batch_size, processes))

@@ -1,4 +1,4 @@
-"""A trained network with the way in and the way out: what validation and every predict script use."""
+"""Predictor: a trained network that turns images into probabilities, used in validation and by every predict script."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,30 +22,42 @@ from utils.data.packed_data import PackedImages
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network in evaluation mode and how its answers come back to the image's own size."""
+    """A network in evaluation mode, with the steps that turn images into probabilities at image size."""
 
     network: nn.Module
     kind: Kind
     val: ValAug
     machine: Machine
     tiles: Tiles | None = None
-    """How images are cut, where they are seen in tiles."""
+    """Tiles that images are cut into; None to predict whole images."""
     at_once: int = 1
-    """Tiles that the network sees at a time."""
+    """Number of tiles that the network sees at a time, all views counted."""
 
     def output(self, images: Tensor) -> Output:
-        """(B, C, S, S) uint8 -> the network's output, float32."""
+        """Return the output of the network, float32, for images (B, C, S, S) uint8."""
         images = images.to(self.machine.device, non_blocking=True)
         with self.machine.autocast():
             output = self.network(normalised(images))
         return to_float32(output)
 
     def probabilities(self, output: Output, shape: tuple[int, int]) -> Tensor:
-        """Output -> probabilities at the images' own size: (B, K, h, w) float32, or (B, K) of whole images."""
+        """Return the probabilities of an output for images of `shape` (h, w).
+
+        Returns:
+            (B, K, h, w) float32, or (B, K) for networks that predict classes of images.
+        """
         return self.kind.at_image_size(self.kind.probabilities(output), self.val(shape))
 
     def predict(self, images: np.ndarray, views: Sequence[View]) -> Tensor:
-        """Images (B, h, w, C) uint8 -> the mean of probabilities over views, (B, K, h, w) or (B, K) float32."""
+        """Return the mean of the probabilities over views.
+
+        Args:
+            images: (B, h, w, C) uint8.
+            views: views of each image to average.
+
+        Returns:
+            (B, K, h, w) float32, or (B, K) for networks that predict classes of images.
+        """
         fit = self.val(images.shape[1:3])
         at_size = fitted(images, fit)
         if self.tiles is None:
@@ -55,12 +67,12 @@ class Predictor:
         return self.kind.at_image_size(torch.stack(whole), fit)
 
     def _mean(self, images: Tensor, views: Sequence[View]) -> Tensor:
-        """(B, C, *frame) uint8 -> the mean of probabilities over views, at the network's size."""
+        """Return the mean of the probabilities over views of images (B, C, *frame) uint8, at the input size."""
         return self.kind.mean_over_views(lambda seen: self.kind.probabilities(self.output(seen)), images, views)
 
 
 def batches_of(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Rows in their order, `batch_size` at a time."""
+    """Yield the rows in order, `batch_size` at a time."""
     for start in range(0, len(rows), batch_size):
         yield rows[start : start + batch_size]
 
@@ -68,11 +80,11 @@ def batches_of(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 def load_predictors(
     paths: Sequence[Path], machine: Machine, packed: PackedImages, arch: str | None = None
 ) -> tuple[list[Predictor], list[SnapshotInfo]]:
-    """Load snapshot files: a predictor for each, and what each says of itself.
+    """Load snapshot files, and return a predictor and the stored record for each of them.
 
     Raises:
-        UsageError: `arch` is given and is not the snapshot's.
-        UserError: a file that is no snapshot, was trained on images of another number of channels, or answers
+        UsageError: `arch` is given and is not the architecture of a snapshot.
+        UserError: a file is not a snapshot, was trained on images with another number of channels, or predicts
             something else than the first one.
     """
     predictors: list[Predictor] = []
@@ -81,16 +93,20 @@ def load_predictors(
         snapshot = load_snapshot(path)
         info = snapshot.info
         if arch is not None and arch != info.arch:
-            raise UsageError(f"--arch {arch}: {path} is a {info.arch}; leave --arch out, the snapshot knows it")
+            raise UsageError(
+                f"--arch {arch}: {path} is a {info.arch}; leave --arch out, because the snapshot stores it"
+            )
         if info.channels_in != packed.channels:
             raise UserError(
-                f"{path}: was trained on images of {info.channels_in} channels, these have {packed.channels}"
+                f"{path}: expected {info.channels_in}-channel images, as in training, found {packed.channels}-channel "
+                "images; use another snapshot or other images"
             )
         kind = kind_of(info)
         if predictors and kind != predictors[0].kind:
             raise UserError(
-                f"{path}: a {kind.name} net ({', '.join(kind.outputs)}), but {paths[0]} is a "
-                f"{predictors[0].kind.name} net ({', '.join(predictors[0].kind.outputs)}); average nets of one kind"
+                f"{path}: a {kind.name} network ({', '.join(kind.outputs)}), but {paths[0]} is a "
+                f"{predictors[0].kind.name} network ({', '.join(predictors[0].kind.outputs)}); average networks of one "
+                "kind"
             )
         network = rebuild(snapshot, path).to(machine.device, memory_format=torch.channels_last)
         if machine.compiles:
@@ -101,7 +117,10 @@ def load_predictors(
 
 
 def val_of(info: SnapshotInfo) -> ValAug:
-    """Return how a snapshot saw its validation images; those of before sizes could grow name no size."""
+    """Return the preprocessing of a snapshot's validation images.
+
+    Snapshots from before --stages store no size; the size of their `val_augs` applies to them.
+    """
     named = VAL_AUGS[info.val_augs]
     return named if named.size is None else replace(named, size=info.size or named.size)
 
@@ -112,7 +131,7 @@ def kind_of(info: SnapshotInfo) -> Kind:
 
 
 def rebuild(snapshot: Snapshot, path: str | Path) -> nn.Module:
-    """Build the network of a snapshot, with its weights, in evaluation mode; `path` is for messages."""
+    """Build the network of a snapshot with its weights, in evaluation mode; `path` is used in error messages."""
     info = snapshot.info
     network = kind_of(info).build(info.arch, info.channels_in)
     fill(network, snapshot.weights, path)

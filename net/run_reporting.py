@@ -1,4 +1,4 @@
-"""What a run says while it goes on: lines to read, TensorBoard, a tracker, status.json, its model card."""
+"""Reporting of a run: printed lines, TensorBoard and a tracker during training, and a model card at the end."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from utils.runs.trackers import Tracking, tracking
 
 @dataclass(frozen=True)
 class Reporter:
-    """Everybody who hears of a run; the leading process alone has one."""
+    """Reporter of one run: terminal, TensorBoard, tracker, model card. Only the main process has one."""
 
     checkpoints: Checkpoints
     flags: dict[str, Any]
@@ -27,24 +27,30 @@ class Reporter:
     tracking: Tracking
 
     def say(self, line: str) -> None:
-        """A line to read, unless --quiet."""
+        """Print a line, unless --quiet is set."""
         if not self.tell.quiet:
             print(line, flush=True)
 
     def epoch(self, row: dict[str, Any], improved: Sequence[str], skipped: int) -> None:
-        """An epoch is written."""
+        """Report an epoch after it was written.
+
+        Args:
+            row: row of log.csv.
+            improved: measures that reached their best value of the cycle.
+            skipped: steps that were skipped because their loss or gradient was not finite.
+        """
         self.left.epoch_took(row["seconds"])
         self.tracking.epoch(row)
         scores = "  ".join(f"{name} {row[name]:.4f}" for name in row if name not in ("epoch", "cycle", *NO_RESULTS))
         n_epochs, epoch = self.flags["n_epochs"], row["epoch"]
         line = f"epoch {epoch}/{n_epochs}  {scores}  lr {row['lr']:.2g}  {row['images_per_s']:.0f} images/s"
         line += f"  {duration(self.left.seconds())} left" if epoch < n_epochs else ""
-        line += f"  better {', '.join(improved)}" if improved else ""
-        line += f"  {skipped} steps skipped: no finite loss" if skipped else ""
+        line += f"  improved {', '.join(improved)}" if improved else ""
+        line += f"  {skipped} steps skipped (loss or gradient not finite)" if skipped else ""
         self.say(line)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The run has finished and its summary is written."""
+        """Report the end of the run after its summary was written, and write its model card."""
         folder = self.checkpoints.folder
         best = folder.path / summary["best_snapshot"]
         self.board.finish(self.flags, summary)
@@ -60,7 +66,10 @@ class Reporter:
 def reporting(
     checkpoints: Checkpoints, flags: dict[str, Any], tell: TellSettings, left: TimeLeft
 ) -> Iterator[Reporter]:
-    """Tell whoever is to be told of the run in `checkpoints`, from the epochs that are done already to the end."""
+    """Open the reporter of the run in `checkpoints`, and close it at the end of the block.
+
+    The reports of a resumed run continue after its last finished epoch.
+    """
     folder = checkpoints.folder
     with (
         Board(folder.path / "tensorboard", checkpoints.progress.epoch) as board,
@@ -70,7 +79,7 @@ def reporting(
 
 
 def _page(run: Path, place: Path) -> list[Path]:
-    """The page of one run alone."""
+    """Write the report page of a single run into `place`, and return its path in a list."""
     from utils.report.page import Maker
 
     Maker([str(run)]).write(place / "report.html")

@@ -1,6 +1,6 @@
 """Schedules of the learning rate by name: none, step_<epochs>_<gamma in tenths>, cosine, onecycle, plateau.
 
-A schedule is planned over one cycle: it ends when the cycle ends.
+A schedule covers one cycle and ends with it.
 """
 
 import re
@@ -17,15 +17,15 @@ from utils.core.names import pick
 
 @dataclass
 class Schedule:
-    """A scheduler of torch, when it moves, and a linear warm-up before its rates are the full ones."""
+    """A torch scheduler, the event that steps it, and a linear warm-up of the learning rate."""
 
     scheduler: Any
     moves: str
-    """step, epoch or metric: after every step, after every epoch, or with the validation loss."""
+    """Event that steps the scheduler: step, epoch, or metric (every epoch, with the validation loss)."""
     warmup: int = 0
-    """Steps until the rate is the full one; the first step has 1/warmup of it."""
+    """Number of warm-up steps; the first step has 1/warmup of the full learning rate."""
     steps: int = 0
-    """Steps taken."""
+    """Number of steps taken."""
 
     @property
     def optimizer(self) -> Optimizer:
@@ -33,17 +33,20 @@ class Schedule:
 
     @property
     def factor(self) -> float:
-        """What the warm-up leaves of the rate of the next step."""
+        """Factor that the warm-up applies to the learning rate of the next step, (0, 1]."""
         return min(1.0, (self.steps + 1) / self.warmup) if self.warmup else 1.0
 
     @property
     def rate(self) -> float:
-        """The learning rate of the next step."""
+        """Learning rate of the next step, including the warm-up."""
         return self.optimizer.param_groups[0]["lr"] * self.factor
 
     @contextmanager
     def warm(self) -> Iterator[None]:
-        """Around a step of the optimizer; torch's scheduler goes on from its own rates, so they are put back."""
+        """Apply the warm-up to the optimizer's learning rates within the block, which takes a step.
+
+        The full learning rates are restored afterwards, because torch's scheduler computes the next ones from them.
+        """
         full = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] *= self.factor
@@ -71,7 +74,7 @@ class Schedule:
 
 
 Build = Callable[[Optimizer, int, int], Schedule]
-"""(optimizer, epochs in the cycle, steps an epoch) -> Schedule."""
+"""Function (optimizer, epochs in the cycle, steps per epoch) -> Schedule."""
 
 
 def _none(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:
@@ -79,33 +82,34 @@ def _none(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:
 
 
 def _cosine(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
-    """Down to zero, whatever the first rate is (a fixed floor may lie above it)."""
+    """Fall to zero, because a fixed minimum could be greater than the first learning rate."""
     return Schedule(lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * steps), "step")
 
 
 def _onecycle(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
-    """Up to the given rate in the first 30 % of the cycle, then down (Smith 2018, arXiv 1803.09820)."""
+    """Rise to the given learning rate in the first 30 % of the cycle, then fall (Smith 2018, arXiv 1803.09820)."""
     rate = optimizer.param_groups[0]["lr"]
-    # one step more than are taken: torch counts the first rate as a step, and asks no further than total_steps
+    # one step more than is taken: torch counts the first learning rate as a step, and fails beyond total_steps
     return Schedule(lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps + 1), "step")
 
 
 def _plateau(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:
-    """Halved after 5 epochs without a better validation loss."""
+    """Halve the learning rate after more than 5 epochs without a better validation loss."""
     return Schedule(lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5), "metric")
 
 
 SCHEDULERS: dict[str, Build] = {"none": _none, "cosine": _cosine, "onecycle": _onecycle, "plateau": _plateau}
-PLANNED = {"cosine", "onecycle"}  # these change when the number of epochs does
-# The zero is part of the form: 015 could mean 0.15 or 1.5, and 1 could mean 0.1 or 1, which would never lower the rate.
+PLANNED = {"cosine", "onecycle"}  # they depend on the number of epochs, which must not change on a resume
+# The leading zero is required, because 015 could mean 0.15 or 1.5, and 1 could mean 0.1 or 1 (which would never lower
+# the learning rate).
 STEP = re.compile(r"step_(0*[1-9][0-9]*)_0([1-9])")
 
 
 def scheduler_by_name(name: str) -> Build:
-    """Return the function that builds a schedule.
+    """Return the function that builds the named schedule.
 
     Raises:
-        UsageError: an unknown name, or a step_ whose numbers are not of the documented form.
+        UsageError: the name is unknown, or the numbers of a step_ name do not have the documented form.
     """
     if not name.startswith("step"):
         return pick({**SCHEDULERS, "step_<epochs>_<tenths>": _none}, name, "--scheduler")
@@ -113,7 +117,7 @@ def scheduler_by_name(name: str) -> Build:
     if numbers is None:
         raise UsageError(
             f"--scheduler {name}: expected step_<epochs>_<gamma in tenths>, with a gamma of 01 (0.1) to 09 (0.9); "
-            "step_30_01 multiplies the rate by 0.1 every 30 epochs"
+            "step_30_01 multiplies the learning rate by 0.1 every 30 epochs"
         )
     every, gamma = int(numbers[1]), int(numbers[2]) / 10
     return lambda optimizer, _epochs, _steps: Schedule(lr_scheduler.StepLR(optimizer, every, gamma), "epoch")

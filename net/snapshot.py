@@ -1,10 +1,10 @@
-"""Snapshot files: a network's weights and the record that rebuilds it; tensors and plain values, never code.
+"""Snapshot files: the weights of a network and the record that rebuilds it; tensors and plain values, never code.
 
     format      1
     about       the fields of SnapshotInfo
-    weights     the network's state dict
+    weights     the state dict of the network
 
-Everything is read with `weights_only=True`, so that a stranger's file cannot run anything.
+Files are read with `weights_only=True`, so that a file from an untrusted source cannot run code.
 """
 
 import pickle
@@ -24,25 +24,25 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SnapshotInfo:
-    """What a snapshot says of itself; snapshots of earlier versions say less."""
+    """Record of a snapshot; snapshots of earlier versions store fewer fields."""
 
     arch: str
     task: str
-    """The name of its kind: mask, border, labels or label."""
+    """Name of the network's kind: mask, border, labels or label."""
     channels_in: int
-    """1 (grey) or 3 (RGB)."""
+    """Channels of the images: 1 (grey) or 3 (RGB)."""
     val_augs: str = "val_128"
-    """How images are brought to the network's size."""
+    """Name of the preprocessing that brings images to the input size."""
     fold: int = 0
-    """The fold that was held out."""
+    """The held-out fold."""
     data_digest: str = ""
-    """Of the packed images (and masks) that it was trained on ..."""
+    """Digest of the packed images (and masks) that training used."""
     val_ids_digest: str = ""
-    """... and of the ids of those that were held out."""
+    """Digest of the ids of the held-out images."""
     outputs: tuple[str, ...] = ("mask",)
-    """A name for each logit."""
+    """Name of each logit."""
     size: int | None = None
-    """Of the network's square in validation; None: images at their own size, or as `val_augs` says."""
+    """Side of the square input in validation; None for images at their own size, or for the size of `val_augs`."""
     shape: tuple[int, ...] = ()
     """(height, width) of the packed images."""
     train_augs: str = ""
@@ -52,42 +52,42 @@ class SnapshotInfo:
     scheduler: str = ""
     seed: int = 0
     target: str | None = None
-    """Column whose classes were learned."""
+    """Column of the classes that were learned."""
     exclusive: bool | None = None
-    """Whether each image has exactly one of the classes."""
+    """True if each image has exactly one of the classes."""
     border: str | None = None
-    """Which border was learned: outline, touching, both."""
+    """Border that was learned: outline, touching or both."""
     border_width: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
-    """The row of log.csv of its epoch."""
+    """Results of the snapshot's epoch, from log.csv."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of Python and the packages that training used."""
+    """Versions of Python and of the packages that training used."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network's weights and what is known of them."""
+    """Weights of a network and their record."""
 
     info: SnapshotInfo
     weights: dict[str, Tensor]
 
 
 def write(path: str | Path, values: dict[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all."""
+    """Write tensors and plain values to a file, completely or not at all."""
     with whole_file(path) as part, open(part, "wb") as file:
         try:
             torch.save(values, file)
-        except RuntimeError as error:  # torch hides a full disk behind an error of its own
+        except RuntimeError as error:  # torch reports a full disk as a RuntimeError
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def read(path: str | Path) -> Any:
-    """The tensors and plain values of a file, on the CPU.
+    """Read the tensors (to the CPU) and plain values of a file.
 
     Raises:
-        UserError: no such file, truncated, or holding anything but tensors and plain values.
+        UserError: the file does not exist, is truncated, or holds anything other than tensors and plain values.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such snapshot file")
@@ -95,27 +95,29 @@ def read(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).partition("\n")[0][:120]
-        raise UserError(f"{path}: refused, it holds more than tensors and plain values, or none ({reason})") from None
-    except Exception as error:  # foreign bytes fail in the reader in any way there is
+        raise UserError(
+            f"{path}: expected only tensors and plain values, found something else ({reason}); use another file"
+        ) from None
+    except Exception as error:  # torch's reader can raise any exception for a file of another format
         reason = str(error).partition("\n")[0][:120]
-        raise UserError(f"{path}: no snapshot, or a truncated one ({reason}); use another") from None
+        raise UserError(f"{path}: not a snapshot, or a truncated one ({reason}); use another file") from None
 
 
 def save_snapshot(path: str | Path, network: nn.Module, info: SnapshotInfo) -> None:
-    """Write a snapshot that describes itself."""
+    """Write the weights of a network and their record as a snapshot."""
     write(path, {"format": FORMAT, "about": to_plain(info), "weights": network.state_dict()})
 
 
 def load_snapshot(path: str | Path) -> Snapshot:
-    """A snapshot written by `save_snapshot`.
+    """Load a snapshot that was written by `save_snapshot`.
 
     Raises:
-        UserError: no file, truncated, or a file of another kind.
+        UserError: the file does not exist, is truncated, or is not a snapshot.
     """
     values = read(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT or "weights" not in values:
         raise UserError(
-            f"{path}: not a snapshot of this project (format {FORMAT}); use a file of experiments/*/snapshots"
+            f"{path}: not a snapshot of this project (format {FORMAT}); use a file from experiments/*/snapshots"
         )
     info = from_plain(SnapshotInfo, values.get("about"), str(path), "use another snapshot, or train again")
     return Snapshot(info, values["weights"])
@@ -125,39 +127,43 @@ def start_from(network: nn.Module, path: str | Path, task: str) -> None:
     """Load weights to start training from: a snapshot of this project, or a bare state dict from elsewhere.
 
     Raises:
-        UserError: the snapshot is of another task, or its weights do not fit.
+        UserError: the snapshot is of another task, or its weights do not fit the network.
     """
     values = read(path)
     own = isinstance(values, dict) and values.get("format") == FORMAT
     if own and values["about"]["task"] != task:
-        raise UserError(f"--snapshot {path}: is of the task {values['about']['task']}, expected {task}; name another")
+        raise UserError(
+            f"--snapshot {path}: expected a snapshot of the task {task}, found {values['about']['task']}; use another "
+            "snapshot"
+        )
     fill(network, values["weights"] if own else values, path)
 
 
 def load_encoder_weights(network: nn.Module, path: str | Path) -> None:
-    """Load an encoder's bare state dict.
+    """Load the bare state dict of an encoder.
 
     Raises:
-        UsageError: a network without an encoder of its own.
+        UsageError: the network has no separate encoder.
+        UserError: the file cannot be read, or its weights do not fit the encoder.
     """
     if not hasattr(network, "encoder"):
-        raise UsageError(f"--encoder_weights {path}: this network has no encoder to fill; use --snapshot")
+        raise UsageError(f"--encoder_weights {path}: this network has no separate encoder; use --snapshot")
     fill(network.encoder, read(path), path)
 
 
 def fill(network: nn.Module, weights: Any, path: str | Path) -> None:
-    """Put weights into a network, all of them or none.
+    """Load weights into a network, all of them or none.
 
     Raises:
-        UserError: names or shapes that do not fit; the first ones are listed.
+        UserError: names or shapes do not fit; the message lists the first ones.
     """
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"{path}: expected a state dict (names and tensors), found something else")
+        raise UserError(f"{path}: expected a state dict (names and tensors), found something else; use another file")
     own = network.state_dict()
     faults = [f"{name} is missing" for name in own if name not in weights]
     faults += [f"{name} is unknown" for name in weights if name not in own]
     faults += [
-        f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        f"{name} has the shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]

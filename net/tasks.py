@@ -1,7 +1,7 @@
-"""What is learned and how it is scored: one Task for each training script.
+"""Tasks: what is learned and how it is scored, one Task for each training script.
 
-A Kind is what a snapshot remembers: names of the outputs and the way from logits to probabilities. A Task adds what
-training needs of the data.
+A Kind is what a snapshot stores: the names of the outputs and the conversion of logits to probabilities. A Task adds
+what training needs: truth, target, losses and scores.
 """
 
 from collections.abc import Callable
@@ -23,32 +23,32 @@ from utils.scoring.validation_scores import ClassScores, InstanceScores, PixelSc
 
 @dataclass(frozen=True)
 class Task:
-    """What a training script learns."""
+    """Learning task of a training script."""
 
     kind: Kind
     truth: Callable[[PackedImages, int], np.ndarray]
-    """(packed, row) -> what is known of an image: (h, w) uint8 or uint16 at its own size, or (K,) uint8."""
+    """(packed, row) -> truth of an image: (h, w) uint8 or uint16 at its own size, or (K,) uint8."""
     target: Callable[[np.ndarray], np.ndarray]
-    """Truth (S, S) as augmentation left it -> (S, S, K) uint8, 0 or 1; labels of an image as they are."""
+    """Augmented truth (S, S) -> target (S, S, K) uint8, 0 or 1; classes (K,) of an image stay unchanged."""
     losses: dict[str, Loss]
     scores: Callable[[], Scores]
-    """Makes what counts up the results of validation images."""
+    """Function that creates the accumulator of the results of validation images."""
     kept_by: tuple[str, ...]
-    """Measures whose best snapshots are kept; the last one ranks them."""
+    """Measures whose best snapshots are kept; the last one ranks the snapshots."""
     described: dict[str, Any] = field(default_factory=dict)
-    """What snapshots and prediction files say of the target beyond their outputs: fields of their records."""
+    """Fields that describe the target in the records of snapshots and prediction files, in addition to the outputs."""
 
     @property
     def measure(self) -> str:
-        """What ranks snapshots, and stands in their names."""
+        """Measure that ranks snapshots and is part of their names."""
         return self.kept_by[-1]
 
 
 def mask_task(packed: PackedImages) -> Task:
-    """Mask or not, of each pixel.
+    """Return the task of predicting whether each pixel is mask.
 
     Raises:
-        UserError: there are no masks.
+        UserError: the images have no masks.
     """
     _need_masks(packed)
     return Task(
@@ -62,16 +62,16 @@ def mask_task(packed: PackedImages) -> Task:
 
 
 def border_task(packed: PackedImages, border: str, width: int, weight: float) -> Task:
-    """Mask, and the border between or around objects, of each pixel.
+    """Return the task of predicting for each pixel the mask, and the border between or around instances.
 
     Args:
-        packed: with labels, or with masks alone, whose outline is learned.
+        packed: images with label maps, or with masks only, whose outline is learned.
         border: outline, touching or both (utils/masks/border_target.py).
-        width: pixels at the net's size.
-        weight: of the border's loss beside the mask's.
+        width: width of the border, in pixels at the input size.
+        weight: weight of the border's loss relative to the mask's.
 
     Raises:
-        UserError: there are no masks, or `touching` is asked for where objects are not told apart.
+        UserError: the images have no masks, or `border` is touching and the masks do not tell instances apart.
     """
     _need_masks(packed)
     objects = packed.instances is not None
@@ -90,16 +90,16 @@ def border_task(packed: PackedImages, border: str, width: int, weight: float) ->
 
 
 def class_task(packed: PackedImages, data_dir: str, column: str | None, at_precision: float) -> Task:
-    """Classes of images: one of several (cat or dog), any number of them (tags), or whether there is anything in it.
+    """Return the task of predicting classes of images: one of several (cat or dog), any number (tags), or not empty.
 
     Args:
         packed: the images.
         data_dir: their folder, with train_with_folds.csv.
-        column: of the labels; None: whether the mask is empty.
-        at_precision: for the recall in the log.
+        column: column of the labels; None to learn whether the mask is not empty.
+        at_precision: precision at which the recall in the log is measured.
 
     Raises:
-        UserError: no masks, no such column, or no labels in it.
+        UserError: the images have no masks, the column does not exist, or it has no labels.
     """
     if column is None:
         _need_masks(packed)
@@ -122,5 +122,5 @@ def class_task(packed: PackedImages, data_dir: str, column: str | None, at_preci
 def _need_masks(packed: PackedImages) -> None:
     if packed.masks is None:
         raise UserError(
-            "--data_dir: its training images have no masks; for labels there is train_classifier.py --target"
+            "--data_dir: the training images have no masks; to learn labels, use train_classifier.py --target"
         )

@@ -1,4 +1,4 @@
-"""TensorBoard: the curves and a few overlays of each epoch; at the end flags and final metrics for its HPARAMS tab."""
+"""TensorBoard logs: curves and a few overlays of each epoch, and finally flags and metrics for the HPARAMS tab."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,24 +17,24 @@ from utils.runs.tracked_values import final_metrics, shown_flags
 NO_CURVE = ("epoch", "cycle", "seconds")
 N_PICTURES = 4
 FLAGS_FILE = ".flags"
-"""How the name of the event file that holds the flags ends."""
+"""Suffix of the event file that holds the flags."""
 
 
 class Board:
-    """A SummaryWriter that knows a row of log.csv; points of epochs that are done again are dropped."""
+    """A SummaryWriter for rows of log.csv; points of epochs that are trained again are dropped."""
 
     def __init__(self, folder: Path, epochs_done: int) -> None:
         self.folder, self.epoch = folder, epochs_done
         self.writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
     def add(self, row: dict[str, Any]) -> None:
-        """The scalars of an epoch."""
+        """Add the scalars of an epoch, a row of log.csv."""
         for name in row.keys() - NO_CURVE:
             self.writer.add_scalar(name, row[name], row["epoch"])
         self.epoch = row["epoch"]
 
     def show(self, epoch: int, packed: PackedImages, val_rows: np.ndarray, masks_path: Path) -> None:
-        """Image | truth | probability | overlay for some validation images."""
+        """Add a picture with image | truth | probability | overlay for some validation images."""
         masks = open_masks(masks_path).array
         places = np.linspace(0, len(val_rows) - 1, min(N_PICTURES, len(val_rows))).astype(int)
         rows = []
@@ -44,16 +44,16 @@ class Board:
         self.writer.add_image("image, truth, probability, overlay", grid(rows), epoch, dataformats="HWC")
 
     def finish(self, flags: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-        """List the run among others, with its flags and its final metrics (`best/...`, `total/seconds`).
+        """Add the flags and the final metrics (`best/...`, `total/seconds`) for the list of runs.
 
-        Of several lists of flags in one folder TensorBoard believes the first: they get a file of their own, which
-        replaces that of an earlier finish. The list of columns that torch would write is left out: TensorBoard takes
-        that of one run for all runs, where it can make one of its own from all of them.
+        TensorBoard uses only the first list of flags in a folder. They are therefore written to a separate file, which
+        replaces the one of an earlier finish. The list of columns that torch would write is left out: TensorBoard would
+        use the list of one run for all runs, whereas without it, it collects the columns of all runs.
         """
         metrics = final_metrics(summary)
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, self.epoch)
-        self.writer.flush()  # TensorBoard reads a folder's files in turn, and this one will not be the last
+        self.writer.flush()  # TensorBoard does not return to this file once the next one exists
         before = list(self.folder.glob(f"*{FLAGS_FILE}"))
         _, start, end = hparams(shown_flags(flags), metrics)
         writer = FileWriter(str(self.folder), filename_suffix=FLAGS_FILE)

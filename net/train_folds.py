@@ -1,4 +1,4 @@
-"""Train one fold, or every fold of one experiment: what train.py and its sisters call."""
+"""Train one fold or every fold of an experiment, for train.py, train_border.py and train_classifier.py."""
 
 import re
 from collections.abc import Callable
@@ -32,10 +32,10 @@ MakeTask = Callable[[PackedImages], Task]
 
 
 def train_experiment(settings: TrainSettings, make_task: MakeTask, processes: Processes) -> dict[str, Any]:
-    """Train what --folds asks for: one run, or every fold; the summary of the run (of the last fold trained).
+    """Train one run or every fold, as --folds asks, and return the summary of the run (of the last fold trained).
 
     Raises:
-        UsageError, UserError: as `train_run` and `train_all_folds` do.
+        UsageError, UserError: the errors of `train_run` and `train_all_folds`.
     """
     if settings.data.folds == "all":
         return train_all_folds(settings, make_task, processes)
@@ -45,36 +45,39 @@ def train_experiment(settings: TrainSettings, make_task: MakeTask, processes: Pr
 def train_run(
     settings: TrainSettings, make_task: MakeTask, processes: Processes, request: StopRequest | None = None
 ) -> dict[str, Any]:
-    """Train one run, notify those who asked, and leave this process as it was found; the run's summary.
+    """Train one run, notify the addresses of --notify, and return the run's summary.
 
-    `request` is as for `Run.train`.
+    The settings and random states of this process are restored afterwards. `request` is passed to `Run.train`.
 
     Raises:
-        UsageError, UserError: as `prepare` and `Run.train` do.
+        UsageError, UserError: the errors of `prepare` and `Run.train`.
     """
     urls = urls_of(settings.tell.notify) if processes.is_main else []
     check_notify(urls)
     check_tracker(settings.tell.tracker)
     here = machine(settings.machine, processes.local_rank)
-    with telling(urls, settings.run.path) as told, here.tuned(), here.own_randomness():
+    with telling(urls, settings.run.path) as notify, here.tuned(), here.own_randomness():
         summary = prepare(settings, make_task, processes).train(request)
-        told(summary)
+        notify(summary)
     return summary
 
 
 def train_all_folds(settings: TrainSettings, make_task: MakeTask, processes: Processes) -> dict[str, Any]:
-    """Train each fold to <experiment_dir>_fold<k>, and join what the folds predict to <experiment_dir>_oof.npy.
+    """Train each fold to <experiment_dir>_fold<k>, and join the folds' predictions in <experiment_dir>_oof.npy.
 
-    A fold that is finished is skipped, one that was interrupted goes on. The summary is that of the last fold trained,
-    with the scores of all images out of fold.
+    Finished folds are skipped, and an interrupted fold is resumed.
+
+    Returns:
+        the summary of the last fold trained, with the scores of the out-of-fold predictions of all images.
 
     Raises:
-        UsageError: a finished fold was trained with other flags.
-        UserError: a finished fold was trained on other images, folds or classes; and whatever `train_run` raises.
+        UsageError: --resume is set, or a finished fold was trained with other flags.
+        UserError: a finished fold was trained on other images, folds or classes; also the errors of `train_run`.
     """
     if settings.run.resume:
         raise UsageError(
-            "--resume with --folds all: leave --resume out, each fold goes on by itself; for one fold add --folds one"
+            "--resume with --folds all: leave --resume out, because interrupted folds are resumed anyway; to resume a "
+            "single fold, add --folds one"
         )
     base, summary = re.sub(r"_fold\d+$", "", settings.run.experiment_dir.rstrip("/")), {}
     folds, stop = fold_numbers(settings.data.data_dir), StopRequest()
@@ -87,20 +90,23 @@ def train_all_folds(settings: TrainSettings, make_task: MakeTask, processes: Pro
             if processes.is_main and not settings.tell.quiet:
                 print(f"{folder.path}: finished")
             continue
-        processes.obey_stop(stop, f"{folder.path} is not begun; the same command goes on with it")
+        processes.obey_stop(stop, f"{folder.path} was not started; run the same command again to continue with it")
         summary = train_run(of_fold, make_task, processes, stop)
     return {**summary, **processes.on_main(lambda: _join(base, folds, settings, make_task))}
 
 
 def _check_finished(folder: RunFolder, settings: TrainSettings, make_task: MakeTask) -> None:
-    """See that a finished fold is what would be trained now; raises as `train_all_folds` does."""
+    """Check that a finished fold was trained with these settings and data; raises the errors of `train_all_folds`."""
     folder.check_flags(to_flat(settings), {"n_epochs"})
     data_dir, packed = settings.data.data_dir, open_packed(settings.data.data_dir)
     info = load_snapshot(find_snapshots([str(folder.path)], "--experiment_dir")[0]).info
     held_out_rows(data_dir, packed, [info], str(folder.path))
     if info.outputs != make_task(packed).kind.outputs:
         labels = ", ".join(info.outputs[:5])
-        raise UserError(f"{folder.path}: has learned other labels ({labels}) than {data_dir} has; name another folder")
+        raise UserError(
+            f"{folder.path}: was trained on other classes ({labels}) than those in {data_dir}; use another "
+            "--experiment_dir"
+        )
 
 
 def _join(base: str, folds: list[int], settings: TrainSettings, make_task: MakeTask) -> dict[str, float]:
@@ -127,7 +133,7 @@ def _join(base: str, folds: list[int], settings: TrainSettings, make_task: MakeT
             writer.append(prediction)
             scores.add([], prediction, packed, np.array([row]))
     found = {name: value for name, value in scores.means().items() if name != "val_loss"}
-    print(f"{out}: out of fold, {len(packed.ids)} images: {_shown(found)}")
+    print(f"{out}: out-of-fold scores of {len(packed.ids)} images: {_shown(found)}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Train one run, from its first epoch (or the one after the last that was finished) to its last."""
+"""Train one run, from the first epoch (or the one after the last finished epoch) to the last."""
 
 import math
 import time
@@ -36,45 +36,45 @@ from utils.masks.mask_file import PendingPredictions, PredictionInfo
 from utils.runs.run_folder import stored_flags
 from utils.runs.status import check_free, kept_status
 
-QUICK_TO_READ = 2**30  # bytes; of more masks the empty ones are not counted at every start
+QUICK_TO_READ = 2**30  # bytes; empty masks are counted at the start of a run only if all masks take less than this
 
 
 class Epoch(NamedTuple):
-    """What one epoch has given."""
+    """Results of one epoch."""
 
     row: dict[str, Any]
-    """Of log.csv."""
+    """Row of log.csv."""
     skipped: int
-    """Steps that were left out because their loss was not finite."""
+    """Steps that were skipped because their loss or gradient was not finite."""
     predictions: PendingPredictions
-    """Of the validation images."""
+    """Predictions of the validation images."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fold of one experiment with everything that it needs (`net.prepare_run.prepare` finds it)."""
+    """A fold of an experiment with everything that its training needs; created by `net.prepare_run.prepare`."""
 
     settings: TrainSettings
     processes: Processes
     machine: Machine
     workers: int
-    """Processes that prepare images."""
+    """Number of DataLoader workers."""
     packed: PackedImages
     task: Task
     loss: Loss
     stages: list[Stage]
     batches: EpochBatches
-    """Of the images to train on."""
+    """Batches of the training images."""
     val_rows: np.ndarray
-    """Rows of the packed images that are held out."""
+    """Rows of the packed images that are held out for validation."""
     network: nn.Module
     checkpoints: Checkpoints
     epochs_in_cycle: int
 
     def train(self, request: StopRequest | None = None) -> dict[str, Any]:
-        """Train to the last epoch, and return the run's summary as it stands in summary.json.
+        """Train to the last epoch, and return the run's summary, which is also in summary.json.
 
-        A signal that comes after the last step is noted in `request`, for whoever has more to train.
+        A signal that arrives after the last step is recorded in `request`, so that the caller does not start more runs.
         """
         learn, checkpoints, processes = self.settings.learn, self.checkpoints, self.processes
         learner = self.learner()
@@ -103,18 +103,21 @@ class Run:
         return summary
 
     def learner(self) -> Learner:
-        """Make what takes the steps, as at the start of a cycle."""
+        """Create the learner (optimizer, schedule, weight averaging) for a new cycle."""
         epochs, steps = self.epochs_in_cycle, self.batches.steps
         return new_learner(self.settings, self.network, self.loss, self.machine, self.processes, epochs, steps)
 
     def loader(self, stage: Stage | None = None) -> DataLoader:
-        """Load the microbatches of the epoch that `batches` is set to, at the size of a stage (default: the first)."""
+        """Return the loader of microbatches at the size of a stage (default: the first one).
+
+        It loads the epoch that `self.batches.epoch` is set to.
+        """
         make_vary = partial((stage or self.stages[0]).vary, self.settings.data.train_augs)
         samples = TrainingRows(self.packed, self.task, make_vary, self.settings.learn.seed)
         return training_loader(samples, self.batches, self.workers, pin_memory=self.machine.device.type == "cuda")
 
     def _open_folder(self) -> dict[str, Any] | None:
-        """Claim the run's folder, and return the state to go on from, if there is one."""
+        """Claim the run's folder, and return the state to resume from, or None if there is none."""
         learn, resume = self.settings.learn, self.settings.run.resume
         planned = learn.scheduler in PLANNED or learn.cycles > 1
         if resume:
@@ -125,7 +128,7 @@ class Run:
 
     @contextmanager
     def _reporting(self) -> Iterator[Reporter]:
-        """Open the run's reporters and say how the run begins."""
+        """Open the run's reporter and print the start line."""
         progress, tell = self.checkpoints.progress, self.settings.tell
         weights = [stage.size**2 for stage in self.stages for _ in range(stage.epochs)]
         latest = progress.rows[-1]["seconds"] if progress.rows else None
@@ -142,13 +145,13 @@ class Run:
         learn, epoch, processes = self.settings.learn, self.checkpoints.progress.epoch, self.processes
         started = time.perf_counter()
         seeds = np.random.SeedSequence([learn.seed, epoch, processes.rank] if processes.rank else [learn.seed, epoch])
-        torch.manual_seed(int(seeds.generate_state(1)[0]))  # for dropout
+        torch.manual_seed(int(seeds.generate_state(1)[0]))  # dropout uses it
         rate, title = learner.schedule.rate, f"epoch {epoch + 1}/{learn.n_epochs}"
         with EpochBar(title, self.batches.size, report and report.left, hidden) as bar:
             train_loss, skipped = fit(learner, loader, self.batches, bar, stop, self._how_to_go_on())
         trained = time.perf_counter() - started
         if learner.average and learner.average.after_epoch(self.network, epoch % self.epochs_in_cycle + 1):
-            measure_statistics(learner, loader, f"{title}: statistics of the mean", hidden)
+            measure_statistics(learner, loader, f"{title}: BatchNorm statistics", hidden)
         learner.share()
         means, predictions = self._validate(learner, stage, hidden)
         finite(means["val_loss"], f"{title}, validation", self._how_to_go_on())
@@ -165,10 +168,14 @@ class Run:
         return Epoch(row, skipped, predictions)
 
     def _validate(self, learner: Learner, stage: Stage, hidden: bool) -> tuple[dict[str, float], PendingPredictions]:
-        """Score what predicts on the fold held out; its predictions wait until it is known whether they are kept."""
+        """Validate on the held-out fold, and return the scores and the pending predictions.
+
+        The predictions are pending until it is known whether the epoch's snapshot is kept.
+        """
         predictor = Predictor(learner.predicting, self.task.kind, stage.val, self.machine)
         pixels = math.prod(stage.val(self.packed.shape).frame)
-        batch_size = max(1, self.settings.learn.batch_size * stage.size**2 // pixels)  # whole images beside crops
+        # as many pixels as in training: whole images may be larger than training crops
+        batch_size = max(1, self.settings.learn.batch_size * stage.size**2 // pixels)
         data, pending = self.settings.data, self.checkpoints.pending
         info = PredictionInfo(
             data_dir=data.data_dir,
@@ -187,7 +194,7 @@ class Run:
         return means, pending
 
     def _keep(self, learner: Learner, epoch: Epoch, stage: Stage, report: Reporter) -> Progress:
-        """Write the epoch, report it, and return how far the run has come."""
+        """Write the epoch, report it, and return the progress of the run."""
         with self._writing():
             report.board.add(epoch.row)
             if isinstance(self.task.kind, PixelKind):
@@ -198,15 +205,21 @@ class Run:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Around what writes: a folder that is gone is not made anew in silence, a full disk says how to go on."""
+        """Guard a block that writes to the run's folder.
+
+        Raises:
+            UserError: the folder was removed or moved, or writing failed; the message says how to resume.
+        """
         folder = self.checkpoints.folder
         if self.processes.is_main and not folder.config.is_file():
-            raise UserError(f"{folder.path}: was removed or moved while the run went on; put it back and --resume")
+            raise UserError(
+                f"{folder.path}: was removed or moved during the run; put it back and continue with --resume"
+            )
         try:
             yield
         except OSError as error:
             place = error.filename or self.checkpoints.folder.path
-            raise UserError(f"{place}: {error.strerror}; make room. {self._how_to_go_on()}") from error
+            raise UserError(f"{place}: {error.strerror}; free disk space. {self._how_to_go_on()}") from error
 
     def _first_line(self) -> str:
         rows, masks = self.batches.rows, self.packed.masks
@@ -224,4 +237,4 @@ class Run:
 
     def _how_to_go_on(self) -> str:
         done, folder = self.checkpoints.progress.epoch, self.checkpoints.folder.path
-        return f"{done} epochs are kept in {folder}; the same command with --resume goes on from there"
+        return f"{done} epochs are kept in {folder}; run the same command with --resume to continue"

@@ -1,4 +1,4 @@
-"""Views of an image for test-time augmentation; pixels only change places, so that the inverse is exact."""
+"""Views of an image for test-time augmentation; they only move pixels, so that their inverse is exact."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from utils.core.names import pick
 
 @dataclass(frozen=True)
 class View:
-    """A rearrangement of the last two axes (square) and the one that undoes it; both (..., S, S) -> (..., S, S)."""
+    """A rearrangement of pixels along the last two axes (which it may swap), and its inverse."""
 
     see: Callable[[Tensor], Tensor]
     undo: Callable[[Tensor], Tensor]
@@ -40,10 +40,10 @@ GROUPS = {"d4": list(VIEWS)}  # the eight symmetries of the square
 
 
 def views_by_name(names: str) -> list[View]:
-    """The views of a `_`-joined list such as null_hflip, or of a group such as d4.
+    """Return the views of a `_`-joined list such as null_hflip, or of a group such as d4.
 
     Raises:
-        UsageError: an unknown view, with the nearest names.
+        UsageError: a view is unknown; the message suggests the nearest names.
     """
     listed = [name for word in names.split("_") for name in GROUPS.get(word, [word])]
     return [pick(VIEWS, name, "--tta") for name in listed]

@@ -1,4 +1,4 @@
-"""The project's own U-Net over any encoder: scSE, hypercolumn, dropout and deep supervision on request."""
+"""The project's U-Net over any encoder, with optional scSE, hypercolumn, dropout and deep supervision."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015, arXiv 1505.04597) over an encoder with five halvings.
 
     Args:
-        encoder: gives six feature maps, from the input's size down to 1/32 (as smp's encoders do).
+        encoder: returns six feature maps, from the input size down to 1/32, like the encoders of smp.
         decoder_channels: channels after each of the five upsampling blocks, deepest first.
-        channels_out: logits a pixel.
+        channels_out: logits per pixel.
         scse: concurrent squeeze and excitation in each block (Roy et al. 2018, arXiv 1803.02579).
-        hypercolumn: channels that each block hands to the head at full size (Hariharan et al. 2015, arXiv 1411.5752);
-            0 leaves the head the last block alone.
-        dropout: share of the head's input channels dropped in training.
+        hypercolumn: channels that each block passes to the head at full size (Hariharan et al. 2015, arXiv 1411.5752);
+            0 passes only the output of the last block.
+        dropout: share of the head's input channels that are dropped in training.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class UNet(nn.Module):
             UnetDecoderBlock(before, skip, after, attention_type="scse" if scse else None)
             for before, skip, after in zip(inputs, [*skips[1:], 0], decoder_channels, strict=True)
         )
-        self.blocks[-1].attention1 = nn.Identity()  # it would weigh a skip, and the last block has none
-        # 1x1 before upsampling: the same result as after it, at a fraction of the work
+        self.blocks[-1].attention1 = nn.Identity()  # it would weight the skip connection, and the last block has none
+        # 1x1 convolutions give the same result before upsampling as after it, at a fraction of the cost
         self.columns = nn.ModuleList(nn.Conv2d(c, hypercolumn, 1) for c in decoder_channels) if hypercolumn else None
         width = hypercolumn * len(decoder_channels) if hypercolumn else decoder_channels[-1]
         self.head = nn.Sequential(nn.Dropout2d(dropout), _head(width, channels_out, 3))
 
     def decode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, C, S, S) normalised images -> the deepest feature map, and what each block made of it."""
+        """Return the deepest feature map and the output of each decoder block, for normalised images (B, C, S, S)."""
         maps = self.encoder(images)
         skips = [*maps[1:-1][::-1], None]
         sizes = [level.shape[-2:] for level in maps[:-1]][::-1]
@@ -58,20 +58,20 @@ class UNet(nn.Module):
         return maps[-1], stages
 
     def fuse(self, stages: list[Tensor], size: torch.Size) -> Tensor:
-        """Decoder stages -> logits (B, channels_out, S, S)."""
+        """Return the logits (B, channels_out, S, S) for the outputs of the decoder blocks; `size` is (S, S)."""
         if self.columns is None:
             return self.head(stages[-1])
         columns = [_enlarged(column(stage), size) for column, stage in zip(self.columns, stages, strict=True)]
         return self.head(torch.cat(columns, dim=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) normalised images -> logits (B, channels_out, S, S)."""
+        """Return the logits (B, channels_out, S, S) for normalised images (B, C, S, S)."""
         _, stages = self.decode(images)
         return self.fuse(stages, images.shape[-2:])
 
 
 class DeeplySupervisedUNet(UNet):
-    """A U-Net that also says whether there is anything, and draws a mask from each decoder stage alone."""
+    """A U-Net that also predicts whether the image is not empty, and a mask from each decoder block alone."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class DeeplySupervisedUNet(UNet):
         self.side_heads = nn.ModuleList(_head(channels, channels_out, 1) for channels in decoder_channels)
 
     def forward(self, images: Tensor) -> DeepOutput:
-        """(B, C, S, S) normalised images -> fused mask, image class, side masks."""
+        """Return the fused mask, the image class and the side masks, for normalised images (B, C, S, S)."""
         deepest, stages = self.decode(images)
         size = images.shape[-2:]
         return DeepOutput(

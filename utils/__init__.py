@@ -1,1 +1,1 @@
-"""Everything that does without torch: data on disk, metrics, thresholds, submissions, flags."""
+"""Everything that does not need torch: data on disk, metrics, thresholds, submissions, flags."""

@@ -1,10 +1,10 @@
-"""Fetch a Kaggle competition's files, and submit to it, by Kaggle's own client (pip install -e '.[kaggle]').
+"""Download the files of a Kaggle competition, and submit to it, with Kaggle's client (pip install -e '.[kaggle]').
 
 python utils/contest.py download --competition tgs-salt-identification-challenge --data_dir data
 python utils/contest.py submit submissions/final.csv --competition tgs-salt-identification-challenge --message "5 folds"
 
-The same as `make download-data` and `make submit FILE=submissions/final.csv`. A submission is checked first, and what
-would be refused is not sent.
+`make download-data` and `make submit FILE=submissions/final.csv` run the same commands. A submission is checked first
+and is only sent if it is valid.
 """
 
 import os
@@ -30,45 +30,49 @@ from utils.submission import CheckSettings, check
 
 TGS = "tgs-salt-identification-challenge"
 WORK = ".download"
-"""Folder in the data folder, while a download is under way."""
+"""Folder inside the data folder for a download that is in progress."""
 
 
 @dataclass(frozen=True)
 class DownloadSettings:
+    """All flags of contest.py download."""
+
     competition: str = TGS
-    """the last part of the address of the competition's page."""
+    """name of the competition: the last part of the address of its page."""
     data_dir: str = "data"
-    """folder for the files: a new or an empty one."""
+    """new or empty folder for the files."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 @dataclass(frozen=True)
 class SubmitSettings:
+    """All flags of contest.py submit."""
+
     sub: Positional[str]
     """the submission, a csv file."""
     competition: str = TGS
-    """the last part of the address of the competition's page."""
+    """name of the competition: the last part of the address of its page."""
     message: str | None = None
-    """what to call it in the list of submissions; default: the name of the file."""
+    """description in Kaggle's list of submissions; default: the name of the file."""
     data_dir: str = "data"
-    """folder with the packed images and the sample submission, to check it with."""
+    """folder with the packed images and the sample submission, which the submission is checked against."""
     shape: str | None = None
-    """<height>x<width> of every image; default: as packed in data_dir if it is there, else 101x101."""
+    """<height>x<width> of every image; default: the sizes in data_dir if it is packed, else 101x101."""
     format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
-    """the competition whose rules it follows; default: by the sample's columns, else by its own."""
+    """the competition whose rules apply; default: by the columns of the sample submission, else of the submission."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def download(settings: DownloadSettings) -> None:
-    """Fetch, unpack, and put the files in place when all are there."""
+    """Download and unpack the files, and move them into `data_dir` when all are complete."""
     folder = Path(settings.data_dir)
     _check_name(settings.competition)
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     if there := [entry.name for entry in entries if not entry.name.startswith(".")]:
         shown = ", ".join(there[:3]) + (", ..." if there[3:] else "")
-        raise UserError(f"--data_dir {folder}: already holds {shown}; name a new folder")
+        raise UserError(f"--data_dir {folder}: expected a new or empty folder, found {shown}; use another folder")
     client = find_client()
     check_token()
     work = folder / WORK / settings.competition
@@ -78,9 +82,9 @@ def download(settings: DownloadSettings) -> None:
         names = _unpack(work, folder)
         shutil.rmtree(work)
     except KeyboardInterrupt:
-        raise Interrupted(2, f"interrupted; the same command goes on with what has come, in {folder / WORK}") from None
+        raise Interrupted(2, f"interrupted; run the same command again to continue from {folder / WORK}") from None
     finally:
-        with suppress(OSError):  # what has come of a download that was cut short stays for the next try
+        with suppress(OSError):  # rmdir fails if a partial download is in the folder, which the next run continues
             work.rmdir()
         with suppress(OSError):
             work.parent.rmdir()
@@ -89,9 +93,9 @@ def download(settings: DownloadSettings) -> None:
 
 
 def submit(settings: SubmitSettings) -> None:
-    """Check the file as `utils/submission.py check` does, then send it and print what Kaggle says."""
+    """Check the file as `utils/submission.py check` does, send it, and print Kaggle's reply."""
     if not settings.sub:
-        raise UsageError("name the file to submit: make submit FILE=submissions/final.csv")
+        raise UsageError("expected a file to submit, such as: make submit FILE=submissions/final.csv")
     _check_name(settings.competition)
     _check(settings)
     client = find_client()
@@ -103,20 +107,22 @@ def submit(settings: SubmitSettings) -> None:
 
 def _check_name(competition: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", competition):
-        raise UsageError(f"--competition {competition}: expected the last part of its page's address, such as {TGS}")
+        raise UsageError(f"--competition {competition}: expected the last part of the page's address, such as {TGS}")
 
 
 def _unpack(work: Path, folder: Path) -> list[str]:
-    """Unpack what the client has left in `work` (or take it as it is), and move it into `folder`, all of it or nothing.
+    """Unpack the files that the client has written to `work` and move everything into `folder`, or nothing on an error.
+
+    Files that are not zip archives are moved unchanged.
 
     Returns:
-        the names that are in `folder` now.
+        the names of the new entries in `folder`.
     """
     unpacked = work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     fetched = [path for path in work.glob(f"{work.name}.*") if path.suffix != ".kaggle-partial"]
     if not fetched:
-        raise UserError(f"kaggle: ended well, but there is no {work.name}.zip in {work}; try again")
+        raise UserError(f"kaggle: reported success, but there is no {work.name}.zip in {work}; try again")
     unpacked.mkdir()
     for path in fetched:
         if path.suffix != ".zip":
@@ -125,8 +131,8 @@ def _unpack(work: Path, folder: Path) -> list[str]:
         try:
             unzip_all(path, unpacked)
         except BrokenArchive as error:
-            path.unlink()  # otherwise the client would take it for a finished download
-            raise UserError(f"{error}; removed, the same command fetches it again") from None
+            path.unlink()  # otherwise the client would treat it as a finished download
+            raise UserError(f"{error}; it was removed, run the same command to download it again") from None
     moved: list[Path] = []
     try:
         for path in sorted(unpacked.iterdir()):
@@ -143,7 +149,7 @@ def _tell_layout(folder: Path) -> None:
     try:
         source = find_source(folder)
     except UserError as error:
-        print(f"not in a layout that utils/stack_and_save.py knows: {error}")
+        print(f"utils/stack_and_save.py does not know this layout: {error}")
         return
     looks = LAYOUTS[source.layout][0]
     print(f"{len(source.train)} training and {len(source.test)} test images; layout {source.layout} ({looks})")
@@ -151,7 +157,7 @@ def _tell_layout(folder: Path) -> None:
 
 
 def _check(settings: SubmitSettings) -> None:
-    """Raise a UserError for what Kaggle would refuse, after printing what is wrong with it."""
+    """Print the problems of a submission; raise UserError if Kaggle would refuse it."""
     sample = sample_in(settings.data_dir)
     header = header_of(sample or Path(settings.sub))
     if not header or not set(header).isdisjoint(RLE_COLUMNS):
@@ -159,7 +165,7 @@ def _check(settings: SubmitSettings) -> None:
         return
     if sample is None:
         raise UserError(
-            f"--data_dir {settings.data_dir}: no sample submission to check {settings.sub} with; put it there"
+            f"--data_dir {settings.data_dir}: no sample submission to check {settings.sub} against; put it there"
         )
     verdict = check_class_submission(settings.sub, sample, _labels(settings.sub, sample), exclusive=False)
     print(verdict.as_text())
@@ -168,7 +174,7 @@ def _check(settings: SubmitSettings) -> None:
 
 
 def _labels(path: str, sample: Path) -> list[str]:
-    """The labels that a submission may name: the columns themselves where probabilities are wanted, else all words."""
+    """Return the classes that a submission may name: the sample's columns if it has probabilities, else all words."""
     ours, wanted = read_table(path), read_table(sample)
     columns = list(wanted)[1:]
     known = {word for column in columns for cell in wanted[column] for word in cell.split()}

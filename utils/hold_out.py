@@ -1,10 +1,11 @@
-"""One fold of a packed set made the test part of another packed folder, for a score that nothing was tuned on.
+"""Write a packed folder with one fold of another packed folder as its test part, for a score that nothing is tuned on.
 
-train_*.npy, train.csv, train_with_folds.csv   the images of all other folds, folds renumbered from 0
-test_images.npy                                the images of the fold, without masks
-sample_submission.csv, truth.csv               the ids of the fold, and its masks as run-lengths
-held_out.json                                  which fold of which folder this is
-manifest.json                                  see utils/data/packed_data.py; images are of the size they are packed in
+python utils/hold_out.py --data_dir nuclei --fold 4 --out_dir nuclei_held
+
+train_*.npy, train.csv and train_with_folds.csv have the images of all other folds, with folds renumbered from 0.
+test_images.npy has the images of the fold, without masks; sample_submission.csv has their ids, and truth.csv has their
+masks as run-lengths. held_out.json names the source folder and the fold; utils/data/packed_data.py describes
+manifest.json. Images keep the size that they have in the source folder.
 """
 
 import hashlib
@@ -43,52 +44,52 @@ from utils.data.rle import encode, encode_instances
 ABOUT = "held_out.json"
 FOLDS = "train_with_folds.csv"
 AT_ONCE = 16
-"""Images that are in memory at a time."""
+"""Number of images that are in memory at a time."""
 
 
 def mark_of(data_dir: Path, packed: PackedImages, fold: int) -> str:
-    """A digest of what would be held out: the packed arrays, the folds and the fold."""
+    """Return a digest of the packed arrays, the table of folds and the fold to hold out."""
     digest = hashlib.sha256(f"{FORMAT} {packed.digest} {fold}\n".encode())
     digest.update((data_dir / FOLDS).read_bytes())
     return digest.hexdigest()
 
 
 def check_folder(out_dir: Path, mark: str) -> None:
-    """Let a folder pass only if it is new, empty, or one that was begun for the same fold of the same data.
+    """Check that a folder is new or empty, or that an earlier run wrote it for the same fold of the same data.
 
     Raises:
-        UsageError: anything else.
+        UsageError: it holds something else, or is not a folder.
     """
     if out_dir.exists() and not out_dir.is_dir():
-        raise UsageError(f"--out_dir {out_dir}: a file; name a folder")
+        raise UsageError(f"--out_dir {out_dir}: expected a folder, found a file")
     there = sorted(path.name for path in out_dir.glob("[!.]*"))
     if not there:
         return
     about = read_json(out_dir / ABOUT) if ABOUT in there else {}
     if not isinstance(about, dict) or about.get("fingerprint") != mark:
-        found = f"fold {about['fold']} of {about['data_dir']}, as it was then" if about else there[0]
-        raise UsageError(f"--out_dir {out_dir}: holds something else ({found}); name a new or empty folder")
+        found = f"another version of fold {about['fold']} of {about['data_dir']}" if about else there[0]
+        raise UsageError(f"--out_dir {out_dir}: expected a new or empty folder, found {found}; use another folder")
 
 
 def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mark: str) -> Manifest:
-    """Write the folder; its manifest comes last, so that a folder that is not whole is not taken for packed.
+    """Write the folder, its manifest last, so that an incomplete folder does not count as packed.
 
     Args:
-        data_dir: a packed folder with folds.
-        packed: its training part.
-        fold: the fold that becomes the test part.
-        out_dir: a folder that `check_folder` lets pass.
-        mark: what `mark_of` says.
+        data_dir: packed folder with folds.
+        packed: training part of that folder.
+        fold: fold that becomes the test part.
+        out_dir: folder to write, which `check_folder` accepts.
+        mark: result of `mark_of`.
 
     Returns:
         the manifest.
 
     Raises:
-        UserError: no masks, no such fold, fewer than three folds, or no room.
+        UserError: there are no masks, no such fold or fewer than three folds, or the disk has no room.
     """
     rest, held = fold_rows(data_dir, packed.ids, fold)
     if packed.masks is None:
-        raise UserError(f"{data_dir}: its images are packed without masks, so there is no truth to hold out")
+        raise UserError(f"{data_dir}: expected images with masks, found none, so there is no truth to hold out")
     tables = {**_rest_tables(data_dir, packed, fold), **_held_tables(packed, held)}
     arrays = {"images": packed.images, "masks": packed.masks, "labels": packed.instances}
     arrays = {name: array for name, array in arrays.items() if array is not None}
@@ -102,8 +103,8 @@ def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mar
     write_json(out_dir / ABOUT, {"data_dir": str(data_dir), "fold": fold, "fingerprint": mark})
     (out_dir / MANIFEST).unlink(missing_ok=True)
     with ExitStack() as files:
-        for part, (rows, whole) in parts.items():
-            manifest.parts[part] = _write_part(part, rows, whole, packed.ids, out_dir, files)
+        for part, (rows, selected) in parts.items():
+            manifest.parts[part] = _write_part(part, rows, selected, packed.ids, out_dir, files)
         manifest.tables.update(copy_tables([path for path in [data_dir / "depths.csv"] if path.is_file()], out_dir))
         for name, columns in tables.items():
             write_table(out_dir / name, columns)
@@ -115,7 +116,7 @@ def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mar
 def _write_part(
     part: str, rows: np.ndarray, arrays: Mapping[str, np.ndarray], ids: list[str], out_dir: Path, files: ExitStack
 ) -> PartEntry:
-    """Copy rows of the arrays, some at a time, and return the part's entry in the manifest."""
+    """Copy rows of the arrays, AT_ONCE at a time, and return the manifest entry of the part."""
     entries: dict[str, ArrayEntry] = {}
     for name, array in arrays.items():
         path, shape, dtype = out_dir / f"{part}_{name}.npy", (len(rows), *array.shape[1:]), str(array.dtype)
@@ -127,17 +128,17 @@ def _write_part(
 
 
 def _rest_tables(data_dir: Path, packed: PackedImages, fold: int) -> dict[str, dict[str, Sequence[object]]]:
-    """train.csv and train_with_folds.csv without the fold; run-lengths are of the masks as packed."""
+    """Return train.csv and train_with_folds.csv without the fold; run-lengths describe the packed masks."""
     path = data_dir / FOLDS
     table = read_table(path, "fold")
     names = sorted(set(table["fold"]) - {str(fold)}, key=lambda name: (len(name), name))
     if len(names) < 2:
-        raise UserError(f"{path}: without fold {fold} there is one fold left, expected two or more; make more folds")
+        raise UserError(f"{path}: expected two or more folds besides fold {fold}, found fewer; make more folds")
     kept = [place for place, name in enumerate(table["fold"]) if name != str(fold)]
     columns: dict[str, Sequence[object]] = {
         name: [column[place] for place in kept] for name, column in table.items() if name != "fold"
     }
-    if packed.sizes:  # the run-lengths of the csv are those of the images before they were resized
+    if packed.sizes:  # the run-lengths in the csv describe the masks before they were resized
         row_of = {name: row for row, name in enumerate(packed.ids)}
         ids = as_packed(columns[id_column(columns, path)], packed.ids)
         cells = [encode(packed.masks[row_of[name]]) for name in ids]
@@ -147,7 +148,10 @@ def _rest_tables(data_dir: Path, packed: PackedImages, fold: int) -> dict[str, d
 
 
 def _held_tables(packed: PackedImages, held: np.ndarray) -> dict[str, dict[str, Sequence[object]]]:
-    """truth.csv and sample_submission.csv: a row an object where objects are told apart, else a row an image."""
+    """Return truth.csv and sample_submission.csv; truth.csv has one row per object if there are label maps.
+
+    Without label maps it has one row per image.
+    """
     header = ("ImageId", "EncodedPixels") if packed.instances is not None else ("id", "rle_mask")
     rows = [(packed.ids[row], cell) for row in held.tolist() for cell in _cells(packed, row)]
     truth = dict(zip(header, zip(*rows, strict=True), strict=True))
@@ -156,18 +160,18 @@ def _held_tables(packed: PackedImages, held: np.ndarray) -> dict[str, dict[str, 
 
 
 def _cells(packed: PackedImages, row: int) -> list[str]:
-    """The run-lengths of an image: of each object, of none (one empty cell), or of the mask."""
+    """Return the run-lengths of each object of an image (one empty cell if there is none), or those of its mask."""
     if packed.instances is None:
         return [encode(packed.masks[row])]
     return encode_instances(packed.instances[row]) or [""]
 
 
 def open_folded(data_dir: Path, fold: int) -> PackedImages:
-    """The training part of a packed folder that has this fold.
+    """Open the training part of a packed folder and check that it has this fold.
 
     Raises:
-        UserError: not packed, not folded.
-        UsageError: no such fold.
+        UserError: the folder is not packed or has no folds.
+        UsageError: the fold does not exist.
     """
     packed = open_packed(data_dir)
     fold_rows(data_dir, packed.ids, fold)
@@ -179,23 +183,23 @@ class Settings:
     """All flags of hold_out.py."""
 
     out_dir: str
-    """folder to write: a new or empty one, or one with the same fold."""
+    """folder to write: a new or empty one, or one that holds the same fold."""
     fold: int
-    """the fold of train_with_folds.csv that becomes the test part."""
+    """fold of train_with_folds.csv that becomes the test part."""
     data_dir: str = "data"
-    """packed folder with folds, as stack_and_save.py and make_folds.py leave it."""
+    """packed folder with folds, as written by stack_and_save.py and make_folds.py."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Write the folder, unless it is there and whole, and print what is in it."""
+    """Write the folder, unless it is complete already, and print its contents."""
     data_dir, out_dir = Path(settings.data_dir), Path(settings.out_dir)
     packed = open_folded(data_dir, settings.fold)
     mark = mark_of(data_dir, packed, settings.fold)
     check_folder(out_dir, mark)
     if is_packed(out_dir, mark):
-        print(line("already there", f"{out_dir}: the data and the folds are the same as then, nothing to do"))
+        print(line("already there", f"{out_dir}: the data and the folds have not changed, nothing to do"))
         return
     manifest = hold_out(data_dir, packed, settings.fold, out_dir, mark)
     for part, described in manifest.parts.items():

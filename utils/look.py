@@ -1,4 +1,4 @@
-"""One picture to look at: rows of image | truth | probability | mask (or objects in colours), from best to worst score.
+"""Draw predictions as rows of image | truth | probability | mask (or objects in colours), from best to worst score.
 
 python utils/look.py --masks_fn masks.npy --truth_fn truth.csv --out look.png
 python utils/look.py --masks_fn experiments/a_fold0/val_tta.npy --n_rows 12 --out look.png
@@ -29,45 +29,47 @@ TITLES = ("image", "truth", "probability", "mask")
 
 @dataclass(frozen=True)
 class Settings:
+    """All flags of look.py."""
+
     masks_fn: str
-    """mask file to look at."""
+    """mask file to show."""
     truth_fn: str | None = None
-    """true masks: csv, .npy or packed folder; default: those of the folder that the mask file names."""
+    """true masks: csv, .npy or packed folder; default: the packed folder that the mask file names."""
     data_dir: str | None = None
-    """packed folder of the images; default: the one that the mask file names."""
+    """packed folder of the images; default: the packed folder that the mask file names."""
     th: float | None = None
-    """threshold; default: the threshold.json (objects: objects.json) of the run, else .5."""
+    """threshold; default: from threshold.json (with --objects: objects.json) of the run, else .5."""
     objects: bool = False
-    """objects instead of masks, each in a colour, by DSB2018's score."""
+    """show objects instead of masks, each in a colour, sorted by the score of DSB2018."""
     n_rows: int = 10
-    """images to show: evenly from the best to the worst of those with anything in truth or mask."""
+    """number of images, spread evenly from best to worst; images with empty truth and empty mask are left out."""
     out: str = "look.png"
-    """the picture."""
+    """PNG file to write."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image's truth beside what was found: masks of 0 and 1, or label maps."""
+    """Truth and prediction of an image: masks of 0 and 1, or label maps."""
 
     truth: np.ndarray
     found: np.ndarray
     score: float
-    """0..1."""
+    """Score in [0, 1]."""
     iou: float
-    """of all that is mask, to order equal scores."""
+    """Pixel-level IoU, which orders images with equal scores."""
 
 
 def main(settings: Settings) -> None:
-    """Draw the rows and say where."""
+    """Draw the rows, write them as a PNG file, and print its name."""
     if settings.n_rows < 1:
         raise UsageError(f"--n_rows {settings.n_rows}: expected 1 or more")
     masks = open_masks(settings.masks_fn)
     run_folders = [run_folder_of(name) for name in [masks.path, *masks.info.snapshots]]
     packed = open_packed(settings.data_dir or masks.info.data_dir or "data", masks.info.part or "test")
     if unknown := set(masks.ids) - set(packed.ids):
-        raise UserError(f"{masks.path}: {len(unknown)} of its images are not packed there (such as {min(unknown)})")
+        raise UserError(f"{masks.path}: {len(unknown)} of its images are not in the data_dir (such as {min(unknown)})")
     if settings.objects:
         rules, origin = instance_rules(settings.th, RuleSettings(), run_folders)
         th, shown = rules.th, _objects(masks, settings.truth_fn, rules)
@@ -107,7 +109,10 @@ def _iou(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _spread(shown: Sequence[Shown], n_rows: int) -> list[int]:
-    """Places of images with anything in truth or mask, evenly over their order from best to worst."""
+    """Return the indices of images, evenly spaced from best to worst.
+
+    Images with empty truth and empty mask are left out, unless all images are such.
+    """
     places = [place for place, one in enumerate(shown) if one.truth.any() or one.found.any()] or range(len(shown))
     order = sorted(places, key=lambda place: (-shown[place].score, -shown[place].iou))
     return [order[at] for at in np.linspace(0, len(order) - 1, min(n_rows, len(order))).astype(int)]

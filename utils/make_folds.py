@@ -1,12 +1,12 @@
-"""Divide the training images into folds: train.csv -> train_with_folds.csv beside it, with a column `fold`, 0..n-1.
+"""Divide the training images into folds: write train_with_folds.csv next to train.csv, with a column `fold`, 0..n-1.
 
 python utils/make_folds.py -p data/train.csv -n 10
 python utils/make_folds.py --path data/train.csv --n_splits 5 --stratify coverage
 python utils/make_folds.py -p data/train.csv -n 5 --stratify depth --group well
 python utils/make_folds.py -p nuclei/train.csv -n 5 --stratify background+objects
 
-Images that packing skipped as broken (stack_and_save.py --skip_broken) are in no fold.
-scikit-learn does the splitting: KFold, StratifiedKFold, GroupKFold or StratifiedGroupKFold, shuffled by the seed.
+Images that packing skipped as broken (stack_and_save.py --skip_broken) are not in any fold.
+The folds come from scikit-learn's KFold, StratifiedKFold, GroupKFold or StratifiedGroupKFold, shuffled with the seed.
 """
 
 from collections import Counter
@@ -29,49 +29,52 @@ SHOWN_CLASSES = 6
 
 @dataclass(frozen=True)
 class Settings:
+    """All flags of make_folds.py."""
+
     path: Annotated[str, arg(aliases=["-p", "--p"])] = "data/train.csv"
-    """csv with a row an image, or a row an object with its run-lengths."""
+    """csv with one row per image, or one row per object with its run-lengths."""
     n_splits: Annotated[int, arg(aliases=["-n", "--n"])] = 10
     """number of folds."""
     stratify: str = "none"
-    """what every fold gets the same mix of: none, coverage (deciles of mask area, empty apart), objects (deciles of
-    their number, none apart), depth (z), a column, or several of these joined by +, such as background+objects."""
+    """property that is distributed equally over the folds: none, coverage (deciles of mask area, empty masks separate),
+    objects (deciles of their number, zero separate), depth (z), a column, or several of these joined by +, such as
+    background+objects."""
     group: str | None = None
-    """column; images with the same entry stay in one fold."""
+    """column of groups: images with the same entry are put in the same fold."""
     seed: int = 4545
-    """of the shuffling."""
+    """seed of the shuffling."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def main(settings: Settings) -> None:
-    """Read, split, write, and print what each fold holds."""
+    """Read train.csv, split its images, write the folds, and print a summary of each fold."""
     if settings.n_splits < 2:
-        raise UsageError(f"--n_splits {settings.n_splits}: at least 2, one to validate on and one to train on")
+        raise UsageError(f"--n_splits {settings.n_splits}: expected 2 or more, one to validate on and one to train on")
     if not 0 <= settings.seed < 2**32:
-        raise UsageError(f"--seed {settings.seed}: a seed is from 0 to 2**32 - 1")
+        raise UsageError(f"--seed {settings.seed}: expected 0 to 2**32 - 1")
     path = Path(settings.path)
     skipped = skipped_images(path.parent)
     images = read_images(path, skipped)
     n_images = len(next(iter(images.values())))
     if n_images < settings.n_splits:
-        raise UsageError(f"--n_splits {settings.n_splits}: more than the {n_images} images of {path}")
+        raise UsageError(f"--n_splits {settings.n_splits}: {path} has only {n_images} images; use fewer folds")
     values = values_of(images, settings.stratify, path)
     classes = classes_of(values, n_images, settings.n_splits)
     groups = as_column(images, settings.group, "--group", path) if settings.group else None
     folds = split(classes, groups, settings.n_splits, settings.seed)
     if n_rare := int((np.unique(classes, return_counts=True)[1] < settings.n_splits).sum()):
-        print(f"classes of --stratify with fewer images than folds: {n_rare}; they are pooled")
+        print(f"{n_rare} classes of --stratify have fewer images than there are folds; they are merged into one class")
     out = path.with_name("train_with_folds.csv")
     write_table(out, {**images, "fold": folds.tolist()})
     if skipped:
-        print(f"broken images that packing skipped, in no fold: {len(skipped)}")
+        print(f"{len(skipped)} broken images that packing skipped are not in any fold")
     print(as_text(folds, values, coverage_of(images, path)))
     print(f"written to {out}")
 
 
 def as_text(folds: np.ndarray, values: Mapping[str, np.ndarray], coverage: np.ndarray | None) -> str:
-    """The table of folds: how many images, the share with an empty mask, and the mix of what was stratified by."""
+    """Format the table of folds: number of images, share of empty masks, and distribution of the stratified values."""
     head, columns = ["fold", "images"], [lambda rows: f"{len(rows)}"]
     if coverage is not None:
         head.append("empty")

@@ -1,12 +1,12 @@
-"""Give a run to a colleague, and take one: what is needed to predict with it and to compare it.
+"""Share a run with a colleague: copy the files that are needed to predict with it and to compare it.
 
 python utils/share.py push experiments/unet_fold0 s3://lab/salt/unet_fold0
 python utils/share.py pull experiments/unet_fold0 s3://lab/salt/unet_fold0
 python utils/share.py push experiments/unet_fold0 ssh://gpu1/data/shared/unet_fold0
 python utils/share.py push experiments/unet_fold0 /mnt/lab/unet_fold0
 
-Every file is compared by its checksum, nothing that differs is overwritten, and a copy that was cut short goes on where
-it stopped when the command is typed again. Other machines are reached with `pip install -e '.[share]'`.
+Every file is compared by its checksum, and a file that differs is never overwritten. To continue an interrupted copy,
+run the same command again. s3://, gs:// and ssh:// need `pip install -e '.[share]'`.
 """
 
 import shutil
@@ -39,33 +39,37 @@ from utils.runs.status import read_status
 Experiment = Annotated[Positional[str], arg(metavar="EXPERIMENT")]
 Url = Annotated[Positional[str], arg(metavar="URL")]
 LONGEST_MANIFEST = 2**24
-"""Bytes."""
+"""Maximum size of a manifest in bytes."""
 
 
 @dataclass(frozen=True)
 class PushSettings:
+    """All flags of share.py push."""
+
     experiment: Experiment
     """folder of the run."""
     url: Url
-    """where to: a folder of its own for this run, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, ssh://[USER@]HOST/FOLDER."""
+    """destination, used by this run only: a folder, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, ssh://[USER@]HOST/FOLDER."""
     all: bool = False
-    """every snapshot with its validation masks, not only the best."""
+    """push every snapshot with its validation masks, not only the best."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 @dataclass(frozen=True)
 class PullSettings:
+    """All flags of share.py pull."""
+
     experiment: Experiment
-    """folder for the run, a new one (or one that an earlier pull of this run began)."""
+    """folder for the run: a new one, or one that holds an incomplete pull of this run."""
     url: Url
-    """where from: what was given to push."""
+    """source: the URL that was given to push."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def push(settings: PushSettings) -> None:
-    """Send what is not there yet, and the manifest last."""
+    """Send the files that are missing at the URL, and the manifest last."""
     folder = _experiment(settings.experiment)
     _check_finished(folder)
     with _while_it_stays(folder), remote_folder(settings.url) as remote:
@@ -87,7 +91,7 @@ def push(settings: PushSettings) -> None:
 
 
 def pull(settings: PullSettings) -> None:
-    """Fetch what is not here yet, each file checked before it appears."""
+    """Fetch the files that are missing in the folder; each is checked before it appears under its name."""
     folder = _experiment(settings.experiment)
     with remote_folder(settings.url) as remote:
         files = _manifest_of(remote)
@@ -95,8 +99,8 @@ def pull(settings: PullSettings) -> None:
             raise UserError(f"{remote.shown}: nothing is shared there; check the URL with whoever pushed the run")
         if files is None:
             raise UserError(
-                f"{remote.shown}: has no {MANIFEST}; either another folder was meant, or a push was cut short and is "
-                "to be typed again"
+                f"{remote.shown}: expected {MANIFEST}, found none; either the URL is wrong, or a push was interrupted "
+                "and must be run again"
             )
         missing = [file for file in files if not _is_here(folder, file)]
         _check_folder(folder, files, missing)
@@ -105,27 +109,27 @@ def pull(settings: PullSettings) -> None:
                 _fetch(remote, file, place_of(folder, file.name), begin())
     print(_summary(str(folder), files, missing))
     if data_dir := _data_dir(folder / "config.json"):
-        print(f"trained on the images in {data_dir}; where yours are elsewhere, --data_dir (or --truth_fn) names them")
+        print(f"trained on the images in {data_dir}; if yours are elsewhere, name them with --data_dir (or --truth_fn)")
 
 
 def _experiment(word: str) -> Path:
     if "://" in word:
-        raise UsageError(f"{without_password(word)}: expected the folder of the run first, and then the URL")
+        raise UsageError(f"{without_password(word)}: expected the folder of the run first, then the URL")
     return Path(word)
 
 
 def _check_finished(folder: Path) -> None:
-    """Raise a UserError for a run that goes on: its files would differ from what was sent a moment later."""
+    """Raise UserError if the run is still running, because its files would change after they are sent."""
     status = read_status(folder)
     if status and status.state == "running":
         raise UserError(
-            f"{folder}: is still being trained on {status.host}; push it when that has ended (if it has, without being "
-            f"able to say so, remove {STATUS})"
+            f"{folder}: is still being trained on {status.host}; push it when training has ended (if it has ended "
+            f"without updating {STATUS}, remove that file)"
         )
 
 
 def _manifest_of(remote: RemoteFolder) -> list[SharedFile] | None:
-    """What is shared in a folder; None where no push has come to its end."""
+    """Read the manifest of a shared folder; return None if no push was completed."""
     size, origin = remote.size(MANIFEST), f"{remote.shown}/{MANIFEST}"
     if size is None:
         return None
@@ -141,10 +145,12 @@ def _write_manifest(remote: RemoteFolder, files: Iterable[SharedFile]) -> None:
 
 
 def _is_there(remote: RemoteFolder, file: SharedFile, listed: SharedFile | None, seen: Seen) -> bool:
-    """Whether a file needs no push. One that no manifest lists, as its push was cut short, is read to be sure.
+    """Return True if a file is at the URL already.
+
+    A remote file that no manifest lists, because its push was interrupted, is read to compare its checksum.
 
     Raises:
-        UserError: another file of that name is there.
+        UserError: a different file of that name is there.
     """
     size = remote.size(file.name)
     same = listed == file if listed else size is None or size == file.size
@@ -153,45 +159,45 @@ def _is_there(remote: RemoteFolder, file: SharedFile, listed: SharedFile | None,
         seen(file.size)
     if not same:
         raise UserError(
-            f"{remote.shown}/{file.name}: is there already and differs from yours, so nothing was sent; "
+            f"{remote.shown}/{file.name}: already exists and differs from yours, so nothing was sent; "
             "push to another URL"
         )
     return size is not None
 
 
 def _is_here(folder: Path, file: SharedFile) -> bool:
-    """Whether a file needs no pull; raises a UserError if another one of that name is here."""
+    """Return True if a file is in the folder already; raise UserError if a different file of that name is there."""
     path = place_of(folder, file.name)
     if not path.exists():
         return False
     if path.stat().st_size != file.size or described(folder, file.name) != file:
         raise UserError(
-            f"{path}: is here already and differs from what is shared, so nothing was fetched; pull into another folder"
+            f"{path}: already exists and differs from the shared file, so nothing was fetched; pull into another folder"
         )
     return True
 
 
 def _check_folder(folder: Path, files: Sequence[SharedFile], missing: Sequence[SharedFile]) -> None:
-    """See that nothing else is in the folder (unless this very run is), and that there is room."""
+    """Check that the folder holds nothing except files of this run, and that the disk has room."""
     if len(missing) == len(files) and folder.exists():
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if others:
-            raise UserError(f"{folder}: holds something else ({', '.join(others[:3])}); name a new folder for the run")
+            raise UserError(f"{folder}: expected a new folder for the run, found {', '.join(others[:3])} in it")
     needed = sum(file.size for file in missing)
     free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
     if needed > free:
-        raise UserError(f"{folder}: the files take {needed / 1e6:,.1f} MB, there is room for {free / 1e6:,.1f} MB")
+        raise UserError(f"{folder}: the files need {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free")
 
 
 def _fetch(remote: RemoteFolder, file: SharedFile, path: Path, seen: Seen) -> None:
-    """Bring one file; it appears when it is what the manifest says."""
+    """Fetch one file; it appears under its name only if its size and checksum match the manifest."""
     with whole_file(path) as part:
         size = remote.size(file.name)
         if size == file.size:
             remote.fetch(file.name, part, seen)
         if size != file.size or replace(described(part.parent, part.name), name=file.name) != file:
             what = "is missing" if size is None else "is not what was pushed (its size or checksum differs)"
-            raise UserError(f"{remote.shown}/{file.name}: {what}; have it removed there and the run pushed again")
+            raise UserError(f"{remote.shown}/{file.name}: {what}; remove it there and push the run again")
         seen(file.size)
 
 
@@ -201,14 +207,14 @@ def _data_dir(config: Path) -> str | None:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does: size, time."""
+    """Return the size and the modification time of a file, to detect changes."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 @contextmanager
 def _while_it_stays(folder: Path) -> Iterator[None]:
-    """A run that goes on training removes snapshots, and may do so in the middle of a push."""
+    """Report a file that disappears during a push; a run that continues training removes snapshots."""
     try:
         yield
     except FileNotFoundError as error:
@@ -218,12 +224,17 @@ def _while_it_stays(folder: Path) -> Iterator[None]:
 
 
 def _changed(path: Path) -> UserError:
-    return UserError(f"{path}: changed while it was sent; when the run is finished, push to another URL")
+    return UserError(f"{path}: changed while it was being sent; push to another URL when the run is finished")
 
 
 @contextmanager
 def _bar(title: str, files: Sequence[SharedFile]) -> Iterator[Callable[[], Seen]]:
-    """A bar over the bytes of all files; yields a function for the start of each, which returns what moves the bar."""
+    """Show a progress bar over the bytes of all files.
+
+    Yields:
+        a function to call at the start of each file. It returns a function that takes the number of bytes of this file
+        that are done and moves the bar.
+    """
     with progress_bar(None, title, "B", total=sum(file.size for file in files)) as bar:
         bar.unit_scale = True
 
@@ -236,7 +247,7 @@ def _bar(title: str, files: Sequence[SharedFile]) -> Iterator[Callable[[], Seen]
 
 def _summary(where: str, files: Sequence[SharedFile], missing: Sequence[SharedFile]) -> str:
     size, before = sum(file.size for file in files) / 1e6, len(files) - len(missing)
-    return f"{where}: {len(files)} files, {size:.1f} MB" + (f"; {before} were there already" if before else "")
+    return f"{where}: {len(files)} files, {size:.1f} MB" + (f"; {before} already existed" if before else "")
 
 
 if __name__ == "__main__":

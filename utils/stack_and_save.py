@@ -1,10 +1,10 @@
-"""Pack images and masks into memory-mapped arrays, row by row, and tell what was seen.
+"""Pack images and masks into memory-mapped arrays, row by row, and print a report of the findings.
 
 python utils/stack_and_save.py --data_dir data
 python utils/stack_and_save.py --data_dir nuclei --out_dir nuclei_packed --size 256x256
 python utils/stack_and_save.py --data_dir ships --skip_broken
 
-utils/data/layouts.py has the folder layouts that are known, utils/data/packed_data.py what is written.
+utils/data/layouts.py lists the known folder layouts; utils/data/packed_data.py describes the files that are written.
 """
 
 import re
@@ -25,22 +25,22 @@ class Settings:
     """All flags of stack_and_save.py."""
 
     data_dir: str = "data"
-    """folder with images and masks, in one of the layouts that utils/data/layouts.py knows."""
+    """folder with images and masks, in one of the layouts in utils/data/layouts.py."""
     out_dir: str | None = None
     """folder for the arrays; default: data_dir."""
     size: str | None = None
-    """resize all images and masks to HEIGHTxWIDTH, such as 256x256; needed where sizes are mixed."""
+    """resize all images and masks to HEIGHTxWIDTH, such as 256x256; needed if images have different sizes."""
     skip_broken: bool = False
-    """leave out training images that are broken (they, their masks or run-lengths), and list them in the report."""
+    """leave out training images whose file, mask or run-lengths are broken, and list them in the report."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) from "256x256".
+    """Return (height, width) of a text such as "256x256".
 
     Raises:
-        UsageError: anything else.
+        UsageError: the text has another form.
     """
     match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if not match:
@@ -49,16 +49,16 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def main(settings: Settings) -> None:
-    """Pack `data_dir`, unless it already is packed, and print the report."""
+    """Pack `data_dir`, unless it is already packed, and print the report."""
     size = parse_size(settings.size) if settings.size is not None else None
     source = find_source(settings.data_dir)
     out_dir = Path(settings.out_dir or settings.data_dir)
     print(line("layout", f"{source.layout} ({LAYOUTS[source.layout][0]})"), flush=True)
     if table := source.class_table:
-        print(line("labels", f"{table} (columns: {', '.join(class_columns(header_of(table)))})"), flush=True)
+        print(line("classes", f"{table} (columns: {', '.join(class_columns(header_of(table)))})"), flush=True)
     mark = fingerprint(source, size, settings.skip_broken)
     if is_packed(out_dir, mark):
-        print(line("already packed", f"{out_dir}: the source is the same as then, nothing to do"))
+        print(line("already packed", f"{out_dir}: the source has not changed, nothing to do"))
         return
     source, skipped = without_broken(source) if settings.skip_broken else (source, {})
     manifest = pack(source, make_plan(source, size), out_dir, mark, skipped)

@@ -1,11 +1,11 @@
-"""Check a submission before it is uploaded, and score one where the truth is known.
+"""Check a submission before it is uploaded, or score a submission whose truth is known.
 
 python utils/submission.py check submissions/submission.csv --sample data/sample_submission.csv
 python utils/submission.py check submissions/submission.csv --shape 101x101
 python utils/submission.py score submissions/validation.csv --truth data/train.csv
 python utils/submission.py score submissions/ships.csv --truth data/truth.csv --format airbus
 
-The rules are those of the competition whose columns the file (or the sample) has: TGS salt, DSB2018, Airbus, Carvana.
+The competition (TGS salt, DSB2018, Airbus, Carvana) is recognised by the columns of the sample submission or the file.
 """
 
 import re
@@ -32,43 +32,48 @@ SALT_SHAPE = (101, 101)
 
 @dataclass(frozen=True)
 class CheckSettings:
+    """All flags of submission.py check."""
+
     sub: Positional[str]
     """the submission, a csv file."""
     sample: str | None = None
-    """the competition's sample submission; default: <data_dir>/sample_submission.csv if it is there."""
+    """the competition's sample submission; default: <data_dir>/sample_submission.csv if it exists."""
     shape: str | None = None
-    """<height>x<width> of every image; default: as packed in data_dir if it is there, else 101x101."""
+    """<height>x<width> of every image; default: the sizes in data_dir if it is packed, else 101x101."""
     data_dir: str = "data"
     """folder with the packed images."""
     format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
-    """the competition whose rules it follows; default: by the sample's columns, else by its own."""
+    """the competition whose rules apply; default: by the columns of the sample submission, else of the submission."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
+    """All flags of submission.py score."""
+
     sub: Positional[str]
     """the submission, a csv file."""
     truth: str
-    """csv of the true masks; an image may have several rows, one an object. Its own columns say how to read it."""
+    """csv of the true masks, in the format that its columns have; an image may have several rows, one per object."""
     shape: str | None = None
-    """<height>x<width> of every image; default: as packed in data_dir if it is there, else 101x101."""
+    """<height>x<width> of every image; default: the sizes in data_dir if it is packed, else 101x101."""
     data_dir: str = "data"
     """folder with the packed images."""
     format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
-    """the competition that scores: tgs iout, dsb2018 and airbus objects, carvana Dice; default: by its columns."""
+    """the competition whose metric is used: tgs iout, dsb2018 and airbus by objects, carvana Dice; default: by the
+    columns of the submission."""
     debug: bool = False
     """show the traceback of an error."""
 
 
 def check(settings: CheckSettings) -> None:
-    """Print the verdict; a submission that is not valid ends with exit code 1."""
+    """Print the verdict; raise UserError if the submission is not valid."""
     sample = settings.sample or sample_in(settings.data_dir)
     form = FORMATS[settings.format] if settings.format else None
     verdict = check_submission(settings.sub, sample, _shapes(settings.shape, settings.data_dir), form)
     if sample is None:
-        print("ids and their order: not checked, --sample names no sample submission")
+        print("ids and their order: not checked, because there is no sample submission; name one with --sample")
     *lines, last = verdict.as_text().splitlines()
     print(*lines, sep="\n", end="\n" if lines else "")
     if verdict.problems:
@@ -77,7 +82,7 @@ def check(settings: CheckSettings) -> None:
 
 
 def score(settings: ScoreSettings) -> None:
-    """Print the competition's score, that of a submission without any mask, and the mean IoU of all that is mask."""
+    """Print the competition's score, the score of a submission with only empty masks, and the mean pixel-level IoU."""
     shapes = _shapes(settings.shape, settings.data_dir)
     form = FORMATS[settings.format] if settings.format else read_format(settings.sub)
     ours, theirs = read_run_lengths(settings.sub), read_run_lengths(settings.truth)
@@ -85,12 +90,13 @@ def score(settings: ScoreSettings) -> None:
     if missing or not theirs:
         example = f" (such as {missing[0]})" if missing else ""
         raise UserError(f"{settings.sub}: no row for {len(missing)} of the {len(theirs)} images of the truth{example}")
-    truth_by_row, sums = read_format(settings.truth).by_row, np.zeros(4)  # score, in the wrong order, of nothing, IoU
+    # sums of: the score, the score in the other pixel order, the score of empty masks, the IoU
+    truth_by_row, sums = read_format(settings.truth).by_row, np.zeros(4)
     for name, cells in theirs.items():
         shape = shapes.get(name) if isinstance(shapes, Mapping) else shapes
         if shape is None:
             raise UserError(
-                f"--data_dir {settings.data_dir}: the size of {name} is not known; --shape gives one for all"
+                f"--data_dir {settings.data_dir}: the size of {name} is unknown; set one for all images with --shape"
             )
         truth = _decoded(settings.truth, name, cells, shape, form.of_instances, truth_by_row)
         orders = form.by_row, not form.by_row
@@ -107,11 +113,11 @@ def score(settings: ScoreSettings) -> None:
 
 
 def _score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:
-    """The score of one image, 0..1: masks or label maps (H, W)."""
+    """Return the score of one image in [0, 1]; `mask` and `truth` are masks or label maps (H, W)."""
     if metric in INSTANCE_METRICS:
         return float(INSTANCE_METRICS[metric](match_counts(mask, truth)[None])[0])
     inside, ours, theirs = (int(count[0]) for count in counts(mask[None], truth[None]))
-    if metric == "dice":  # Carvana, "Evaluation": 1 where both are empty
+    if metric == "dice":  # Carvana, "Evaluation": 1 if both are empty
         return 2 * inside / (ours + theirs) if ours + theirs else 1.0
     return int(scores_from_counts(inside, ours, theirs)) / 10
 
@@ -119,7 +125,7 @@ def _score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:
 def _decoded(
     path: str, name: str, cells: list[str], shape: tuple[int, int], of_instances: bool, by_row: bool
 ) -> np.ndarray:
-    """The label map of an image's run-lengths, or their union."""
+    """Return the label map of an image's run-lengths, or the union of their masks."""
     try:
         return (decode_instances if of_instances else decode_union)(cells, shape, by_row)
     except ValueError as error:
@@ -127,7 +133,7 @@ def _decoded(
 
 
 def _shapes(shape: str | None, data_dir: str) -> Shapes:
-    """What --shape says, else the packed folder, else the salt images' size; and say which."""
+    """Return the size in --shape, else the sizes in the packed folder, else 101x101; print the size without --shape."""
     if shape is not None:
         if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", shape):
             raise UsageError(f"--shape {shape}: expected <height>x<width>, such as 101x101")
@@ -135,10 +141,10 @@ def _shapes(shape: str | None, data_dir: str) -> Shapes:
         return int(height), int(width)
     if (Path(data_dir) / MANIFEST).is_file():
         shapes = shapes_of(data_dir)
-        found = "as each is" if isinstance(shapes, Mapping) else "{}x{}".format(*shapes)
+        found = "different for each image" if isinstance(shapes, Mapping) else "{}x{}".format(*shapes)
         print(f"size of the images: {found}, from {data_dir}")
         return shapes
-    print(f"size of the images: 101x101, as --shape says nothing and {data_dir} is not packed")
+    print(f"size of the images: 101x101, because --shape is not set and {data_dir} is not packed")
     return SALT_SHAPE
 
 

@@ -1,4 +1,4 @@
-"""make download-data and make submit, with a stand-in for Kaggle's client: a script called kaggle, first on PATH."""
+"""make download-data and make submit with a mock of Kaggle's client: a script named kaggle, first on PATH."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from helpers.waiting import HANGS, until
 
 SCRIPT = "utils/contest.py"
 TGS = "tgs-salt-identification-challenge"
-STAND_IN = """#!/bin/sh
+MOCK = """#!/bin/sh
 printf '%s\\n' "$@" > {folder}/args
 case "$2" in
 download)
@@ -32,7 +32,7 @@ esac
 
 @pytest.fixture
 def kaggle(tmp_path, monkeypatch):
-    """A folder with a stand-in for the client, first on PATH, and a token in the environment."""
+    """Put a mock of the client first on PATH and a token into the environment; return the folder of the mock."""
     folder = tmp_path / "kaggle"
     for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
         monkeypatch.delenv(name)
@@ -40,18 +40,18 @@ def kaggle(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "s3cret")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    stand_in(folder, STAND_IN)
+    write_mock(folder, MOCK)
     return folder
 
 
-def stand_in(folder, script):
+def write_mock(folder, script):
     folder.mkdir(exist_ok=True)
     (folder / "kaggle").write_text(script.format(folder=folder))
     (folder / "kaggle").chmod(0o755)
 
 
 def zipped(path, entries):
-    """A zip archive of name -> bytes, or of all files of a folder."""
+    """Write a zip archive of name -> bytes, or of all files in a folder; return `path`."""
     entries = entries if isinstance(entries, dict) else contents(entries)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in entries.items():
@@ -64,7 +64,7 @@ def zipped_bytes(entries):
 
 
 def tgs(kaggle, source):
-    """Kaggle's archive: tables, and an archive in it for each part."""
+    """Prepare Kaggle's archive of TGS, which contains csv files and one archive per part."""
     salt(source)
     tables = {path.name: path.read_bytes() for path in source.glob("*.csv")}
     parts = {f"{part}.zip": zipped_bytes(contents(source / part)) for part in ("train", "test")}
@@ -75,7 +75,7 @@ def run(*words, cwd):
     return run_here(SCRIPT, *words, cwd=cwd)
 
 
-def test_download_gives_the_layout_that_packing_knows(kaggle, tmp_path):
+def test_a_download_has_a_layout_that_packing_knows(kaggle, tmp_path):
     tgs(kaggle, tmp_path / "source")
     done = run("download", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,11 +86,11 @@ def test_download_gives_the_layout_that_packing_knows(kaggle, tmp_path):
     assert "4 training and 3 test images; layout salt" in done.stdout
     assert run_here("utils/stack_and_save.py", "--data_dir", "data", cwd=tmp_path).returncode == 0
     (kaggle / "args").unlink()
-    assert_refused(run("download", cwd=tmp_path), 1, "--data_dir data: already holds depths.csv", "new folder")
+    assert_refused(run("download", cwd=tmp_path), 1, "--data_dir data: expected a new or empty", "found depths.csv")
     assert not (kaggle / "args").exists()
 
 
-def test_archives_that_bring_their_own_folder(kaggle, tmp_path):
+def test_archives_that_contain_a_folder_of_their_name(kaggle, tmp_path):
     entries = {
         "train.zip": zipped_bytes({"train/a.jpg": b"a", "train/b.jpg": b"b"}),
         "train_masks.csv.zip": zipped_bytes({"train_masks.csv": b"img,rle_mask\n"}),
@@ -113,14 +113,14 @@ def link(name):
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ({"train.csv": b"", "../out.txt": b"x"}, "'../out.txt' in it leads out"),
+        ({"train.csv": b"", "../out.txt": b"x"}, "entry '../out.txt' leads out"),
         ({"/tmp/strata_out.txt": b"x"}, "leads out"),
         ({"train.zip": zipped_bytes({"a/../../out.txt": b"x"})}, "leads out"),
-        ({link("data"): b"/etc"}, "'data' in it leads out"),
-        ({"train.zip": b"PK not"}, "train.zip: no zip archive, or a broken"),
+        ({link("data"): b"/etc"}, "entry 'data' leads out"),
+        ({"train.zip": b"PK not"}, "train.zip: not a zip archive, or a broken"),
     ],
 )
-def test_a_hostile_or_broken_archive_leaves_the_folder_empty(kaggle, tmp_path, entries, said):
+def test_a_malicious_or_broken_archive_leaves_the_folder_empty(kaggle, tmp_path, entries, said):
     zipped(kaggle / "prepared.zip", entries)
     (tmp_path / "data").mkdir()
     assert_refused(run("download", cwd=tmp_path), 1, said)
@@ -128,20 +128,20 @@ def test_a_hostile_or_broken_archive_leaves_the_folder_empty(kaggle, tmp_path, e
     assert not list(tmp_path.rglob("out.txt"))
 
 
-def test_a_truncated_download_is_fetched_again(kaggle, tmp_path):
+def test_a_truncated_download_is_removed_and_downloaded_again(kaggle, tmp_path):
     tgs(kaggle, tmp_path / "source")
-    whole = (kaggle / "prepared.zip").read_bytes()
-    (kaggle / "prepared.zip").write_bytes(whole[: len(whole) // 2])
-    assert_refused(run("download", cwd=tmp_path), 1, f"{TGS}.zip: no zip archive, or a broken", "again")
+    complete = (kaggle / "prepared.zip").read_bytes()
+    (kaggle / "prepared.zip").write_bytes(complete[: len(complete) // 2])
+    assert_refused(run("download", cwd=tmp_path), 1, f"{TGS}.zip: not a zip archive, or a broken", "again")
     assert not list(tmp_path.rglob(f"{TGS}.zip"))
-    (kaggle / "prepared.zip").write_bytes(whole)
+    (kaggle / "prepared.zip").write_bytes(complete)
     assert run("download", cwd=tmp_path).returncode == 0
     assert contents(tmp_path / "data") == contents(tmp_path / "source")
 
 
-def test_ctrl_c_keeps_what_has_come_for_the_next_try(kaggle, tmp_path):
+def test_ctrl_c_keeps_a_partial_download_for_the_next_run(kaggle, tmp_path):
     tgs(kaggle, tmp_path / "source")
-    stand_in(kaggle, '#!/bin/sh\necho part > "$5/$3.zip"\nexec sleep 3600\n')
+    write_mock(kaggle, '#!/bin/sh\necho part > "$5/$3.zip"\nexec sleep 3600\n')
     process = subprocess.Popen(
         [sys.executable, ROOT / SCRIPT, "download"],
         cwd=tmp_path,
@@ -152,12 +152,12 @@ def test_ctrl_c_keeps_what_has_come_for_the_next_try(kaggle, tmp_path):
     )
     part = tmp_path / "data" / ".download" / TGS / f"{TGS}.zip"
     until(lambda: part.exists() and part.read_text() == "part\n", lambda: process.poll() is None)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    said = process.communicate(timeout=HANGS)[1]
-    assert (process.returncode, len(said.splitlines())) == (130, 1), said
-    assert "the same command goes on with what has come" in said
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C in a terminal
+    printed = process.communicate(timeout=HANGS)[1]
+    assert (process.returncode, len(printed.splitlines())) == (130, 1), printed
+    assert "run the same command again to continue" in printed
     assert part.read_text() == "part\n"
-    stand_in(kaggle, STAND_IN)
+    write_mock(kaggle, MOCK)
     assert run("download", cwd=tmp_path).returncode == 0
     assert contents(tmp_path / "data") == contents(tmp_path / "source")
 
@@ -166,9 +166,9 @@ def test_submit_checks_first(kaggle, tmp_path):
     write_packed(tmp_path / "data", {"test": (list("abc"), None, (3, 4))})
     (tmp_path / "data" / "sample_submission.csv").write_text("id,rle_mask\na,1 1\nb,1 1\nc,1 1\n")
     good = "id,rle_mask\na,1 3\nb,\nc,5 2 9 1\n"
-    for wrong, said in ((good.replace("c,5 2 9 1\n", ""), "not valid"), (good.replace("9 1", "12 2"), "not valid")):
+    for wrong in (good.replace("c,5 2 9 1\n", ""), good.replace("9 1", "12 2")):
         (tmp_path / "x.csv").write_text(wrong)
-        assert_refused(run("submit", "x.csv", cwd=tmp_path), 1, "x.csv", said)
+        assert_refused(run("submit", "x.csv", cwd=tmp_path), 1, "x.csv", "not valid")
     assert_refused(run("submit", "none.csv", cwd=tmp_path), 1, "none.csv: no such file")
     assert not (kaggle / "args").exists()
     (tmp_path / "x.csv").write_text(good)
@@ -183,12 +183,12 @@ def test_submit_checks_first(kaggle, tmp_path):
     assert (kaggle / "args").read_text().splitlines() == words
 
 
-def test_submit_checks_labels_too(kaggle, tmp_path):
+def test_submit_also_checks_classes(kaggle, tmp_path):
     labelled(tmp_path / "data", ["cat", "dog", "cat", "dog"])
     rows = (tmp_path / "data" / "sample_submission.csv").read_text()
-    for wrong, said in ((rows.replace("b_0,cat\n", ""), "not valid"), (rows.replace("b_0,cat", "b_0,"), "not valid")):
+    for wrong in (rows.replace("b_0,cat\n", ""), rows.replace("b_0,cat", "b_0,")):
         (tmp_path / "x.csv").write_text(wrong)
-        assert_refused(run("submit", "x.csv", cwd=tmp_path), 1, "x.csv", said)
+        assert_refused(run("submit", "x.csv", cwd=tmp_path), 1, "x.csv", "not valid")
     (tmp_path / "x.csv").write_text(rows.replace("b_0,cat", "b_0,dog"))
     assert run("submit", "x.csv", cwd=tmp_path).returncode == 0
     for sample, cell, code in (("0.5", "0.93", 0), ("0.5", "1.93", 1), ("0", "7", 0)):
@@ -207,18 +207,18 @@ def test_submit_checks_labels_too(kaggle, tmp_path):
         ("printf ' 10%%\\rno route to host\\n' >&2; exit 1", ("kaggle: no route to host",)),
         ("echo 'Could not submit to competition'", ("Could not submit",)),
         ("echo 'Authentication required to call the Kaggle API.'; echo more; exit 1", ("the token was refused",)),
-        ("exit 3", ("failed without a word",)),
+        ("exit 3", ("the client failed and printed no reason",)),
     ],
 )
-def test_what_the_client_says_of_its_failure_is_passed_on(kaggle, tmp_path, script, said):
-    stand_in(kaggle, f"#!/bin/sh\n{script}\n")
+def test_errors_of_the_client_are_passed_on(kaggle, tmp_path, script, said):
+    write_mock(kaggle, f"#!/bin/sh\n{script}\n")
     (tmp_path / "x.csv").write_text("id,rle_mask\na,1 3\nb,\n")
     assert_refused(run("submit", "x.csv", cwd=tmp_path), 1, *said)
     assert_refused(run("download", "--data_dir", "new", cwd=tmp_path), 1, *said)
     assert files_in(tmp_path) == ["kaggle/kaggle", "x.csv"]
 
 
-def test_a_token_is_looked_for_where_the_client_does(kaggle, tmp_path, monkeypatch):
+def test_a_token_is_found_in_the_same_places_as_by_the_client(kaggle, tmp_path, monkeypatch):
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     (tmp_path / "x.csv").write_text("id,rle_mask\na,1 3\nb,\n")
     for words in (("submit", "x.csv"), ("download",)):
@@ -236,7 +236,7 @@ def test_a_token_is_looked_for_where_the_client_does(kaggle, tmp_path, monkeypat
     assert run("submit", "x.csv", cwd=tmp_path).returncode == 0
 
 
-def test_no_client_and_wrong_words(kaggle, tmp_path, monkeypatch):
+def test_a_missing_client_and_wrong_arguments(kaggle, tmp_path, monkeypatch):
     (tmp_path / "x.csv").write_text("id,rle_mask\na,1 3\nb,\n")
     for words, said in (
         (("submit", ""), "FILE="),
@@ -252,7 +252,7 @@ def test_no_client_and_wrong_words(kaggle, tmp_path, monkeypatch):
     assert_refused(run("submit", "x.csv", cwd=tmp_path), 1, "pip install -e '.[kaggle]'")
 
 
-def test_make_passes_a_message_with_quotes_on(kaggle, tmp_path):
+def test_make_passes_on_a_message_with_quotes(kaggle, tmp_path):
     (tmp_path / "x y.csv").write_text("id,rle_mask\na,1 3\nb,\n")
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("requirements.txt", "pyproject.toml"):

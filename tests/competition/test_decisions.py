@@ -1,4 +1,4 @@
-"""What becomes of predictions, decided before the first of them: flags, stored values, defaults, and their origins."""
+"""Decisions before the prediction: values of flags, stored values and defaults, and their origins."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def decide(runs=(), rules=None, info=TEST, folder=None, has_border=False, gate=(
     return decide_masks(settings, of_rules, runs, info, folder, has_border, gate_th=gate[0], has_gate=gate[1])
 
 
-def test_the_threshold_of_the_flag_then_of_the_file_then_half(tmp_path):
+def test_the_threshold_is_from_the_flag_else_the_file_else_one_half(tmp_path):
     assert mask_threshold(None, None, [None, tmp_path]) == (0.5, 0, "no threshold.json found")
     write_json(tmp_path / "threshold.json", {"threshold": 0.25, "min_area": 20})
     assert mask_threshold(None, None, [None, tmp_path]) == (0.25, 20, str(tmp_path / "threshold.json"))
@@ -31,7 +31,7 @@ def test_the_threshold_of_the_flag_then_of_the_file_then_half(tmp_path):
             mask_threshold(th, area, [])
 
 
-def test_rules_of_instances_from_flags_then_the_file_then_defaults(tmp_path):
+def test_instance_rules_are_from_flags_else_the_file_else_the_defaults(tmp_path):
     assert instance_rules(None, RuleSettings(), [None, tmp_path]) == (InstanceRules(), "no objects.json found")
     write_json(tmp_path / "objects.json", RULES)
     origin = str(tmp_path / "objects.json")
@@ -49,20 +49,20 @@ def test_rules_of_instances_from_flags_then_the_file_then_defaults(tmp_path):
             instance_rules(th, RuleSettings(**rules), [tmp_path])
 
 
-def test_the_gate_of_the_flag_then_of_the_file_then_half(tmp_path):
+def test_the_gate_threshold_is_from_the_flag_else_the_file_else_one_half(tmp_path):
     assert (decide().gate_threshold, decide([tmp_path], gate=(None, True)).gate_threshold) == (None, 0.5)
     write_json(tmp_path / "gate.json", {"gate_threshold": None, "threshold": 0.75, "min_area": 3})
     found = decide([tmp_path], gate=(None, True))
     assert (found.gate_threshold, found.how.threshold, found.how.min_area) == (OPEN, 0.75, 3)
     assert "lets every image through" in found.gate_from
     assert decide([tmp_path], gate=(0.0, True)).gate_from == "--gate_th"
-    assert decide([tmp_path]).how.threshold == 0.5  # without a gate gate.json has no say
-    for value, there_is_one in ((1.5, True), (0.5, False)):
+    assert decide([tmp_path]).how.threshold == 0.5  # without a gate, gate.json is ignored
+    for value, has_gate in ((1.5, True), (0.5, False)):
         with pytest.raises(UsageError, match="--gate_th"):
-            decide(gate=(value, there_is_one))
+            decide(gate=(value, has_gate))
 
 
-def test_instances_behind_a_gate_that_was_fitted_with_their_rules(tmp_path):
+def test_a_gate_fitted_together_with_instance_rules(tmp_path):
     write_json(tmp_path / "gate.json", {"gate_threshold": 0.5, "threshold": 0.75, "min_area": 0})
     write_json(tmp_path / "objects.json", {**RULES, "gate_threshold": 0.125, "helps": True})
     found = decide([tmp_path], gate=(None, True), objects=True)
@@ -78,7 +78,7 @@ def test_instances_behind_a_gate_that_was_fitted_with_their_rules(tmp_path):
 def test_flags_that_contradict_the_data_are_refused(tmp_path):
     (tmp_path / "sample_submission.csv").write_text("id,rle_mask\na,1 1\n")
     for submission, rules in (({"objects": True}, None), ({"label_pngs": "maps"}, None)):
-        with pytest.raises(UsageError, match="has one row an image"):
+        with pytest.raises(UsageError, match="has one row per image"):
             decide(folder=tmp_path, rules=rules, has_border=True, **submission)
     with pytest.raises(UsageError, match=r"--seed_th 0\.5: .* predict no border"):
         decide(rules=RuleSettings(seed_th=0.5), objects=True)
@@ -86,7 +86,7 @@ def test_flags_that_contradict_the_data_are_refused(tmp_path):
     assert decide(folder=tmp_path, objects=True).form.name == "dsb2018"
 
 
-def test_broken_files_are_refused_where_they_have_a_say(tmp_path):
+def test_invalid_files_are_refused_where_they_are_used(tmp_path):
     for name in ("threshold.json", "objects.json", "gate.json"):
         write_json(tmp_path / name, {"threshold": None})
     with pytest.raises(UserError, match=r"threshold\.json: expected"):

@@ -1,4 +1,4 @@
-"""utils/submission.py as a person types it: the verdict of a check, the score of each format, and what is refused."""
+"""Command line of utils/submission.py: the verdict of a check, the score in each format, and errors."""
 
 import re
 
@@ -22,12 +22,12 @@ def test_check_script(tmp_path):
     (tmp_path / "sub.csv").write_text(GOOD.replace("1 3", '"[1, 3]"'))
     done = run_script(SCRIPT, "check", "sub.csv", "--sample", "sample.csv", cwd=tmp_path)
     assert_refused(done, 1, "sub.csv: not valid: 1 problems in 3 rows, 1 empty")
-    assert "line 2 (a): a printed list" in done.stdout
+    assert "line 2 (a): expected numbers separated by blanks, found a printed list" in done.stdout
     assert "101x101" in done.stdout
     assert files_in(tmp_path) == ["sample.csv", "sub.csv"]
 
 
-def test_check_script_takes_the_packed_folder(tmp_path):
+def test_check_script_reads_sizes_from_the_packed_folder(tmp_path):
     (tmp_path / "sub.csv").write_text(GOOD)
     write_packed(tmp_path / "data", {"test": (list("abc"), None, (3, 3))})
     (tmp_path / "data" / "sample_submission.csv").write_text(SAMPLE)
@@ -60,13 +60,13 @@ def test_score_script(tmp_path):
     assert "warning" not in done.stdout
     write_submission(tmp_path / "sub.csv", ids, predicted.transpose(0, 2, 1))
     assert (
-        f"row by row the masks would score {iout(predicted, truth):.5f}"
+        f"if pixels are read row by row, the masks would score {iout(predicted, truth):.5f}"
         in run_here(SCRIPT, *words, cwd=tmp_path).stdout
     )
 
 
 def scored(folder, sub, truth, *words):
-    """The printed score of a submission of 3x4 images."""
+    """Score a submission of 3x4 images; return the printed numbers by name, and the standard output."""
     (folder / "sub.csv").write_text(sub)
     (folder / "truth.csv").write_text(truth)
     words = ("score", "sub.csv", "--truth", "truth.csv", "--shape", "3x4", *words)
@@ -79,29 +79,30 @@ def test_score_of_objects(tmp_path):
     header, truth = "ImageId,EncodedPixels\n", "ImageId,EncodedPixels\na,1 3\na,7 2\nb,\n"
     found, _ = scored(tmp_path, header + "a,7 2\na,1 3\nb,\n", truth)
     assert (found["score (dsb2018)"], found["all masks empty"], found["mean IoU"]) == ("1.00000", "0.50000", "1.00000")
-    # the first object is hit at all ten thresholds, the second at none (IoU .5 is not greater than .50): TP, FP, FN = 1
+    # the first object matches at all thresholds, the second at none (IoU .5 is not greater than .50): TP = FP = FN = 1
     sub = header + "a,1 3\na,7 1\nb,\n"
     assert scored(tmp_path, sub, truth)[0]["score (dsb2018)"] == f"{(1 / 3 + 1) / 2:.5f}"
-    assert scored(tmp_path, sub, truth, "--format", "airbus")[0]["score (airbus)"] == "0.75000"  # F2 of it is 1/2
+    assert scored(tmp_path, sub, truth, "--format", "airbus")[0]["score (airbus)"] == "0.75000"  # its F2 is 1/2
     assert scored(tmp_path, sub, truth, "--format", "airbus")[0]["mean IoU"] == "0.90000"
     by_id = [text.replace("a,", "a.jpg,").replace("b,", "b.jpg,") for text in (sub, truth)]
     assert scored(tmp_path, *by_id)[0]["score (airbus)"] == "0.75000"
-    # the two objects as one: no hit, although the union is perfect
+    # the two objects are predicted as one, which matches neither, although the union is perfect
     found, _ = scored(tmp_path, header + "a,1 3 7 2\nb,\n", truth)
     assert (found["score (dsb2018)"], found["mean IoU"]) == ("0.55000", "1.00000")
 
 
 def test_score_of_carvana(tmp_path):
-    # of 3x4 pixels numbered by row: 1 2 3 4 / 5 6 7 8 / 9 10 11 12
+    # 3x4 pixels numbered by row: 1 2 3 4 / 5 6 7 8 / 9 10 11 12
     header = "img,rle_mask\n"
-    found, said = scored(tmp_path, header + "a.jpg,1 4\nb.jpg,\n", header + "a.jpg,1 2\nb.jpg,\n")
+    found, printed = scored(tmp_path, header + "a.jpg,1 4\nb.jpg,\n", header + "a.jpg,1 2\nb.jpg,\n")
     assert found["score (dice)"] == f"{(2 * 2 / 6 + 1) / 2:.5f}"
     assert found["all masks empty"] == "0.50000"
-    assert "warning" not in said
-    # numbered by column the upper row of an image is pixels 1, 4, 7, 10
-    _, said = scored(tmp_path, header + "a.jpg,1 1 4 1 7 1 10 1\n", header + "a.jpg,1 4\n")
-    assert "read column by column the masks would score 1.00000; run-lengths go left to right first" in said
-    # a truth in the columns of the salt is read by the salt's rule, whatever scores
+    assert "warning" not in printed
+    # numbered by column, the upper row of an image has the pixels 1, 4, 7, 10
+    _, printed = scored(tmp_path, header + "a.jpg,1 1 4 1 7 1 10 1\n", header + "a.jpg,1 4\n")
+    assert "if pixels are read column by column, the masks would score 1.00000" in printed
+    assert "this format numbers pixels left to right first" in printed
+    # a truth with the columns of TGS is read by the rules of TGS, regardless of the metric
     found, _ = scored(tmp_path, header + "a,1 4\n", "id,rle_mask\na,1 1 4 1 7 1 10 1\n")
     assert found["score (dice)"] == "1.00000"
 
@@ -122,24 +123,24 @@ def test_check_by_the_rules_of_a_format(tmp_path):
     assert "header: expected img,rle_mask" in done.stdout
 
 
-def test_refusals(tmp_path):
+def test_wrong_arguments_and_files_are_refused(tmp_path):
     (tmp_path / "sub.csv").write_text(GOOD)
     (tmp_path / "bad.csv").write_text(GOOD.replace("1 3", "3 1 1 1"))
     (tmp_path / "longer.csv").write_text(GOOD + "d,\n")
     (tmp_path / "both.csv").write_text("ImageId,EncodedPixels\na,1 3\na,3 1\n")
     (tmp_path / "hole.csv").write_text("ImageId,EncodedPixels\na,1 3\na,\n")
-    for words, code, said in (
+    for words, code, messages in (
         (("chekc", "sub.csv"), 2, ("did you mean check",)),
         (("check", "none.csv"), 1, ("none.csv", "no such file")),
         (("check", "sub.csv", "--sample", "none.csv"), 1, ("none.csv",)),
         (("check", "sub.csv", "--shape", "101"), 2, ("--shape 101", "101x101")),
         (("check", "sub.csv", "--shape", "0x101"), 2, ("--shape 0x101",)),
         (("score", "sub.csv", "--truth", "longer.csv"), 1, ("no row for 1 of the 4", "such as d")),
-        (("score", "bad.csv", "--truth", "sub.csv"), 1, ("bad.csv: a", "not ascending")),
-        (("score", "sub.csv", "--truth", "bad.csv"), 1, ("bad.csv: a", "not ascending")),
+        (("score", "bad.csv", "--truth", "sub.csv"), 1, ("bad.csv: a", "expected ascending starts")),
+        (("score", "sub.csv", "--truth", "bad.csv"), 1, ("bad.csv: a", "expected ascending starts")),
         (("score", "both.csv", "--truth", "both.csv"), 1, ("both.csv: a: object 2: overlap", "object 1")),
         (("score", "hole.csv", "--truth", "hole.csv"), 1, ("hole.csv: a: object 2: it has no pixels",)),
     ):
-        assert_refused(run_here(SCRIPT, *words, cwd=tmp_path), code, *said)
+        assert_refused(run_here(SCRIPT, *words, cwd=tmp_path), code, *messages)
     assert run_here(SCRIPT, cwd=tmp_path).returncode == 2
     assert run_here(SCRIPT, "score", "sub.csv", cwd=tmp_path).returncode == 2

@@ -1,4 +1,4 @@
-"""Submissions: each kind of fault is found, the score is the metric's, and what is written passes its own check."""
+"""Submissions of masks: the check finds each kind of error, and written submissions pass it."""
 
 import re
 from datetime import datetime
@@ -26,7 +26,7 @@ def problems_of(tmp_path, text, sample=SAMPLE, shapes=(3, 4)):
     return check_submission(tmp_path / "sub.csv", tmp_path / "sample.csv" if sample else None, shapes)
 
 
-def test_a_good_one(tmp_path):
+def test_a_valid_submission(tmp_path):
     for sample in (SAMPLE, None):
         verdict = problems_of(tmp_path, GOOD, sample)
         assert (verdict.problems, verdict.warnings) == ([], [])
@@ -45,21 +45,21 @@ def test_a_good_one(tmp_path):
         ("b,\n", "x,\n", "1 are not in the sample (such as x)"),
         ("b,\n", "b,\nb,\n", "1 rows repeat an id (such as b)"),
         ("a,1 3\nb,\n", "b,\na,1 3\n", "image 1 is b, in the sample it is a"),
-        ("1 3\n", "[]\n", "line 2 (a): a printed list"),
-        ("1 3\n", '"[1, 3]"\n', "line 2 (a): a printed list"),
-        ("1 3\n", "0 3\n", "line 2 (a): a start is 0"),
-        ("1 3\n", "1 0\n", "length 0"),
+        ("1 3\n", "[]\n", "line 2 (a): expected numbers separated by blanks, found a printed list"),
+        ("1 3\n", '"[1, 3]"\n', "line 2 (a): expected numbers separated by blanks, found a printed list"),
+        ("1 3\n", "0 3\n", "line 2 (a): expected starts of at least 1, found 0"),
+        ("1 3\n", "1 0\n", "expected lengths of at least 1, found 0"),
         ("1 3\n", "1 -3\n", "'-3'"),
-        ("1 3\n", "1 3 5\n", "odd count"),
+        ("1 3\n", "1 3 5\n", "odd number of values, 3"),
         ("1 3\n", "nan\n", "'nan'"),
         ("1 3\n", "1 13\n", "ends at pixel 13"),
-        ("5 2 9 1", "9 1 5 2", "line 4 (c): starts are not ascending"),
+        ("5 2 9 1", "9 1 5 2", "line 4 (c): expected ascending starts"),
         ("5 2 9 1", "5 5 9 1", "overlap"),
-        ("5 2 9 1", "5 2 7 1", "line 4 (c): not the run-lengths of its mask"),
-        ("5 2 9 1", "5 2  9 1", "not the run-lengths of its mask"),
+        ("5 2 9 1", "5 2 7 1", "line 4 (c): run-lengths are not in canonical form"),
+        ("5 2 9 1", "5 2  9 1", "not in canonical form"),
     ],
 )
-def test_each_fault_is_found(tmp_path, old, new, said):
+def test_each_error_is_found(tmp_path, old, new, said):
     assert old in GOOD
     verdict = problems_of(tmp_path, GOOD.replace(old, new))
     assert any(said in problem for problem in verdict.problems), verdict.problems
@@ -80,13 +80,13 @@ def test_at_most_ten_problems_are_shown(tmp_path):
 
 
 @pytest.mark.parametrize(("cell", "said"), [("", "every mask is empty"), ("1 3", "no mask is empty")])
-def test_odd_share_of_empty_masks(tmp_path, cell, said):
+def test_a_warning_if_all_or_no_masks_are_empty(tmp_path, cell, said):
     verdict = problems_of(tmp_path, f"id,rle_mask\na,{cell}\nb,{cell}\nc,{cell}\n")
     assert (verdict.problems, verdict.warnings) == ([], [said])
 
 
 @pytest.mark.parametrize("shape", [(30, 41), (41, 30)])
-def test_row_by_row_is_seen_where_images_are_not_square(tmp_path, shape):
+def test_a_wrong_pixel_order_is_detected_in_images_that_are_not_square(tmp_path, shape):
     _, truth = blobs(9, shape)
     right = "".join(f"i{row},{encode(mask)}\n" for row, mask in enumerate(truth))
     assert problems_of(tmp_path, "id,rle_mask\n" + right, None, shape).warnings == []
@@ -100,9 +100,9 @@ def test_objects_of_an_image(tmp_path):
     overlapping = problems_of(tmp_path, header + "a,1 3\nb,\na,3 2\n", sample).problems
     assert len(overlapping) == 1
     assert "line 4 (a): overlap: it shares 1 pixels with object 1" in overlapping[0]
-    beside = problems_of(tmp_path, header + "a,1 3\na,\nb,\n", sample).problems
-    assert len(beside) == 1
-    assert "line 3 (a): it has no pixels" in beside[0]
+    with_empty = problems_of(tmp_path, header + "a,1 3\na,\nb,\n", sample).problems
+    assert len(with_empty) == 1
+    assert "line 3 (a): it has no pixels" in with_empty[0]
 
 
 def test_sizes_by_image(tmp_path):
@@ -110,7 +110,7 @@ def test_sizes_by_image(tmp_path):
     assert problems_of(tmp_path, GOOD, shapes=shapes).problems == []
     assert "pixel 3" in problems_of(tmp_path, GOOD, shapes={**shapes, "a": (2, 1)}).problems[0]
     del shapes["c"]
-    assert "unknown size" in problems_of(tmp_path, GOOD, shapes=shapes).problems[0]
+    assert "the size of this image is unknown" in problems_of(tmp_path, GOOD, shapes=shapes).problems[0]
 
 
 def test_shapes_of_a_packed_folder(tmp_path):
@@ -162,7 +162,7 @@ def finish(masks, folder, fn="sub", data_dir=None, th=0.5, min_area=0):
 
 @pytest.fixture
 def masks(tmp_path):
-    """Test masks of 6 images, whose packed folder has a sample submission in another order."""
+    """Mask file of 6 test images; their packed folder has a sample submission in another order."""
     probabilities, _ = blobs(6)
     ids = [f"image{row}" for row in range(6)]
     write_packed(tmp_path / "data", {"train": (["t"], None, (31, 31)), "test": (ids, None, (31, 31))})
@@ -176,7 +176,7 @@ def test_finish_submission(masks, tmp_path, capsys):
     th, min_area = 0.3, 40
     path = finish(masks, tmp_path / "subs", th=th, min_area=min_area)
     table = read_table(path, "id", "rle_mask")
-    assert table["id"] == masks.ids[::-1]  # as the sample has them
+    assert table["id"] == masks.ids[::-1]  # in the order of the sample
     expected = binarize(masks.array, th)
     expected[expected.sum(axis=(1, 2)) < min_area] = False
     assert 0 < sum(cell == "" for cell in table["rle_mask"]) < 6
@@ -199,7 +199,7 @@ def test_finish_submission_resizes_back(tmp_path):
     lower, right = decode(cells["a"], (20, 10)), decode(cells["b"], (40, 80))
     np.testing.assert_array_equal(lower, np.arange(20)[:, None] >= np.full(10, 10))
     np.testing.assert_array_equal(right, np.arange(80) >= np.full((40, 1), 40))
-    # the least area is counted at the size of the mask file, where the threshold was fitted
+    # the minimum area is counted at the size of the mask file, where the threshold was fitted
     data, again = tmp_path / "data", open_masks(path)
     assert read_table(finish(again, tmp_path, "area", data, min_area=800)) == table
     assert "" in read_table(finish(again, tmp_path, "area", data, min_area=801))["rle_mask"]
@@ -215,7 +215,7 @@ def test_finish_submission_refuses(masks, tmp_path):
     with pytest.raises(UserError, match=r"masks of 31x31, but the test images .* are 40x40"):
         finish(masks, tmp_path / "subs")
     write_packed(tmp_path / "data", {"train": (masks.ids, None, (31, 31))})
-    with pytest.raises(UserError, match="no test images"):
+    with pytest.raises(UserError, match="expected test images"):
         finish(masks, tmp_path / "subs")
     assert [name for name in files_in(tmp_path) if not name.startswith("data")] == ["m.json", "m.npy"]
     assert set(before) <= set(files_in(tmp_path))

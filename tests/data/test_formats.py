@@ -1,4 +1,4 @@
-"""Each competition's submission: its columns, rows and order of pixels, from masks to the score; and objects."""
+"""Submission formats: columns, rows and pixel order of each competition, from masks to the score; and objects."""
 
 import re
 from typing import get_args, get_type_hints
@@ -30,19 +30,19 @@ LABELS = npst.arrays(
 
 
 def finish(path, fn="sub", data_dir=None, **flags):
-    """The submission of a mask file at threshold .5, beside it."""
+    """Write the submission of a mask file at threshold .5, into a folder next to it; return its path."""
     chosen = SubmissionSettings(th=0.5, submission_dir=str(path.parent / "subs"), fn=fn, **flags)
     return submit(open_masks(path), chosen, RuleSettings(), [], data_dir)
 
 
 def discs(n_images, shape=SHAPE):
-    """Label maps (N, H, W) of one or two objects, discs that do not touch; every third image has none."""
+    """Return label maps (N, H, W) of one or two discs that do not touch; every third image is empty."""
     masks = blobs(n_images, shape)[1] | blobs(n_images, shape, seed=1)[1]
     return np.stack([label(mask, connectivity=1) for mask in masks])
 
 
 def pixel_numbers(mask, by_row):
-    """What a competition counts: the 1-indexed numbers of the mask's pixels."""
+    """Return the 1-indexed numbers of the mask's pixels, as a competition counts them."""
     return 1 + np.flatnonzero(mask if by_row else mask.T)
 
 
@@ -61,7 +61,7 @@ def test_the_flag_has_every_format():
         (["id", "z", "EncodedPixels"], "a.jpg", "tgs"),
     ],
 )
-def test_the_format_by_the_columns(tmp_path, header, name, expected):
+def test_the_format_is_found_by_the_columns(tmp_path, header, name, expected):
     found = format_of(header, [name])
     assert found.name == expected
     assert set(found.columns) <= set(header)
@@ -70,16 +70,16 @@ def test_the_format_by_the_columns(tmp_path, header, name, expected):
     assert read_format(path) == found
 
 
-def test_unknown_columns(tmp_path):
+def test_unknown_columns_are_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("id,tags\na,cat\n")
     with pytest.raises(UserError, match=r"labels.csv: no column rle_mask or EncodedPixels"):
         read_format(tmp_path / "labels.csv")
 
 
-# --- run-lengths of objects, and by row
+# --- run-lengths of objects, and row by row
 
 
-def test_by_row_by_hand():
+def test_by_row_on_an_example():
     mask = np.array([[0, 1], [1, 1], [0, 0]])
     assert rle.encode(mask, by_row=True) == "2 3"
     assert rle.encode(mask) == "2 1 4 2"
@@ -89,7 +89,7 @@ def test_by_row_by_hand():
 
 @settings(derandomize=True, deadline=None)
 @given(LABELS, st.booleans())
-def test_label_maps_there_and_back(labels, by_row):
+def test_label_maps_survive_a_round_trip(labels, by_row):
     cells = rle.encode_instances(labels, by_row)
     numbers = np.unique(labels[labels != 0])
     assert cells == [rle.encode(labels == number, by_row) for number in numbers]
@@ -99,16 +99,16 @@ def test_label_maps_there_and_back(labels, by_row):
 
 
 @pytest.mark.parametrize(
-    ("cells", "said"),
+    ("cells", "message"),
     [
         (["1 3", "5 1", "3 1 6 1"], "object 3: overlap: it shares 1 pixels with object 1"),
         (["1 3", ""], "object 2: it has no pixels"),
         (["1 3", "4 9"], "object 2: run 4 9 ends at pixel 12"),
-        (["1 1"] * 65536, "65536 objects, expected at most 65535"),
+        (["1 1"] * 65536, "expected at most 65535 objects, found 65536"),
     ],
 )
-def test_objects_that_are_none(cells, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_objects_are_refused(cells, message):
+    with pytest.raises(ValueError, match=message):
         rle.decode_instances(cells, (2, 3))
 
 
@@ -140,25 +140,25 @@ def test_each_format_is_written_checked_and_scored(tmp_path, name):
     assert (verdict.problems, verdict.warnings, verdict.n_images) == ([], [], 9)
     done = run_here("utils/submission.py", "score", path, "--truth", path, "--shape", "30x41")
     assert re.search(rf"score \({form.metric}\) +1.00000\n", done.stdout)
-    # the truth by the same csv, as masks and as objects
+    # the same csv is read as truth, as masks and as objects
     masks = open_masks(tmp_path / "m.npy")
     np.testing.assert_array_equal(np.stack(list(true_masks(masks, str(path)))), truth > 0)
     if form.of_instances:
         np.testing.assert_array_equal(np.stack(list(true_instances(masks, str(path)))), truth)
 
 
-def test_the_wrong_order_of_pixels_is_seen(tmp_path):
-    for right, wrong, said in (("carvana", "tgs", "column by column"), ("tgs", "carvana", "row by row")):
+def test_the_wrong_order_of_pixels_is_detected(tmp_path):
+    for right, wrong, order in (("carvana", "tgs", "column by column"), ("tgs", "carvana", "row by row")):
         path = write_masks(tmp_path / "m.npy", list("abcdefghi"), np.float32(discs(9) > 0), data_dir="gone")
         written = finish(path, format=wrong)
         turned = tmp_path / "turned.csv"
         turned.write_text(written.read_text().replace(FORMATS[wrong].columns[0], FORMATS[right].columns[0], 1))
         verdict = check_submission(turned, None, SHAPE)
-        assert verdict.warnings[-1].startswith(f"read {said} the masks hang together")
+        assert verdict.warnings[-1].startswith(f"if pixels are read {order}, the masks ")
         assert check_submission(written, None, SHAPE).warnings == []
 
 
-def test_the_sample_decides_and_label_maps_keep_the_order_of_the_masks(tmp_path):
+def test_rows_follow_the_sample_and_label_maps_the_masks(tmp_path):
     truth, ids = discs(5), list("abcde")
     write_packed(tmp_path / "data", {"test": (ids, None, SHAPE)})
     (tmp_path / "data" / "stage1_sample_submission.csv").write_text(
@@ -182,7 +182,7 @@ def test_the_sample_decides_and_label_maps_keep_the_order_of_the_masks(tmp_path)
         finish(path)
 
 
-def test_borders_divide_what_touches(tmp_path):
+def test_borders_divide_objects_that_touch(tmp_path):
     mask, border = np.zeros((2, 1, 9, 12), np.float32)
     mask[0, 2:7, 1:11], border[0, :, 5:7] = 0.9, 0.9
     path = write_masks(tmp_path / "m.npy", ["a"], np.stack([mask, border], axis=1), data_dir="gone")
@@ -210,23 +210,23 @@ def test_objects_are_resized_to_the_source(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-# --- flags that do not go together
+# --- flags that cannot be combined
 
 
-def test_refusals(tmp_path):
+def test_flags_that_cannot_be_combined_are_refused(tmp_path):
     write_packed(tmp_path / "data", {"test": (["a"], None, SHAPE)})
     write_masks(tmp_path / "m.npy", ["a"], np.float32(discs(1) > 0), data_dir="data", part="test")
     write_json(tmp_path / "objects.json", {"th": 2})
     before = files_in(tmp_path)
-    for words, said in (
-        (("--objects", "--format", "tgs"), ("--objects: --format tgs has one row an image", "--format dsb2018")),
+    for words, parts in (
+        (("--objects", "--format", "tgs"), ("--objects: --format tgs has one row per image", "--format dsb2018")),
         (("--objects", "--format", "carvana"), ("--objects: --format carvana",)),
         (("--label_pngs", "x", "--format", "tgs"), ("--label_pngs: --format tgs",)),
         (("--seed_th", "0.5", "--format", "tgs"), ("--seed_th: --format tgs",)),
         (("--seed_th", "1.5"), ("--seed_th 1.5",)),
         (("--keep_largest", "0"), ("--keep_largest 0",)),
     ):
-        assert_refused(run_here("predict_fold_avg.py", "m.npy", "--masks_fn", "x.npy", *words, cwd=tmp_path), 2, *said)
+        assert_refused(run_here("predict_fold_avg.py", "m.npy", "--masks_fn", "x.npy", *words, cwd=tmp_path), 2, *parts)
     done = run_here("predict_fold_avg.py", "m.npy", "--masks_fn", "x.npy", "--objects", cwd=tmp_path)
     assert_refused(done, 1, "objects.json")
     assert files_in(tmp_path) == before

@@ -1,4 +1,4 @@
-"""A fold held out: every image once, in one part only; its masks in truth.csv alone; and nothing half-written."""
+"""Holding out a fold: every image in exactly one part, masks of the fold only in truth.csv, no incomplete folder."""
 
 import hashlib
 import signal
@@ -24,7 +24,7 @@ FOLDS = np.array([(7 * number) % 4 for number in range(40)])
 
 @pytest.fixture
 def salt(tmp_path):
-    """40 packed images with a mask each, a column of their own, and 4 folds."""
+    """Return a packed folder of 40 images with masks, an additional column, and 4 folds."""
     for number, name in enumerate(IDS):
         save(tmp_path / f"data/train/images/{name}.png", noise(number))
         save(tmp_path / f"data/train/masks/{name}.png", blob(number) * 255)
@@ -39,7 +39,7 @@ def salt(tmp_path):
 
 @pytest.fixture
 def ships(tmp_path):
-    """40 packed images with 0 to 3 objects each, resized, and 4 folds."""
+    """Return a packed folder of 40 resized images with 0 to 3 objects each, and 4 folds."""
     rows = []
     for number, name in enumerate(IDS):
         save(tmp_path / f"ships/train_v2/{name}.jpg", noise(number, (24, 20), 3))
@@ -115,13 +115,13 @@ def test_truth_of_objects_at_the_packed_size(ships):
     for name, label in zip(sample["ImageId"], labels, strict=True):
         cells = [cell for one, cell in zip(truth["ImageId"], truth["EncodedPixels"], strict=True) if one == name]
         assert cells == ([encode(label == number) for number in range(1, label.max() + 1)] or [""])
-    assert (labels.max(axis=(1, 2)) == 0).any(), "no image without objects to look at"
+    assert (labels.max(axis=(1, 2)) == 0).any(), "the fold has no image without objects"
     assert open_packed(ships).sizes is not None
     assert open_packed(held).sizes is None
     assert set(read_table(held / "train.csv")) >= {"id", "objects", "background"}
 
 
-def test_run_lengths_of_a_resized_set_are_written_anew(salt):
+def test_run_lengths_of_a_resized_set_are_written_again(salt):
     run_ok("--data_dir", salt, "--size", "6x5", cwd=salt.parent)
     held, _ = held_out(salt)
     train = open_packed(held)
@@ -129,7 +129,7 @@ def test_run_lengths_of_a_resized_set_are_written_anew(salt):
     assert np.array_equal([decode(cell, (6, 5)) for cell in cells], train.masks)
 
 
-def test_again_does_nothing_or_mends(salt):
+def test_a_second_run_does_nothing_or_repairs_the_folder(salt):
     held, _ = held_out(salt)
     before = contents(held)
     assert "already there" in held_out(salt)[1]
@@ -139,7 +139,7 @@ def test_again_does_nothing_or_mends(salt):
     assert contents(held) == before
 
 
-def test_what_else_lies_there_is_left_alone(salt):
+def test_folders_with_other_contents_are_refused_and_kept(salt):
     held, _ = held_out(salt)
     before = contents(salt.parent)
     write = ("--data_dir", salt, "--out_dir")
@@ -153,7 +153,7 @@ def test_what_else_lies_there_is_left_alone(salt):
     write_table(salt / "train_with_folds.csv", {**table, "fold": [fold % 2 for fold in FOLDS.tolist()]})
     assert_refused(run_here(SCRIPT, *write, held, "--fold", 2), 2, "--fold 2")
     assert_refused(run_here(SCRIPT, *write, held, "--fold", 1), 2, "--out_dir")
-    assert_refused(run_here(SCRIPT, *write, salt.parent / "new", "--fold", 1), 1, "one fold left", "make more folds")
+    assert_refused(run_here(SCRIPT, *write, salt.parent / "new", "--fold", 1), 1, "two or more folds", "make more")
     (salt / "train_with_folds.csv").unlink()
     assert_refused(run_here(SCRIPT, *write, salt.parent / "new", "--fold", 1), 1, "make_folds.py")
     assert not (salt.parent / "new").exists()
@@ -163,7 +163,7 @@ def test_what_else_lies_there_is_left_alone(salt):
     ("place", "n_calls"),
     [(("utils.core.arrays", "ArrayWriter", "append"), 5), (("os", "", "replace"), 4), (("os", "", "replace"), 9)],
 )
-def test_a_killed_run_leaves_nothing_that_looks_whole(salt, place, n_calls):
+def test_a_killed_run_leaves_nothing_that_looks_complete(salt, place, n_calls):
     whole, _ = held_out(salt, out="quiet")
     words = ["--data_dir", str(salt), "--fold", "2", "--out_dir", str(salt.parent / "held")]
     killed = [sys.executable, "-c", KILLED.replace("utils/stack_and_save.py", SCRIPT), *place, str(n_calls), *words]

@@ -1,4 +1,4 @@
-"""Classes of whole images: read from a csv, scored beside scikit-learn, and their files of probabilities."""
+"""Classes of images: reading them from a csv, scores compared with scikit-learn, and files of probabilities."""
 
 import numpy as np
 import pytest
@@ -20,24 +20,24 @@ def table(tmp_path, *rows, header="id,kind,fold"):
     return path
 
 
-def test_one_label_a_cell(tmp_path):
+def test_one_class_per_cell(tmp_path):
     path = table(tmp_path, "a,dog,0", "b,cat,0", "c,dog,1")
     labels = read_classes(path, "kind", ["c", "b"])
     assert (labels.names, labels.exclusive) == (["cat", "dog"], True)
     assert labels.matrix.tolist() == [[0, 1], [1, 0]]
     assert labels.matrix.dtype == np.uint8
-    # a fold without a cat has the same labels
+    # a fold without a cat has the same classes
     assert read_classes(path, "kind", ["c"]).names == ["cat", "dog"]
 
 
-def test_numbers_are_names_by_size(tmp_path):
+def test_class_names_that_are_numbers_are_sorted_as_numbers(tmp_path):
     path = table(tmp_path, "a,10,0", "b,9,0", "c,0,1", "d,9,1")
     assert read_classes(path, "kind", list("abcd")).names == ["0", "9", "10"]
     binary = read_classes(table(tmp_path, "a,1,0", "b,0,0"), "kind", ["a", "b"])
     assert (binary.names, binary.matrix.tolist(), binary.exclusive) == (["0", "1"], [[0, 1], [1, 0]], True)
 
 
-def test_words_are_a_set_of_labels(tmp_path):
+def test_several_words_in_a_cell_are_several_classes(tmp_path):
     path = table(tmp_path, "t0,haze primary", "t1,clear", "t2,water  clear primary", header="image_name,tags")
     labels = read_classes(path, "tags", ["t0", "t1", "t2"])
     assert (labels.names, labels.exclusive) == (["clear", "haze", "primary", "water"], False)
@@ -56,17 +56,17 @@ def test_words_are_a_set_of_labels(tmp_path):
             ["a", "b"],
             r"1 images have an empty cell in column kind \(such as b\)",
         ),
-        (["a,dog,0", "b,dog,0"], "kind", ["a"], "only one label, dog"),
-        (["a,dog,0", "b,cat,0", "c,cow,1"], "kind", ["a"], "another label for each of the 3 images"),
-        (["a,dog,0", "a,cat,0"], "kind", ["a"], "two rows of a have different labels"),
+        (["a,dog,0", "b,dog,0"], "kind", ["a"], "expected two or more classes, found only dog"),
+        (["a,dog,0", "b,cat,0", "c,cow,1"], "kind", ["a"], "a different value for each of the 3 images"),
+        (["a,dog,0", "a,cat,0"], "kind", ["a"], "two rows of a have different classes"),
     ],
 )
-def test_columns_that_are_refused(tmp_path, rows, column, ids, words):
+def test_invalid_columns_are_refused(tmp_path, rows, column, ids, words):
     with pytest.raises(UserError, match=f"train_with_folds.csv: .*{words}"):
         read_classes(table(tmp_path, *rows), column, ids)
 
 
-def test_not_empty_reads_masks():
+def test_nonempty_class_reads_masks():
     masks = np.zeros((3, 4, 4), np.uint8)
     masks[1, 3, 2] = 1
     labels = nonempty_class(masks)
@@ -81,7 +81,7 @@ ONE = st.integers(1, 30).flatmap(
 
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(ONE)
-def test_one_label_by_counting_pairs(problem):
+def test_metrics_of_one_class_equal_a_count_of_pairs(problem):
     scores, truth = problem
     pairs = [(p > n) + (p == n) / 2 for p in scores[truth] for n in scores[~truth]]
     assert auc(scores, truth) == pytest.approx(np.mean(pairs) if pairs else 0.5, abs=1e-12)
@@ -93,7 +93,7 @@ def test_one_label_by_counting_pairs(problem):
     assert recall_at(scores, truth, 0.75) == max(recalls, default=0.0)
 
 
-def test_one_label_beside_scikit_learn():
+def test_metrics_of_one_class_equal_those_of_scikit_learn():
     from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
     rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def test_one_label_beside_scikit_learn():
     assert found["log_loss"] == pytest.approx(log_loss(truth, np.clip(scores, CLIP, 1 - CLIP)))
 
 
-def test_the_precision_that_is_asked_for_counts():
+def test_recall_counts_at_exactly_the_required_precision():
     scores = np.concatenate([np.full(20, 0.9), np.full(5, 0.1)])
     truth = np.array([True] * 19 + [False] + [True] + [False] * 4)
     assert recall_at(scores, truth, 0.95) == 19 / 20  # 19 of 20 is .95 exactly
@@ -114,12 +114,12 @@ def test_the_precision_that_is_asked_for_counts():
     assert recall_at(scores, np.zeros(25, bool), 0.0) == 0.0
 
 
-def test_a_sure_mistake_costs_what_clipping_leaves():
+def test_the_log_loss_of_a_certain_mistake_is_limited_by_clipping():
     found = class_scores(np.array([[0.0, 1.0]]), np.array([[1, 0]], np.uint8), exclusive=True)
     assert found == {"accuracy": 0.0, "log_loss": pytest.approx(-np.log(1e-7))}
 
 
-def test_one_of_several_beside_scikit_learn():
+def test_metrics_of_exclusive_classes_equal_those_of_scikit_learn():
     from sklearn.metrics import log_loss
 
     rng = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def test_one_of_several_beside_scikit_learn():
         )
     )
 )
-def test_several_labels_beside_scikit_learn_at_every_threshold(problem):
+def test_metrics_of_several_classes_equal_those_of_scikit_learn_at_every_threshold(problem):
     from sklearn.metrics import fbeta_score
 
     probabilities, truths = problem
@@ -156,14 +156,14 @@ def write(tmp_path, array=((0.5, 0.25),), ids=("a",), labels=("cat", "dog"), **i
     return path
 
 
-def test_probabilities_come_back(tmp_path):
+def test_probabilities_survive_a_round_trip(tmp_path):
     file = open_probabilities(write(tmp_path, data_dir="data", part="test"))
     assert (file.ids, file.labels, file.info) == (["a"], ["cat", "dog"], PredictionInfo("data", "test"))
     assert (file.array.dtype, file.array.tolist()) == (np.float32, [[0.5, 0.25]])
     assert sorted(path.name for path in file.path.parent.iterdir()) == ["probabilities.json", "probabilities.npy"]
 
 
-def test_files_that_are_refused(tmp_path):
+def test_invalid_files_of_probabilities_are_refused(tmp_path):
     def refuse(words, **changed):
         with pytest.raises(UserError, match=words):
             open_probabilities(write(tmp_path, **changed))
@@ -186,7 +186,7 @@ def test_files_that_are_refused(tmp_path):
         open_probabilities(tmp_path / "none.npy")
     path = write(tmp_path, array=np.zeros((50, 2)), ids=map(str, range(50)))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"no whole .npy array"):
+    with pytest.raises(UserError, match=r"truncated or invalid \.npy file"):
         open_probabilities(path)
     np.save(path, np.zeros((2, 4, 4), np.float16))
     with pytest.raises(UserError, match=r"expected float32 probabilities \(images, labels\).* this is a mask file"):

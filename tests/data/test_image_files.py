@@ -1,4 +1,4 @@
-"""Single pictures: what is read from a file of any kind, and what resizing makes of it."""
+"""Single image files: reading images and masks in every mode, and resizing them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 from utils.data.image_files import probe, read_image, read_mask, resize_image, resize_mask
 
 
-def test_read_mask_by_half_of_the_range(tmp_path):
+def test_masks_are_cut_at_half_of_the_range(tmp_path):
     steps = np.array([[0, 127, 128, 255]], np.uint8)
     save(tmp_path / "8.png", steps)
     save(tmp_path / "16.png", np.array([[0, 32767, 32768, 65535]], np.uint16))
@@ -19,7 +19,7 @@ def test_read_mask_by_half_of_the_range(tmp_path):
         assert mask.dtype == np.uint8
         assert flaws == ["masks_not_binary"], name
     save(tmp_path / "alpha.png", np.dstack([as_rgb(steps), np.full_like(steps, 255)]))
-    assert read_mask(str(tmp_path / "alpha.png"))[0].tolist() == [[0, 0, 1, 1]], "how opaque it is, is not looked at"
+    assert read_mask(str(tmp_path / "alpha.png"))[0].tolist() == [[0, 0, 1, 1]], "alpha is ignored"
     one = blob(2)
     palette = Image.fromarray(one * 3).convert("P")
     palette.putpalette([10, 0, 0] * 3 + [0, 0, 200])
@@ -35,7 +35,7 @@ def test_read_mask_by_half_of_the_range(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_read_image_of_any_mode(tmp_path):
+def test_images_of_every_mode_are_read(tmp_path):
     grey, colour = noise(1), noise(2, channels=3)
     save(tmp_path / "16.png", grey.astype(np.uint16) * 256 + 3)
     save(tmp_path / "alpha.png", np.dstack([colour, noise(3)]))
@@ -47,7 +47,7 @@ def test_read_image_of_any_mode(tmp_path):
         ("16.png", as_rgb(grey), True),
         ("alpha.png", colour, False),
         ("grey_alpha.png", as_rgb(grey), True),
-        ("p.png", colour, False),  # Pillow warns of some ways to read it
+        ("p.png", colour, False),  # Pillow warns about some conversions of it
     ):
         assert np.array_equal(read_image(str(tmp_path / name), 3), expected), name
         assert np.array_equal(read_image(str(tmp_path / name), 1), expected[..., :1]), name

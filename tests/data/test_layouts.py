@@ -1,4 +1,4 @@
-"""Every layout through the real command line."""
+"""Packing of every layout, with the real command line."""
 
 import helpers.sources as sources
 import numpy as np
@@ -16,7 +16,7 @@ from utils.data.packed_data import open_packed
 
 
 def packed(folder, tmp_path, *words):
-    """Pack by the real command line; what it printed, and the stacks by part."""
+    """Pack with the real command line; return its standard output and the packed images by part."""
     done = run_script(SCRIPT, "--data_dir", folder, "--out_dir", tmp_path / "out", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -37,11 +37,11 @@ FOLDERS = {
     "airbus": sources.airbus,
     "labels": labelled,
 }
-"""By layout: the function that makes a folder of it."""
+"""Layout -> function that creates a folder with this layout."""
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_is_found_by_its_own_name(tmp_path, name):
+def test_every_layout_is_detected(tmp_path, name):
     FOLDERS[name](tmp_path)
     source = find_source(tmp_path)
     assert (source.layout, source.folder) == (name, str(tmp_path))
@@ -94,7 +94,7 @@ def test_flat(tmp_path):
     assert np.array_equal(stacks["test"].images[..., 0], [images[name] for name in "zxy"])
 
 
-def test_flat_with_a_sample_submission_alone(tmp_path):
+def test_flat_with_only_a_sample_submission(tmp_path):
     sources.flat(tmp_path)
     (tmp_path / "train.csv").unlink()
     source = find_source(tmp_path)
@@ -140,7 +140,7 @@ def test_dsb2018(tmp_path):
     assert read_table(tmp_path / "out/train.csv")["objects"] == ["1", "2"]
 
 
-def test_dsb2018_compares_with_its_csv(tmp_path):
+def test_masks_of_dsb2018_are_compared_with_its_csv(tmp_path):
     labels = sources.dsb2018(tmp_path / "data")
     from utils.data.rle import encode
 
@@ -170,7 +170,7 @@ def test_airbus(tmp_path):
     assert read_table(tmp_path / "out/train.csv")["objects"] == ["2", "0", "1"]
 
 
-def test_airbus_takes_no_truth_of_the_test_images_for_training(tmp_path):
+def test_airbus_does_not_train_on_the_truth_of_test_images(tmp_path):
     sources.airbus(tmp_path)
     write_table(tmp_path / "truth.csv", {"ImageId": ["z.jpg", "y.jpg"], "EncodedPixels": ["", "1 2"]})
     source = find_source(tmp_path)
@@ -178,13 +178,13 @@ def test_airbus_takes_no_truth_of_the_test_images_for_training(tmp_path):
     assert [item.id for item in source.train] == ["c.jpg", "a.jpg", "b.jpg"]
 
 
-def test_airbus_without_sample_submission_names_the_files(tmp_path):
+def test_airbus_without_sample_submission_uses_file_names_as_ids(tmp_path):
     sources.airbus(tmp_path)
     (tmp_path / "sample_submission_v2.csv").unlink()
     assert [item.id for item in find_source(tmp_path).test] == ["y.jpg", "z.jpg"]
 
 
-def test_colour_anywhere_means_three_channels_everywhere(tmp_path):
+def test_one_colour_image_gives_three_channels_to_all(tmp_path):
     images, _ = sources.salt(tmp_path / "data")
     colour = noise(1, channels=3)
     save(tmp_path / "data/test/images/y.png", colour)  # the very last one
@@ -205,7 +205,7 @@ def test_mixed_sizes_are_resized_on_request(tmp_path):
     save(tmp_path / "data/stage1_train/e/images/e.png", noise(5, (20, 20), 3))
     save(tmp_path / "data/stage1_train/e/masks/all.png", np.full((20, 20), 255, np.uint8))
     speck = np.zeros((24, 20), np.uint8)
-    speck[0, 0] = 255  # no pixel of the small image lies on it
+    speck[0, 0] = 255  # no pixel of the resized image falls on it
     save(tmp_path / "data/stage1_train/c/masks/a_speck.png", speck)
     _, stacks = packed(tmp_path / "data", tmp_path, "--size", "12x10")
     train = stacks["train"]
@@ -216,7 +216,7 @@ def test_mixed_sizes_are_resized_on_request(tmp_path):
     half[:6] = 1
     for row in (2, 3):
         assert np.array_equal(train.masks[row], half)
-        assert np.array_equal(train.instances[row], half), "numbers without a gap where an object got lost"
+        assert np.array_equal(train.instances[row], half), "numbers have no gap where an object was lost"
         assert (train.images[row][:, :4] == 7).all()
         assert (train.images[row][:, 6:] == 201).all()
     counts = read_json(tmp_path / "out/manifest.json")["report"]["train"]["counts"]
@@ -226,7 +226,7 @@ def test_mixed_sizes_are_resized_on_request(tmp_path):
     assert table["objects"] == ["1", "2", "1", "1", "1"]
 
 
-def test_labels_in_train_csv(tmp_path):
+def test_classes_in_train_csv(tmp_path):
     sources.labelled(tmp_path, ["cat", "dog", "dog", "cat"])
     written = (tmp_path / "train.csv").read_bytes()
     for time in range(2):
@@ -242,7 +242,7 @@ def test_labels_in_train_csv(tmp_path):
     assert "empty_masks" not in read_json(tmp_path / "manifest.json")["report"]["train"]["counts"]
 
 
-def test_labels_as_planet_has_them(tmp_path):
+def test_classes_in_the_layout_of_planet(tmp_path):
     folder, words = tmp_path / "data", {"columns": ("image_name", "tags"), "parts": ("train-jpg", "test-jpg")}
     sources.labelled(folder, ["haze primary", "clear"], "train_v2.csv", **words)
     _, stacks = packed(folder, tmp_path)
@@ -255,15 +255,15 @@ def test_labels_as_planet_has_them(tmp_path):
     assert stacks["train"].ids == read_table(tmp_path / "out/train.csv")["id"] == ["a_0", "a_1"]
 
 
-def test_ids_of_labels_are_names_of_files(tmp_path):
-    """Packed in place: labels.csv stays the source, beside the train.csv that is made of it."""
+def test_ids_of_classes_are_file_names(tmp_path):
+    """Packing in place keeps labels.csv as the source, next to the train.csv that is written from it."""
     sources.labelled(tmp_path, ["0", "1", "1", "0"], "labels.csv", ("filename", "cactus"), suffix=".png")
     for _ in range(2):
         done = run_here(SCRIPT, "--data_dir", tmp_path)
         assert done.returncode == 0, done.stderr
         assert "labels.csv (columns: cactus)" in done.stdout
     assert "already packed" in done.stdout
-    assert open_packed(tmp_path, "test").ids == ["b_1.png", "b_0.png"], "those that a submission has to have"
+    assert open_packed(tmp_path, "test").ids == ["b_1.png", "b_0.png"], "the ids that a submission needs"
     assert list(read_table(tmp_path / "train.csv")) == ["id", "cactus"]
     done = run_here("utils/make_folds.py", "--path", tmp_path / "train.csv", "--n", 2, "--stratify", "cactus")
     assert done.stdout.splitlines()[:2] == ["fold  images      0      1", "   0       2  50.0%  50.0%"], done.stderr

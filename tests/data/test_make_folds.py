@@ -1,4 +1,4 @@
-"""Folds: every image once, even, repeatable, as mixed as asked for, and no group in two."""
+"""Folds: every image in one fold, equal sizes, repeatable, stratified as requested, and groups kept together."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ SCRIPT = "utils/make_folds.py"
 
 @pytest.fixture
 def train_csv(tmp_path):
-    """60 images: coverage with 20 empty, depth, a class with one rare value, wells of 5 images each."""
+    """Return a train.csv of 60 images: coverage (20 empty), depth, classes with a rare one, wells of 5 images each."""
     rng = np.random.default_rng(1)
     n = 60
     coverage = np.where(np.arange(n) % 3 == 0, 0, (1 + rng.permutation(n)) / 100)
@@ -59,7 +59,7 @@ def test_any_number_of_images_and_folds(n_images, data):
             assert spread.max() - spread.min() <= 1
 
 
-def test_plain_is_even_seeded_and_keeps_everything(train_csv):
+def test_plain_folds_are_even_and_seeded_and_keep_all_columns(train_csv):
     folds, printed = folds_of(train_csv, "-n", 7)
     assert sorted(np.bincount(folds).tolist()) == [8, 8, 8, 9, 9, 9, 9]
     table, before = read_table(train_csv.with_name("train_with_folds.csv")), read_table(train_csv)
@@ -87,16 +87,16 @@ def test_coverage(train_csv, column):
     coverage = np.array(table["coverage"], float)
     write_table(train_csv, {"id": table["id"], column: table[column]})
     folds, printed = folds_of(train_csv, "-n", 5, "--stratify", "coverage")
-    assert np.bincount(folds[coverage == 0]).tolist() == [4] * 5  # the empty ones are a class of their own
+    assert np.bincount(folds[coverage == 0]).tolist() == [4] * 5  # empty masks are a separate class
     ascending = folds[np.argsort(coverage)][20:].reshape(8, 5)  # 40 images in 8 classes, one of each for every fold
     np.testing.assert_array_equal(np.sort(ascending), [range(5)] * 8)
     assert printed.splitlines()[0].split() == ["fold", "images", "empty", "mean"]
     assert "33.3%" in printed
 
 
-def test_objects_of_an_image_are_summed(tmp_path):
+def test_rows_of_an_image_are_merged(tmp_path):
     rows = ["id,rle_mask"]
-    for image in range(10):  # five images of two objects, 4 pixels in all, and five of one of 4
+    for image in range(10):  # five images with two objects of 2 pixels, and five with one object of 4 pixels
         rows += [f"i{image},7 2", f"i{image},1 2"] if image % 2 else [f"i{image},1 4"]
     (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
     folds, printed = folds_of(tmp_path / "train.csv", "-n", 2, "--stratify", "coverage")
@@ -107,7 +107,7 @@ def test_objects_of_an_image_are_summed(tmp_path):
     assert [line.split()[-1] for line in printed.splitlines()[1:3]] == ["4", "4"]
 
 
-def test_depth_from_train_csv_or_from_beside_it(train_csv):
+def test_depth_is_read_from_train_csv_or_depths_csv(train_csv):
     table = read_table(train_csv)
     depth = np.array(table["z"], float)
     here, _ = folds_of(train_csv, "-n", 5, "--stratify", "depth")
@@ -125,11 +125,11 @@ def test_a_column_of_classes_with_a_rare_one(train_csv):
     folds, printed = folds_of(train_csv, "-n", 5, "--stratify", "kind")
     spread = np.bincount(folds[kinds == "b"], minlength=5)
     assert spread.max() - spread.min() <= 1
-    assert "fewer images than folds: 1" in printed
+    assert "1 classes of --stratify have fewer images than there are folds" in printed
     assert {"a", "b", "rare"} <= set(printed.splitlines()[1].split())
 
 
-def test_joined_stratifiers_are_mixed_together(tmp_path):
+def test_joined_stratifiers_are_combined(tmp_path):
     rng = np.random.default_rng(2)
     kinds = np.array(["dark"] * 60 + ["bright"] * 20 + ["odd"] * 7)
     objects = rng.integers(1, 30, 87) + np.where(kinds == "bright", 100, 0)
@@ -139,14 +139,14 @@ def test_joined_stratifiers_are_mixed_together(tmp_path):
     for inside in (kinds == "dark", kinds == "bright", kinds == "odd", (kinds == "dark") & (objects == 0)):
         spread = np.bincount(folds[inside], minlength=5)
         assert spread.max() - spread.min() <= 1
-    for kind in ("dark", "bright"):  # of each kind images of few objects and of many in every fold
+    for kind in ("dark", "bright"):  # every fold has images with few and with many objects of each kind
         ascending = folds[kinds == kind][np.argsort(objects[kinds == kind], kind="stable")]
         for half in np.array_split(ascending, 2):
             assert np.bincount(half, minlength=5).min() >= len(half) // 5 - 1
     assert printed.splitlines()[0].split() == ["fold", "images", "dark", "bright", "odd", "mean", "objects"]
 
 
-def test_a_joined_class_that_is_rare_stays_with_its_first_part():
+def test_a_rare_combination_stays_in_its_first_class():
     values = {"background": np.array(["a"] * 20 + ["b"] * 8), "kind": np.array(["x"] * 17 + ["y"] * 3 + ["z"] * 8)}
     classes = classes_of(values, 28, 4)
     assert len(set(classes[:20])) == 1, "three of a kind cannot be in each of 4 folds"
@@ -157,7 +157,7 @@ def test_a_joined_class_that_is_rare_stays_with_its_first_part():
 @pytest.mark.parametrize("columns", ["ImageId,EncodedPixels", "id,rle_mask"])
 def test_objects_are_counted_by_their_rows(tmp_path, columns):
     rows = [columns]
-    for image in range(30):  # 10 images each of none, of one object and of four
+    for image in range(30):  # 10 images each with zero, one and four objects
         number = (0, 1, 4)[image % 3]
         rows += [f"i{image},{10 * place + 1} 2" for place in range(number)] or [f"i{image},"]
     (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
@@ -178,7 +178,7 @@ def test_groups_stay_together(train_csv):
     assert (other != folds_of(train_csv, "-n", 4, "--group", "well")[0]).any()
 
 
-def test_groups_are_mixed_as_asked_for():
+def test_folds_of_groups_are_stratified():
     classes, groups = np.repeat([0, 1], 20), [f"group{image // 5}" for image in range(40)]
     folds = split(classes, groups, 4, 0)
     assert [np.bincount(classes[folds == fold]).tolist() for fold in range(4)] == [[5, 5]] * 4
@@ -208,7 +208,7 @@ def test_real_command_line(train_csv):
     assert_refused(done, 2, "--n_splits 61", "60 images")
 
 
-def test_refusals(train_csv):
+def test_wrong_flags_and_tables_are_refused(train_csv):
     folder = train_csv.parent
     for name, text in (
         ("twice.csv", "id,z\na,1\nb,1\na,2\n"),
@@ -223,7 +223,7 @@ def test_refusals(train_csv):
     ):
         (folder / name).write_text(text)
     before = files_in(folder)
-    for words, code, said in (
+    for words, code, messages in (
         (("none.csv",), 1, ("none.csv", "no such file")),
         (("train.csv", "-n", 1), 2, ("--n_splits 1",)),
         (("train.csv", "-n", 61), 2, ("--n_splits 61",)),
@@ -233,8 +233,8 @@ def test_refusals(train_csv):
         (("train.csv", "--stratify", "kind+wel"), 2, ("--stratify wel", "well")),
         (("train.csv", "--stratify", "kind+kind"), 2, ("--stratify kind+kind", "twice")),
         (("plain.csv", "-n", 2, "--stratify", "objects"), 2, ("--stratify objects", "neither")),
-        (("twice.csv", "-n", 2), 1, ("the id a is on 2 rows",)),
-        (("twice_rle.csv", "-n", 2), 1, ("the id a is on 2 rows",)),
+        (("twice.csv", "-n", 2), 1, ("the id a has 2 rows",)),
+        (("twice_rle.csv", "-n", 2), 1, ("the id a has 2 rows",)),
         (("no_id.csv", "-n", 2), 1, ("no column id",)),
         (("no_rows.csv", "-n", 2), 1, ("no images",)),
         (("words.csv", "-n", 2, "--stratify", "depth"), 1, ("column z", "deep")),
@@ -242,7 +242,7 @@ def test_refusals(train_csv):
         (("broken.csv", "-n", 2, "--stratify", "coverage"), 1, ("run-lengths of a", "printed list")),
         (("plain.csv", "-n", 2, "--stratify", "coverage"), 2, ("neither",)),
         (("plain.csv", "-n", 2, "--stratify", "depth"), 1, ("depths.csv",)),
-        (("two_groups.csv", "-n", 3, "--group", "well"), 1, ("2 groups",)),
+        (("two_groups.csv", "-n", 3, "--group", "well"), 1, ("folds (3), found 2",)),
     ):
-        assert_refused(run_here(SCRIPT, "-p", *words, cwd=folder), code, *said)
+        assert_refused(run_here(SCRIPT, "-p", *words, cwd=folder), code, *messages)
     assert files_in(folder) == before

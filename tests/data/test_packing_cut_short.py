@@ -1,4 +1,4 @@
-"""Packing that is killed, fails or finds no room: nothing that looks whole is left, and what was there stays."""
+"""Packing that is killed, fails or runs out of space: no folder looks complete by mistake, and old files are kept."""
 
 import resource
 import shutil
@@ -22,11 +22,11 @@ from utils.data.packed_data import open_packed
         (("utils.data.packing", "", "load_sample"), 3),
         (("utils.core.arrays", "ArrayWriter", "append"), 7),
         (("utils.core.arrays", "ArrayWriter", "check_full"), 2),
-        (("os", "", "replace"), 5),  # csv files first, then arrays: some are renamed, some not
-        (("os", "", "replace"), 7),  # all arrays are there, the manifest is not
+        (("os", "", "replace"), 5),  # csv files are renamed first, then arrays; some arrays are not renamed yet
+        (("os", "", "replace"), 7),  # all arrays are renamed, the manifest is not
     ],
 )
-def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, place, n_calls):
+def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path, place, n_calls):
     sources.salt(tmp_path / "data", train="dbacefgh")
     run_ok("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "quiet", cwd=tmp_path)
     words = ["--data_dir", str(tmp_path / "data"), "--out_dir", str(tmp_path / "out")]
@@ -34,12 +34,12 @@ def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, place, n_calls):
     assert subprocess.run(killed, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
     assert not (tmp_path / "out/manifest.json").exists()
     for path in (tmp_path / "out").glob("*.npy"):
-        np.load(path)  # what has its name is whole
+        np.load(path)  # every array that has its final name is complete
     run_ok(*words, cwd=tmp_path)
     assert contents(tmp_path / "out") == contents(tmp_path / "quiet")
 
 
-def test_killed_while_packing_again(tmp_path):
+def test_a_run_that_is_killed_while_packing_again(tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     sources.salt(data)
     run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
@@ -48,10 +48,10 @@ def test_killed_while_packing_again(tmp_path):
     killed = [sys.executable, "-c", KILLED, "utils.core.arrays", "ArrayWriter", "append", "5"]
     words = ["--data_dir", str(data), "--out_dir", str(out)]
     assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
-    assert {name: contents(out)[name] for name in before} == before, "the former arrays are as they were"
+    assert {name: contents(out)[name] for name in before} == before, "the old arrays are unchanged"
     killed[3:] = ["os", "", "replace", "5"]
     assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
-    assert not (out / "manifest.json").exists(), "a manifest beside arrays of two runs"
+    assert not (out / "manifest.json").exists(), "a manifest next to arrays of two runs"
     assert "already" not in run_ok(*words, cwd=tmp_path)
     assert np.array_equal(open_packed(out).images[2, ..., 0], noise(99))
 
@@ -81,11 +81,11 @@ def test_full_disk(tmp_path, monkeypatch):
     assert files_in(tmp_path / "out") == []
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
     done = run_here(SCRIPT, *words, cwd=tmp_path)
-    assert_refused(done, 1, tmp_path / "out", "--out_dir", "there is room for")
+    assert_refused(done, 1, tmp_path / "out", "--out_dir", "MB are free")
     assert files_in(tmp_path / "out") == []
 
 
-def test_out_dir_that_cannot_be_written(tmp_path):
+def test_an_out_dir_that_cannot_be_written(tmp_path):
     sources.salt(tmp_path / "data")
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file/below"):

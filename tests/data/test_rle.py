@@ -1,4 +1,4 @@
-"""Run-lengths: the rule by hand, round trips, and every malformation."""
+"""Run-lengths: examples, round trips, and every kind of malformed text."""
 
 import re
 
@@ -14,7 +14,7 @@ MASKS = npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, max_side
 
 
 def slow_encode(mask):
-    """Pixel by pixel, as the competition words it."""
+    """Encode a mask pixel by pixel, as the competition describes it."""
     height, width = mask.shape
     words, run = [], 0
     for number in range(1, height * width + 1):
@@ -32,14 +32,14 @@ def slow_encode(mask):
 @pytest.mark.parametrize(
     ("mask", "text"),
     [
-        ([[0, 1], [1, 0], [1, 0]], "2 3"),  # down the first column, on at the top of the second
+        ([[0, 1], [1, 0], [1, 0]], "2 3"),  # down the first column, then from the top of the second
         ([[1, 0, 1], [0, 0, 1]], "1 1 5 2"),
         ([[0, 0], [0, 0]], ""),
         ([[1, 1], [1, 1]], "1 4"),
         ([[0, 0], [0, 1]], "4 1"),
     ],
 )
-def test_by_hand(mask, text):
+def test_examples(mask, text):
     mask = np.array(mask)
     assert rle.encode(mask) == text
     decoded = rle.decode(text, mask.shape)
@@ -64,36 +64,36 @@ def test_merge_is_the_union(masks):
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.float16, np.int64])
-def test_what_is_not_zero_is_mask(dtype):
+def test_nonzero_pixels_are_mask(dtype):
     mask = np.zeros((3, 3), dtype)
     mask[1, 1] = True if dtype is bool else 7
     assert rle.encode(mask) == "5 1"
     assert rle.encode(mask.T[::-1]) == "5 1"  # not contiguous
 
 
-def test_touching_runs_are_read():
+def test_touching_runs_are_accepted():
     np.testing.assert_array_equal(rle.decode("1 2 3 1", (2, 2)), rle.decode("1 3", (2, 2)))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("1 2 3", "odd count"),
-        ("1", "odd count"),
+        ("1 2 3", "odd number of values, 3"),
+        ("1", "odd number of values, 1"),
         ("1 x", "'x'"),
         ("1.0 2", "'1.0'"),
         ("nan", "'nan'"),
         ("-1 2", "'-1'"),
         ("1 -2", "'-2'"),
         ("\u0661 1", "whole numbers"),
-        ("0 2", "start is 0"),
-        ("1 0", "length 0"),
+        ("0 2", "expected starts of at least 1, found 0"),
+        ("1 0", "expected lengths of at least 1, found 0"),
         ("5 1 1 1", "5 is followed by 1"),
         ("1 1 1 1", "1 is followed by 1"),
         ("1 3 3 1", "overlap"),
         ("12 2", "ends at pixel 13"),
-        ("13 1", "12"),
-        ("1 999999999999999999", "12"),
+        ("13 1", "has 12"),
+        ("1 999999999999999999", "has 12"),
         ("9" * 30 + " 1", "whole numbers"),
         ("[1, 3]", "printed list"),
         ("[]", "printed list"),
@@ -101,12 +101,12 @@ def test_touching_runs_are_read():
         ("1, 3", "'1,'"),
     ],
 )
-def test_malformed(text, said):
-    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+def test_malformed_run_lengths_are_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         rle.decode(text, (3, 4))
     assert "\n" not in str(caught.value)
 
 
-def test_not_a_mask():
+def test_an_array_of_three_dimensions_is_refused():
     with pytest.raises(ValueError, match=r"\(2, 2, 1\)"):
         rle.encode(np.zeros((2, 2, 1)))

@@ -1,4 +1,4 @@
-"""Packing with --skip_broken: broken training images are left out and listed, everything else is as without them."""
+"""Packing with --skip_broken: broken training images are left out and listed, and nothing else changes."""
 
 import signal
 import subprocess
@@ -17,12 +17,12 @@ from utils.data.packed_data import open_packed, read_manifest
 
 
 def cut(path):
-    """Leave out the last bytes of a file, as a download that was cut short does; its header stays."""
+    """Remove the last bytes of a file, as an interrupted download does; its header stays."""
     path.write_bytes(path.read_bytes()[:-40])
 
 
 def rewrite(table, change):
-    """Change the rows of a csv: `change` takes and returns a list of tuples of cells."""
+    """Change the rows of a csv; `change` takes and returns a list of tuples of cells."""
     columns = read_table(table)
     rows = change(list(zip(*columns.values(), strict=True)))
     write_table(table, dict(zip(columns, zip(*rows, strict=True), strict=True)))
@@ -33,10 +33,10 @@ def skipped_in(folder):
 
 
 BROKEN = {
-    "truncated image": (lambda d: cut(d / "train/images/b.png"), ["train/images/b.png", "truncated"]),
-    "no picture": (lambda d: (d / "train/images/b.png").write_text("404"), ["train/images/b.png", "no known picture"]),
+    "truncated image": (lambda d: cut(d / "train/images/b.png"), ["train/images/b.png", "is truncated"]),
+    "no image": (lambda d: (d / "train/images/b.png").write_text("404"), ["images/b.png", "unknown image format"]),
     "empty file": (lambda d: (d / "train/images/b.png").write_bytes(b""), ["train/images/b.png", "0 bytes"]),
-    "truncated mask": (lambda d: cut(d / "train/masks/b.png"), ["train/masks/b.png", "broken"]),
+    "truncated mask": (lambda d: cut(d / "train/masks/b.png"), ["train/masks/b.png", "truncated or invalid file"]),
     "mask of another size": (
         lambda d: save(d / "train/masks/b.png", blob(1, (10, 12))),
         ["train/masks/b.png", "12x10", "10x12"],
@@ -60,17 +60,17 @@ def test_a_broken_image_is_left_out_and_listed(tmp_path, fault):
     assert all(word in skipped_in(tmp_path / "out")["b"] for word in words)
     lines = [line.split() for line in printed.splitlines()]
     assert ["train", "images", "3"] in lines
-    assert ["skipped", "images", "1", "(left", "out:", "they", "are", "broken)"] in lines
+    assert ["skipped", "images", "1", "(left", "out", "because", "they", "are", "broken)"] in lines
     assert f"b: {skipped_in(tmp_path / 'out')['b']}" in [line.strip() for line in printed.splitlines()]
     sources.salt(tmp_path / "without", train="dac")
     run_ok("--data_dir", tmp_path / "without", cwd=tmp_path)
     for part in ("train", "test"):
         found, expected = (read_manifest(tmp_path / name) for name in ("out", "without"))
-        assert found.parts[part] == expected.parts[part], "not what the folder without the image is packed into"
+        assert found.parts[part] == expected.parts[part], "not the same as packing the folder without the image"
         assert found.report[part]["counts"] == expected.report[part]["counts"]
 
 
-def test_broken_images_have_no_say_in_size_and_channels(tmp_path):
+def test_broken_images_do_not_affect_size_and_channels(tmp_path):
     sources.salt(tmp_path)
     save(tmp_path / "train/images/d.png", noise(1, (40, 40), 3))  # coloured and large, with the mask of a small one
     save(tmp_path / "train/images/a.png", noise(2, (50, 50), 3))
@@ -86,10 +86,10 @@ def test_folds_after_packing_with_skipped_images(tmp_path):
     rewrite(tmp_path / "data/train.csv", lambda rows: [(name, "1" if name == "f" else rle) for name, rle in rows])
     run_ok("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out", "--skip_broken", cwd=tmp_path)
     table = tmp_path / "out/train.csv"
-    assert read_table(table)["id"] == list("dbacefgh"), "the source's csv is copied as it is"
+    assert read_table(table)["id"] == list("dbacefgh"), "the source's csv is copied unchanged"
     done = run_here("utils/make_folds.py", "-p", table, "-n", 3, "--stratify", "coverage", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "broken images that packing skipped, in no fold: 2" in done.stdout.splitlines()
+    assert "2 broken images that packing skipped are not in any fold" in done.stdout.splitlines()
     assert read_table(tmp_path / "out/train_with_folds.csv")["id"] == list("dacegh")
     train, val = fold_rows(tmp_path / "out", open_packed(tmp_path / "out").ids, 1)
     assert sorted([*train, *val]) == list(range(6))
@@ -104,18 +104,18 @@ def test_airbus_with_its_corrupt_image(tmp_path, table):
     more = [("f.jpg", "1 2"), ("f.jpg", "7")]  # the second run-length has no end
     rewrite(tmp_path / "train_ship_segmentations_v2.csv", lambda rows: [("e.jpg", "1 2"), *rows, *more])
     done = run_here(SCRIPT, "--data_dir", tmp_path)
-    assert_refused(done, 1, "train_v2/e.jpg", "truncated", "--skip_broken")
+    assert_refused(done, 1, "train_v2/e.jpg", "is truncated", "--skip_broken")
     printed = run_ok("--data_dir", tmp_path, "--skip_broken", cwd=tmp_path)
     assert list(skipped_in(tmp_path)) == ["e.jpg", "f.jpg"]
     assert "e.jpg: " in printed
-    assert "odd count" in skipped_in(tmp_path)["f.jpg"]
+    assert "odd number of values" in skipped_in(tmp_path)["f.jpg"]
     packed = open_packed(tmp_path)
     assert packed.ids == ["c.jpg", "a.jpg", "b.jpg"]
     assert np.array_equal(packed.instances, list(labels.values()))
-    assert read_table(tmp_path / "train.csv")["id"] == packed.ids, "packing's own csv lists what is packed"
+    assert read_table(tmp_path / "train.csv")["id"] == packed.ids, "the csv that packing writes lists the packed images"
     done = run_here("utils/make_folds.py", "-p", tmp_path / table, "-n", 3, "--stratify", "objects")
     assert done.returncode == 0, done.stderr
-    assert "in no fold: 2" in done.stdout
+    assert "2 broken images that packing skipped are not in any fold" in done.stdout
     held_out = [fold_rows(tmp_path, packed.ids, fold)[1].tolist() for fold in range(3)]
     assert sorted(held_out) == [[0], [1], [2]]
 
@@ -128,7 +128,7 @@ def test_a_broken_object_leaves_its_image_out(tmp_path):
     assert open_packed(tmp_path).ids == ["a"]
 
 
-def test_labels_of_images_whose_csv_has_suffixes(tmp_path):
+def test_classes_in_a_csv_whose_ids_have_suffixes(tmp_path):
     sources.labelled(tmp_path, ["cat", "dog", "dog", "cat", "dog"], suffix=".png")
     cut(tmp_path / "train/a_2.png")
     run_ok("--data_dir", tmp_path, "--skip_broken", cwd=tmp_path)
@@ -144,12 +144,12 @@ def test_a_broken_test_image_is_never_left_out(tmp_path):
     cut(tmp_path / "data/train/images/a.png")
     cut(tmp_path / "data/test/images/y.png")
     done = run_here(SCRIPT, "--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out", "--skip_broken")
-    words = ["test/images/y.png", "fetch it again", "training images only", "a submission needs every test image"]
+    words = ["test/images/y.png", "download it again", "only training images", "a submission needs every test image"]
     assert_refused(done, 1, *words)
     assert not (tmp_path / "out").exists() or files_in(tmp_path / "out") == []
 
 
-def test_nothing_but_broken_images(tmp_path):
+def test_a_source_with_only_broken_images_is_refused(tmp_path):
     sources.pairs(tmp_path / "data")
     for path in (tmp_path / "data/images").iterdir():
         path.write_bytes(b"")
@@ -158,7 +158,7 @@ def test_nothing_but_broken_images(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_packed_already_depends_on_the_flag(tmp_path):
+def test_already_packed_depends_on_the_flag(tmp_path):
     sources.salt(tmp_path / "data")
     words = ["--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out"]
     run_ok(*words, cwd=tmp_path)
@@ -176,7 +176,7 @@ def test_packed_already_depends_on_the_flag(tmp_path):
 
 
 @pytest.mark.parametrize("place", [("utils.data.packing", "", "check_item"), ("utils.data.packing", "", "load_sample")])
-def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, place):
+def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path, place):
     sources.salt(tmp_path / "data")
     cut(tmp_path / "data/train/images/b.png")
     words = ["--data_dir", str(tmp_path / "data"), "--out_dir", str(tmp_path / "out"), "--skip_broken"]

@@ -1,4 +1,4 @@
-"""Packing: manifest and report, packing again, memory, and how objects are numbered."""
+"""Packing: manifest and report, packing again, memory, and the numbers of objects."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from utils.data.rle import encode
 from utils.data.samples import number_instances
 
 LONG_AGO = 1_000_000_000
-"""Seconds; a file that is written anew gets another time, however coarse the clock of the disk is."""
+"""Modification time in seconds, so old that a rewritten file differs even if the clock of the disk is coarse."""
 
 
 def counts_of(folder, part="train"):
@@ -48,22 +48,22 @@ def test_manifest_describes_the_arrays(tmp_path):
             assert entry.sha256 == hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def test_report_counts_what_is_there(tmp_path):
+def test_the_report_counts_findings(tmp_path):
     sources.salt(tmp_path, train="abcdefgh", test="wxyz")
     train, masks, test = tmp_path / "train/images", tmp_path / "train/masks", tmp_path / "test/images"
     empty = np.zeros(SIZE, np.uint8)
     save(train / "a.png", np.full(SIZE, 9, np.uint8))  # constant
     save(train / "b.png", np.full(SIZE, 9, np.uint8))  # constant, and a duplicate
-    save(train / "c.png", np.full((*SIZE, 3), (1, 2, 1), np.uint8))  # of one colour, but not of one value
-    save(train / "d.png", as_rgb(noise(ord("e"))))  # a duplicate again
-    save(test / "w.png", noise(ord("f")))  # is in train
-    save(test / "x.png", noise(ord("f")))  # is in train, and a duplicate
+    save(train / "c.png", np.full((*SIZE, 3), (1, 2, 1), np.uint8))  # one colour, but several values
+    save(train / "d.png", as_rgb(noise(ord("e"))))  # another duplicate
+    save(test / "w.png", noise(ord("f")))  # also in train
+    save(test / "x.png", noise(ord("f")))  # also in train, and a duplicate
     save(masks / "a.png", empty)
-    save(masks / "b.png", empty)  # its csv row says otherwise
+    save(masks / "b.png", empty)  # differs from its csv row
     grades = blob(3) * 200
     grades[0, 0], grades[-1, -1] = 100, 255
-    save(masks / "c.png", grades)  # three values, and unlike its csv row
-    save(masks / "d.png", blob(4) * 100)  # nothing above half: empty
+    save(masks / "c.png", grades)  # three values, and different from its csv row
+    save(masks / "d.png", blob(4) * 100)  # nothing above half of the range, so it is empty
     cells = {name: encode(blob(ord(name))) for name in "abcdefgh"} | {"a": "", "d": ""}
     write_table(tmp_path / "train.csv", {"id": list(cells), "rle_mask": list(cells.values())})
     printed = run_ok("--data_dir", tmp_path, "--out_dir", tmp_path / "out", cwd=tmp_path)
@@ -88,7 +88,7 @@ def test_report_counts_what_is_there(tmp_path):
     assert len({line.index(line.split("  ")[-1].strip()) for line in printed.splitlines()[:3]}) == 1, "not aligned"
 
 
-def test_images_of_other_shapes_are_no_duplicates(tmp_path):
+def test_images_of_different_shapes_are_not_duplicates(tmp_path):
     for name, size in (("a", (12, 10)), ("b", (10, 12)), ("c", (10, 12))):
         save(tmp_path / f"images/{name}.png", np.full(size, 7, np.uint8))
         save(tmp_path / f"masks/{name}.png", blob(1, size))
@@ -96,18 +96,18 @@ def test_images_of_other_shapes_are_no_duplicates(tmp_path):
     assert counts_of(tmp_path)["exact_duplicates"] == 1
 
 
-def test_packing_in_place_leaves_train_csv_alone(tmp_path):
+def test_packing_in_place_does_not_touch_train_csv(tmp_path):
     sources.salt(tmp_path)
     os.utime(tmp_path / "train.csv", (LONG_AGO, LONG_AGO))
     before = contents(tmp_path)
     run_ok("--data_dir", tmp_path, cwd=tmp_path)
     after = contents(tmp_path)
-    assert (tmp_path / "train.csv").stat().st_mtime == LONG_AGO, "written anew, even if with the same content"
+    assert (tmp_path / "train.csv").stat().st_mtime == LONG_AGO, "written again, even if with the same content"
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"manifest.json", "train_images.npy", "train_masks.npy", "test_images.npy"}
 
 
-def test_own_train_csv_is_no_source_and_follows_the_images(tmp_path):
+def test_a_train_csv_that_packing_wrote_is_not_a_source_and_is_updated(tmp_path):
     sources.pairs(tmp_path)
     run_ok("--data_dir", tmp_path, cwd=tmp_path)
     save(tmp_path / "images/new.png", noise(1))
@@ -120,7 +120,7 @@ def test_own_train_csv_is_no_source_and_follows_the_images(tmp_path):
     assert fold_rows(tmp_path, open_packed(tmp_path).ids, 1)[1].tolist() == [1, 3, 4]
 
 
-def test_a_train_csv_of_somebody_else_is_never_replaced(tmp_path):
+def test_a_train_csv_that_packing_did_not_write_is_never_replaced(tmp_path):
     sources.pairs(tmp_path / "pairs")
     sources.salt(tmp_path / "salt")
     out = tmp_path / "out"
@@ -134,7 +134,7 @@ def test_a_train_csv_of_somebody_else_is_never_replaced(tmp_path):
     assert contents(out) == before
 
 
-def test_second_run_does_nothing(tmp_path):
+def test_a_second_run_does_nothing(tmp_path):
     sources.dsb2018(tmp_path / "data")
     words = ("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out")
     run_ok(*words, cwd=tmp_path)
@@ -161,7 +161,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_has_changed_is_packed_again(tmp_path, change):
+def test_a_changed_source_or_output_is_packed_again(tmp_path, change):
     data, out = tmp_path / "data", tmp_path / "out"
     sources.salt(data)
     run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
@@ -181,7 +181,7 @@ def test_a_changed_object_is_packed_again(tmp_path):
     assert (open_packed(tmp_path).instances[0] == 1).all()
 
 
-def test_another_size_packs_again_and_drops_what_is_no_more(tmp_path):
+def test_another_size_packs_again_and_removes_old_arrays(tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     sources.salt(data)
     run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
@@ -189,10 +189,10 @@ def test_another_size_packs_again_and_drops_what_is_no_more(tmp_path):
     assert open_packed(out).shape == (8, 8)
     shutil.rmtree(data / "test")
     run_ok("--data_dir", data, "--out_dir", out, "--size", "8x8", cwd=tmp_path)
-    assert not (out / "test_images.npy").exists(), "an array that no manifest speaks of"
+    assert not (out / "test_images.npy").exists(), "an array that is not in the manifest"
 
 
-def test_help_is_there(tmp_path):
+def test_help_lists_the_flags(tmp_path):
     done = run_script(SCRIPT, "--help", cwd=tmp_path)
     assert done.returncode == 0
     for flag in ("--data_dir", "--out_dir", "--size"):
@@ -200,7 +200,7 @@ def test_help_is_there(tmp_path):
 
 
 def peak_of_packing(folder, n_images):
-    """Bytes that packing n images of 64x64 in colour holds at most."""
+    """Return the peak memory in bytes of packing n colour images of 64x64."""
     for row in range(n_images):
         save(folder / f"data/images/{row:04}.bmp", noise(row, (64, 64), 3))
         save(folder / f"data/masks/{row:04}.bmp", blob(row, (64, 64)) * 255)
@@ -214,7 +214,7 @@ def peak_of_packing(folder, n_images):
 
 
 class OneAfterTheOther:
-    """In place of threads that read images ahead: how many wait at a time depends on the machine, here all that may."""
+    """Mock of ThreadPoolExecutor that holds the maximum number of images at a time, regardless of the machine."""
 
     def __init__(self, _n_threads):
         pass
@@ -237,7 +237,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, monkeypatch):
     assert many - few < 25 * one_image, f"{few} bytes for 40 images, {many} for 400"
 
 
-def test_number_objects():
+def test_instances_are_numbered():
     first, second, inside, nothing = (np.zeros((4, 6), np.uint8) for _ in range(4))
     first[:, :3], second[:, 2:5], inside[1, 1] = 1, 1, 1
     seen = Counter()
@@ -247,7 +247,7 @@ def test_number_objects():
     assert seen == {"overlapping_pixels": 5, "objects_hidden": 1, "objects_without_pixels": 1}
 
 
-def test_report_says_what_became_of_objects_that_overlap(tmp_path):
+def test_the_report_explains_overlapping_objects(tmp_path):
     sources.airbus(tmp_path)
     assert "claimed" not in run_ok("--data_dir", tmp_path, cwd=tmp_path)
     table = tmp_path / "train_ship_segmentations_v2.csv"
@@ -258,7 +258,7 @@ def test_report_says_what_became_of_objects_that_overlap(tmp_path):
     overlap, hidden = ([line for line in lines if name in line] for name in ("overlapping pixels", "objects hidden"))
     assert len(overlap) == len(hidden) == 1
     assert overlap[0].split()[:6] == ["overlapping", "pixels", "5", "such", "as", "a.jpg"]
-    assert overlap[0].endswith("(claimed by a second object; the first has them)")
+    assert overlap[0].endswith("(claimed by several objects; the first one keeps them)")
     assert hidden[0].split()[:6] == ["objects", "hidden", "1", "such", "as", "a.jpg"]
     assert "left out" in hidden[0]
     assert np.unique(open_packed(tmp_path).instances[1]).tolist() == [0, 1, 2], "numbers with a gap"
@@ -266,7 +266,7 @@ def test_report_says_what_became_of_objects_that_overlap(tmp_path):
 
 def test_background_is_found_from_the_pixels(tmp_path):
     grey = np.full(SIZE, 20, np.uint8)
-    grey[:4] = 250  # bright objects, on a dark ground nevertheless
+    grey[:4] = 250  # bright objects on a dark background
     tissue = np.full((*SIZE, 3), (225, 222, 230), np.uint8)
     tissue[:3, :6] = (120, 40, 130)
     for name, image in (("dark", grey), ("bright", 255 - grey), ("stored", as_rgb(255 - grey)), ("tissue", tissue)):
@@ -280,7 +280,7 @@ def test_background_is_found_from_the_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("last", [[], ["objects"]])
-def test_a_train_csv_of_an_earlier_version_is_known_as_packings_own(tmp_path, last):
+def test_a_train_csv_that_an_earlier_version_wrote_is_recognised(tmp_path, last):
     sources.pairs(tmp_path)
     write_table(tmp_path / "train.csv", {name: ["1", "2"] for name in ["id", "height", "width", "coverage", *last]})
     assert run_ok("--data_dir", tmp_path, cwd=tmp_path).splitlines()[0].split()[1] == "pairs"

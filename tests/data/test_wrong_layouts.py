@@ -1,4 +1,4 @@
-"""Every way in which a source folder can be wrong: one line, and nothing left behind."""
+"""Errors in source folders: each gives one line and leaves no files behind."""
 
 import shutil
 
@@ -16,7 +16,7 @@ from utils.data.layouts import LAYOUTS
 
 
 def refused(folder, code, *words, flags=()):
-    """The command fails with one line that has `words` in it, and leaves nothing behind."""
+    """Check that the command fails with one line that contains `words`, and leaves no files behind."""
     out = folder.parent / "refused"
     before = files_in(folder)
     done = run_here(SCRIPT, "--data_dir", folder, "--out_dir", out, *flags, cwd=folder.parent)
@@ -32,7 +32,7 @@ def test_no_folder_and_empty_folder(tmp_path):
     refused(tmp_path / "empty", 1, "--data_dir", "empty folder")
 
 
-def test_unknown_layout_says_what_was_looked_for(tmp_path):
+def test_an_unknown_layout_lists_the_known_ones(tmp_path):
     save(tmp_path / "data/pictures/a.png", noise(1))
     refused(tmp_path / "data", 1, "pictures/", *LAYOUTS, "stage1_train", "train_masks")
 
@@ -48,7 +48,7 @@ def cut(path):
 
 
 def rewrite(table, change):
-    """Change the rows of a csv: `change` takes and returns a list of (id, cell)."""
+    """Change the rows of a csv; `change` takes and returns a list of (id, cell)."""
     columns = read_table(table)
     rows = change(list(zip(*columns.values(), strict=True)))
     write_table(table, dict(zip(columns, zip(*rows, strict=True), strict=True)))
@@ -64,11 +64,11 @@ WRONG_SALT = {
         ["train/masks", "a has no image"],
     ),
     "no images": (lambda d: [path.unlink() for path in (d / "test/images").iterdir()], ["test/images", "found none"]),
-    "truncated image": (lambda d: cut(d / "train/images/c.png"), ["train/images/c.png", "truncated"]),
-    "truncated test image": (lambda d: cut(d / "test/images/y.png"), ["test/images/y.png", "truncated"]),
-    "truncated mask": (lambda d: cut(d / "train/masks/c.png"), ["train/masks/c.png", "broken"]),
+    "truncated image": (lambda d: cut(d / "train/images/c.png"), ["train/images/c.png", "is truncated"]),
+    "truncated test image": (lambda d: cut(d / "test/images/y.png"), ["test/images/y.png", "is truncated"]),
+    "truncated mask": (lambda d: cut(d / "train/masks/c.png"), ["train/masks/c.png", "truncated or invalid file"]),
     "zero bytes": (lambda d: (d / "train/masks/c.png").write_bytes(b""), ["train/masks/c.png", "0 bytes"]),
-    "text": (lambda d: (d / "train/images/c.png").write_text("404"), ["train/images/c.png", "no known picture"]),
+    "text": (lambda d: (d / "train/images/c.png").write_text("404"), ["train/images/c.png", "unknown image format"]),
     "32 bits": (
         lambda d: (
             (d / "train/images/c.png").unlink(),
@@ -83,11 +83,11 @@ WRONG_SALT = {
     "no id column": (lambda d: (d / "train.csv").write_text("name,rle_mask\na,\n"), ["train.csv", "id", "name"]),
     "csv id without image": (
         lambda d: rewrite(d / "train.csv", lambda rows: [*rows, ("q", "")]),
-        ["train.csv", "q has no image", "train/images", "1 such of 5"],
+        ["train.csv", "q has no image", "train/images", "affected: 1 of 5"],
     ),
     "image not in csv": (
         lambda d: rewrite(d / "train.csv", lambda rows: rows[:-2]),
-        ["train/images", "a is not listed", "train.csv", "2 such of 4"],
+        ["train/images", "a is not listed", "train.csv", "affected: 2 of 4"],
     ),
     "test id without image": (
         lambda d: rewrite(d / "sample_submission.csv", lambda rows: [*rows, ("q", "")]),
@@ -125,13 +125,13 @@ def test_wrong_salt(tmp_path, fault):
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".jpg", ".tif", ".bmp"])
-def test_truncated_pictures_of_other_formats(tmp_path, suffix):
+def test_truncated_images_of_other_formats(tmp_path, suffix):
     sources.pairs(tmp_path / "data", (".png", ".bmp"))
     path = tmp_path / f"data/images/cut{suffix}"
     save(path, noise(1, (40, 40)))
     save(tmp_path / "data/masks/cut.png", blob(1, (40, 40)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    refused(tmp_path / "data", 1, f"images/cut{suffix}", "broken", flags=["--size", "40x40"])
+    refused(tmp_path / "data", 1, f"images/cut{suffix}", "truncated or invalid file", flags=["--size", "40x40"])
 
 
 def test_several_frames(tmp_path):
@@ -153,7 +153,7 @@ def test_mixed_sizes_are_listed(tmp_path):
 def test_wrong_flat(tmp_path):
     sources.flat(tmp_path / "both")
     rewrite(tmp_path / "both/sample_submission.csv", lambda rows: [*rows, ("a", "")])
-    refused(tmp_path / "both", 1, "sample_submission.csv", "a is in train.csv too")
+    refused(tmp_path / "both", 1, "sample_submission.csv", "a is also in train.csv (affected: 1)")
     sources.flat(tmp_path / "neither")
     save(tmp_path / "neither/images/q.png", noise(1))
     refused(tmp_path / "neither", 1, "images", "q is in neither train.csv nor sample_submission.csv")
@@ -169,7 +169,7 @@ def test_test_images_only(tmp_path):
     save(tmp_path / "data/images/a.png", noise(1))
     (tmp_path / "data/masks").mkdir()
     write_table(tmp_path / "data/sample_submission.csv", {"id": ["a"], "rle_mask": [""]})
-    refused(tmp_path / "data", 1, "--data_dir", "test images only")
+    refused(tmp_path / "data", 1, "--data_dir", "only test images")
 
 
 def test_wrong_pairs_and_carvana(tmp_path):
@@ -210,31 +210,31 @@ def test_wrong_airbus(tmp_path):
     refused(tmp_path / "row", 1, "train_v2", "q is not listed", table)
     sources.airbus(tmp_path / "cell")
     rewrite(tmp_path / "cell" / table, lambda rows: [("c.jpg", "1"), *rows[1:]])
-    refused(tmp_path / "cell", 1, table, "c.jpg", "odd count")
+    refused(tmp_path / "cell", 1, table, "c.jpg", "odd number of values")
     sources.airbus(tmp_path / "two")
     (tmp_path / "two/old.csv").write_text("ImageId,EncodedPixels\n")
     refused(tmp_path / "two", 1, table, "old.csv", "one csv")
 
 
-def test_wrong_labels(tmp_path):
+def test_wrong_classes(tmp_path):
     data = tmp_path / "data"
     sources.labelled(data, ["cat", "dog", "dog", "cat"])
     for name, spoil, words in (
         ("row", lambda rows: rows[1:], ["train: a_3 is not listed", "train.csv"]),
         ("image", lambda rows: [*rows, ("q", "cat")], ["train.csv: q has no image", "train"]),
-        ("twice", lambda rows: [*rows, rows[0]], ["train.csv: a_3 has several rows", "keep one an image"]),
+        ("twice", lambda rows: [*rows, rows[0]], ["train.csv: a_3 has several rows", "keep one row per image"]),
     ):
         shutil.copytree(data, tmp_path / name)
         rewrite(tmp_path / name / "train.csv", spoil)
         refused(tmp_path / name, 1, *words)
     (data / "labels.csv").write_bytes((data / "train.csv").read_bytes())
-    refused(data, 1, "expected one csv of labels, found train.csv, labels.csv; move the others away")
+    refused(data, 1, "expected one csv with classes, found train.csv, labels.csv; move the others away")
     (data / "train.csv").write_text("name,label\na_0,cat\n")
     (data / "labels.csv").unlink()
     refused(data, 1, "train.csv: no column id (nor ImageId, img", "known: name, label")
 
 
-def test_a_train_csv_of_somebody_else_is_not_replaced_by_labels(tmp_path):
+def test_a_train_csv_that_packing_did_not_write_is_not_replaced_by_classes(tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     sources.labelled(data, ["cat", "dog", "dog", "cat"], "labels.csv")
     out.mkdir()
@@ -245,7 +245,7 @@ def test_a_train_csv_of_somebody_else_is_not_replaced_by_labels(tmp_path):
 
 
 @pytest.mark.parametrize("header", ["id,z", "id,coverage_rle", "id,height,width,coverage", "ImageId,Pixels"])
-def test_masks_that_are_missing_are_not_taken_for_labels(tmp_path, header):
+def test_other_columns_do_not_count_as_classes_if_masks_are_missing(tmp_path, header):
     sources.salt(tmp_path / "data")
     shutil.rmtree(tmp_path / "data/train/masks")
     names = "dbac"
@@ -258,7 +258,7 @@ def test_masks_that_are_missing_are_not_taken_for_labels(tmp_path, header):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_masks_is_not_passed_over_for_labels(tmp_path):
+def test_a_folder_of_masks_takes_precedence_over_classes(tmp_path):
     sources.labelled(tmp_path / "data", ["cat", "dog", "dog", "cat"], parts=("train/images", "test"))
     save(tmp_path / "data/train/masks/a_0.png", blob(1, (32, 32)))
-    refused(tmp_path / "data", 1, "train/images: a_3 has no mask", "3 such of 4")
+    refused(tmp_path / "data", 1, "train/images: a_3 has no mask", "affected: 3 of 4")

@@ -1,4 +1,4 @@
-"""The border that is learned: counted pixel by pixel, and never the image's frame."""
+"""Border targets: compared with their definition pixel by pixel, and never on the image frame."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from utils.masks.border_target import BORDERS, border_of
 
 
 def by_definition(objects, kind, width):
-    """Every pixel looks at all pixels within `width` king's moves."""
+    """Return the border by comparing every pixel with all pixels within `width` king's moves."""
     height, wide = objects.shape
     border = np.zeros(objects.shape, np.uint8)
     for row in range(height):
@@ -24,7 +24,7 @@ def by_definition(objects, kind, width):
 
 @settings(derandomize=True, deadline=None, max_examples=80)
 @given(st.data(), st.sampled_from(BORDERS), st.integers(1, 3), st.sampled_from([np.uint8, np.uint16]))
-def test_it_is_what_its_definition_says(data, kind, width, dtype):
+def test_the_border_matches_its_definition(data, kind, width, dtype):
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     pixels = data.draw(st.lists(st.sampled_from([0, 0, 1, 2, 200]), min_size=shape[0] * shape[1], max_size=81))
     objects = np.array(pixels[: shape[0] * shape[1]], dtype).reshape(shape)
@@ -41,7 +41,7 @@ def test_two_squares_that_touch_have_a_border_between_them_on_both_sides():
 
 
 @pytest.mark.parametrize("kind", BORDERS)
-def test_the_frame_of_the_image_is_no_border(kind):
+def test_the_image_frame_is_not_a_border(kind):
     assert not border_of(np.ones((5, 7), np.uint8), kind, 2).any()
     half = np.zeros((6, 6), np.uint8)
     half[:3] = 1

@@ -1,4 +1,4 @@
-"""predict.py --gate: networks that say whether there is anything in an image. Nothing is trained."""
+"""predict.py --gate: networks that predict whether an image contains anything. Nothing is trained."""
 
 import shutil
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ GATE = ImageKind("labels", ("not_empty",))
 
 
 def untrained(folder, data_dir, arch, kind=None, fold=0, seed=0):
-    """An experiment folder with a snapshot as training would leave it, of random weights."""
+    """Create an experiment folder with a snapshot of random weights, as training would leave it."""
     kind, packed, run = kind or PixelKind("mask", ("mask",)), open_packed(data_dir), RunFolder(folder)
     torch.manual_seed(seed)
     info = SnapshotInfo(
@@ -48,7 +48,7 @@ def untrained(folder, data_dir, arch, kind=None, fold=0, seed=0):
 
 @pytest.fixture(scope="module")
 def nets(survey, tmp_path_factory):
-    """Mask nets of folds 0 and 1, gates of both, a net of labels, and a deeply supervised mask net."""
+    """Mask networks and gates of folds 0 and 1, a network for labels, and a deeply supervised mask network."""
     folder = tmp_path_factory.mktemp("nets")
     mask, gate = "unet_tu-test_resnet", "test_resnet"
     return SimpleNamespace(
@@ -67,7 +67,7 @@ def words_for(survey, out, snapshot, *words):
 
 
 def predicted(survey, out, snapshot, *words):
-    """What predicting printed, the raw masks, the gate's probabilities (N,), and the submission: id -> cell."""
+    """Predict and return the printed text, the raw masks, the gate's probabilities and the submission (id -> cell)."""
     before = set((out / "submissions").glob("*.csv"))
     done = run_here(*words_for(survey, out, snapshot, *words))
     assert done.returncode == 0, done.stderr
@@ -82,13 +82,13 @@ def test_the_gate_empties_masks_in_the_submission_and_leaves_the_raw_ones(survey
     assert plain.gate is None
     assert all(plain.cells.values())
     first = predicted(survey, tmp_path / "gated", nets.mask, "--gate", nets.gate, "--th", 0.001)
-    assert "of 8 images are gated out at 0.5 (no gate.json found)" in first.said
+    assert "of 8 images are gated out at threshold 0.5 (no gate.json found)" in first.said
     assert first.gate.ids == first.masks.ids
     assert first.gate.labels == ["not_empty"]
     th = float(np.sort(first.gate.array[:, 0])[3])
     gated = predicted(survey, tmp_path / "gated", nets.mask, "--gate", nets.gate, "--th", 0.001, "--gate_th", th)
-    assert f"gate: 4 of 8 images are gated out at {th:.6g} (--gate_th)" in gated.said
-    assert "empty whatever was predicted: 4 images by the gate" in gated.said
+    assert f"gate: 4 of 8 images are gated out at threshold {th:.6g} (--gate_th)" in gated.said
+    assert "emptied regardless of the prediction: 4 images by the gate" in gated.said
     assert np.array_equal(gated.masks.array, plain.masks.array)
     for name, value in zip(gated.gate.ids, gated.gate.array[:, 0], strict=True):
         assert gated.cells[name] == (plain.cells[name] if value > th else ""), name
@@ -102,7 +102,7 @@ def test_thresholds_of_gate_json_are_the_default(survey, nets, tmp_path):
     th = float(np.sort(found.gate.array[:, 0])[2])
     write_json(run / "gate.json", {"gate_threshold": th, "threshold": middle, "min_area": 0, "helps": True})
     found = predicted(survey, tmp_path, run, "--gate", nets.gate)
-    assert f"gate: 3 of 8 images are gated out at {th:.6g} ({run}/gate.json)" in found.said
+    assert f"gate: 3 of 8 images are gated out at threshold {th:.6g} ({run}/gate.json)" in found.said
     assert f"threshold {middle:.6g} ({run}/gate.json)" in found.said
     for name, mask, value in zip(found.masks.ids, found.masks.array, found.gate.array[:, 0], strict=True):
         assert found.cells[name] == (encode(binarize(mask, middle)) if value > th else "")
@@ -128,7 +128,7 @@ def test_gates_are_averaged_and_a_deeply_supervised_net_is_one(survey, nets, tmp
     assert np.allclose(alone["deep"][:, 0], image_class.numpy(), atol=1e-5)
 
 
-def test_a_validation_fold_is_scored_behind_its_own_gate(survey, nets, tmp_path):
+def test_a_validation_fold_is_scored_with_its_own_gate(survey, nets, tmp_path):
     scores = {}
     for th in (0, 1):
         words = ("--part", "val", "--gate", nets.gate, "--gate_th", th, "--th", 0.001)
@@ -143,32 +143,37 @@ def test_a_validation_fold_is_scored_behind_its_own_gate(survey, nets, tmp_path)
     assert found.gate.ids == [packed.ids[row] for row in fold_rows(survey, packed.ids, 0)[1]]
 
 
-def test_what_is_no_gate_or_none_for_these_images_is_refused_before_anything_is_written(survey, nets, tmp_path):
+def test_an_invalid_gate_or_one_for_other_images_is_refused_before_anything_is_written(survey, nets, tmp_path):
     for code, snapshot, words, said in (
         (
             1,
             nets.mask,
             ("--gate", nets.labels),
-            ("a label net (cat, dog), expected one of train_classifier.py without",),
+            ("expected a network of train_classifier.py without --target", "found a label network (cat, dog)"),
         ),
-        (1, nets.mask, ("--gate", nets.mask), ("--gate", "a mask net (mask)", "ds_resnet_34")),
+        (1, nets.mask, ("--gate", nets.mask), ("--gate", "a mask network (mask)", "ds_resnet_34")),
         (1, nets.mask, ("--gate", tmp_path / "none"), ("--gate", "no such file or folder")),
         (1, nets.mask, ("--gate", nets.gate_1, "--part", "val"), ("holds out fold 1", "the gate of the same fold")),
         (1, nets.mask, ("--gate", nets.gate, nets.gate_1, "--part", "val"), ("holds out fold 1",)),
         (2, nets.mask, ("--gate", nets.gate, "--gate_th", 1.5), ("--gate_th 1.5", "in [0, 1]")),
-        (2, nets.mask, ("--gate_th", 0.5), ("--gate_th 0.5: there is no gate",)),
+        (2, nets.mask, ("--gate_th", 0.5), ("--gate_th 0.5: needs a gate",)),
         (2, nets.mask, ("--th", -0.1), ("--th -0.1", "in [0, 1]")),
-        (1, nets.mask, ("--snapshot", nets.mask, nets.labels), ("a label net (cat, dog), but", "nets of one kind")),
-        (2, nets.labels, ("--gate", nets.gate), ("--gate: is for masks, and the snapshot is of labels",)),
-        (2, nets.labels, ("--th", 0.4), ("--th: is for masks",)),
-        (2, nets.labels, ("--keep_largest", 1), ("--keep_largest: is for masks",)),
+        (
+            1,
+            nets.mask,
+            ("--snapshot", nets.mask, nets.labels),
+            ("a label network (cat, dog), but", "networks of one kind"),
+        ),
+        (2, nets.labels, ("--gate", nets.gate), ("--gate: applies to masks, but the snapshot predicts image classes",)),
+        (2, nets.labels, ("--th", 0.4), ("--th: applies to masks",)),
+        (2, nets.labels, ("--keep_largest", 1), ("--keep_largest: applies to masks",)),
     ):
         assert_refused(run_here(*words_for(survey, tmp_path, snapshot, *words)), code, *said)
         assert files_in(tmp_path) == [], words
 
 
 def test_gate_probabilities_of_other_images_are_refused(survey, nets, tmp_path):
-    """Those of fold 1, for masks of fold 0."""
+    """The gate predicted fold 1, the masks are of fold 0."""
     val = ("--part", "val")
     masks, other = tmp_path / "fold0", tmp_path / "fold1"
     predicted(survey, masks, nets.mask, *val)
@@ -176,9 +181,7 @@ def test_gate_probabilities_of_other_images_are_refused(survey, nets, tmp_path):
     before = files_in(tmp_path)
     probabilities = ("--gate_probs", other / "m_gate.npy")
     done = run_here("optimize_threshold.py", "--masks_fn", masks / "m.npy", *probabilities)
-    assert_refused(
-        done, 1, "m_gate.npy: no gate probability for 8 of 8 images", "a gate of other images or other folds"
-    )
+    assert_refused(done, 1, "m_gate.npy: no gate probability for 8 of 8 images", "predicted for other images or folds")
     done = run_here("predict_fold_avg.py", masks / "m.npy", "--masks_fn", tmp_path / "mean.npy", *probabilities)
     assert_refused(done, 1, "m_gate.npy: no gate probability for 8 of 8 images")
     assert files_in(tmp_path) == before

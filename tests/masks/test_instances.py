@@ -1,4 +1,4 @@
-"""From probabilities to objects: by hand, against plain rules on random images, and where rules come from."""
+"""Instances from probabilities: cases worked out by hand, and properties of random images."""
 
 import sys
 
@@ -16,12 +16,12 @@ DTYPES = st.sampled_from([np.float16, np.float32, np.float64])
 
 
 def picture(*rows):
-    """Characters as numbers: "." is 0."""
+    """Convert characters to numbers; "." is 0."""
     return np.array([[0 if letter == "." else int(letter) for letter in row] for row in rows])
 
 
 def pair_of(mask_rows, border_rows):
-    """Digits as tenths: mask and border probabilities, float16."""
+    """Convert digits (tenths) to mask and border probabilities, float16."""
     return tuple((picture(*rows) / 10).astype(np.float16) for rows in (mask_rows, border_rows))
 
 
@@ -31,12 +31,12 @@ TOUCHING = pair_of(
 )
 
 
-def test_the_border_parts_what_touches():
+def test_the_border_separates_touching_objects():
     mask, border = TOUCHING
     assert label_instances(mask, None, InstanceRules()).max() == 1
     labels = label_instances(mask, border, InstanceRules())
     assert labels.dtype == np.uint16
-    # the seeds (.9) lie on both sides of the border (.9 - .5); the watershed gives each the half next to it
+    # the seeds (.9) are on both sides of the border (.9 - .5); the watershed gives each seed the half next to it
     np.testing.assert_array_equal(
         labels, picture("..........", ".11112222.", ".11112222.", "..........").astype(np.uint16)
     )
@@ -44,22 +44,22 @@ def test_the_border_parts_what_touches():
 
 
 def test_the_objects_meet_where_the_border_is_highest():
-    mask, border = pair_of(["9999999999"], ["..5566789."])  # seeds left and right, the ridge beside the right one
+    mask, border = pair_of(["9999999999"], ["..5566789."])  # seeds left and right, the ridge next to the right one
     labels = label_instances(mask, border, InstanceRules())[0].tolist()
     assert labels[:8] == [1] * 8
     assert labels[9] == 2
 
 
-def test_without_a_seed_a_component_is_an_object():
+def test_a_component_without_a_seed_is_one_object():
     mask, border = pair_of(["99.66.99"], ["...66..."])  # the middle is all border
     assert label_instances(mask, border, InstanceRules()).tolist() == [[1, 1, 0, 2, 2, 0, 3, 3]]
     assert label_instances(mask, border, InstanceRules(seed_th=1.0)).tolist() == [[1, 1, 0, 2, 2, 0, 3, 3]]
 
 
-def test_a_seed_outside_of_the_mask_joins_nothing():
+def test_a_seed_outside_the_mask_joins_nothing():
     rules = InstanceRules(th=0.6, seed_th=0.4)
     assert label_instances(*pair_of(["88588"], ["....."]), rules).tolist() == [[1, 1, 0, 2, 2]]
-    legs = pair_of(["858", "858", "999"], ["...", "...", ".9."])  # two legs, joined by border below and no mask above
+    legs = pair_of(["858", "858", "999"], ["...", "...", ".9."])  # two legs, joined only by border at the bottom
     labels = label_instances(*legs, rules)
     assert (labels[:2, 0].tolist(), labels[:2, 2].tolist(), labels.max()) == ([1, 1], [2, 2], 2)
 
@@ -71,7 +71,7 @@ def test_corners_do_not_join():
 
 
 def test_strictly_greater_and_exact():
-    low = np.float16(0.3)  # a little above .3: a float16 comparison would take the two for equal
+    low = np.float16(0.3)  # slightly above .3, but a float16 comparison would treat the two as equal
     mask = np.array([[low, 0, np.nextafter(low, np.float16(1))]])
     assert label_instances(mask, None, InstanceRules(th=0.3)).tolist() == [[1, 0, 2]]
     assert label_instances(mask, None, InstanceRules(th=float(low))).tolist() == [[0, 0, 1]]
@@ -83,7 +83,7 @@ def test_strictly_greater_and_exact():
     assert label_instances(*close, InstanceRules(seed_th=1 - 2**-13)).max() == 2
 
 
-def test_small_objects_vanish_and_numbers_have_no_gap():
+def test_small_objects_are_removed_and_numbers_have_no_gap():
     mask = picture("9.99.9.999") / 10
     assert label_instances(mask, None, InstanceRules(min_area=2)).tolist() == [[0, 0, 1, 1, 0, 0, 0, 2, 2, 2]]
     assert label_instances(mask, None, InstanceRules(min_area=3)).sum() == 3
@@ -93,11 +93,11 @@ def test_small_objects_vanish_and_numbers_have_no_gap():
 def test_holes():
     labels = picture(
         "111.222.",
-        "1.1.2.2.",  # one hole, and one that reaches the frame over the gap in the last row
+        "1.1.2.2.",  # one hole, and background that reaches the frame through the gap below
         "111.2.2.",
         "........",
         "1114442.",
-        "1.1..42.",  # a hole of 1; one between 1 and 4; background
+        "1.1..42.",  # a hole in 1, and background between 1 and 4 that reaches the frame
         "1114442.",
     )
     filled = fill_instance_holes(labels)
@@ -106,7 +106,7 @@ def test_holes():
     np.testing.assert_array_equal(filled, expected)
     assert fill_instance_holes(filled) is filled
     nested = picture("11111", "1...1", "1.2.1", "1...1", "11111")
-    assert fill_instance_holes(nested) is nested  # what is in the hole is not swallowed
+    assert fill_instance_holes(nested) is nested  # an object inside the hole keeps the hole open
 
 
 def test_holes_are_filled_before_pixels_are_counted():
@@ -117,16 +117,16 @@ def test_holes_are_filled_before_pixels_are_counted():
 
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(st.data(), DTYPES, VALUES, VALUES, st.integers(0, 4), st.booleans())
-def test_what_holds_of_any_image(data, dtype, th, seed_th, min_area, fill_holes):
+def test_properties_of_random_images(data, dtype, th, seed_th, min_area, fill_holes):
     shape = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
     mask, border = (data.draw(npst.arrays(dtype, shape, elements=VALUES.map(dtype))) for _ in range(2))
     before = mask.copy(), border.copy()
     inside = mask.astype(np.float64) > th
-    # without a border: the components, which scipy fills one by one
+    # without a border the objects are the connected components
     labels = label_instances(mask, None, InstanceRules(th, seed_th))
     np.testing.assert_array_equal(labels, ndimage.label(inside)[0])
     grown = label_instances(mask, border, InstanceRules(th, seed_th))
-    np.testing.assert_array_equal(grown != 0, inside)  # nothing is lost, nothing is added
+    np.testing.assert_array_equal(grown != 0, inside)  # no pixel is lost or added
     seeds = ((mask.astype(np.float32) - border.astype(np.float32)).astype(np.float64) > seed_th) & inside
     seed_of, n_seeds = ndimage.label(seeds)
     component_of, n_components = ndimage.label(inside)
@@ -139,7 +139,7 @@ def test_what_holds_of_any_image(data, dtype, th, seed_th, min_area, fill_holes)
     assert numbers.tolist() == list(range(1, len(numbers) + 1))
     assert areas.min(initial=min_area) >= min_area
     for number in numbers:
-        assert ndimage.label(cleaned == number)[1] == 1  # it hangs together
+        assert ndimage.label(cleaned == number)[1] == 1  # each object is connected
     if not fill_holes:
         kept = [number for number in range(1, grown.max() + 1) if (grown == number).sum() >= min_area]
         np.testing.assert_array_equal(cleaned, rank_of(kept)[grown])
@@ -148,7 +148,7 @@ def test_what_holds_of_any_image(data, dtype, th, seed_th, min_area, fill_holes)
 
 
 def rank_of(kept):
-    """Old number -> place in `kept`, counted from 1; 0 for what is not kept."""
+    """Return an array that maps an old number to its place in `kept`, counted from 1; 0 if it is not kept."""
     ranks = np.zeros(200, int)
     ranks[kept] = np.arange(1, len(kept) + 1)
     return ranks
@@ -162,8 +162,8 @@ def test_one_object_is_filled_as_scipy_fills_it(inside):
     np.testing.assert_array_equal(fill_instance_holes(alone) != 0, ndimage.binary_fill_holes(alone))
 
 
-def test_wrong_input_and_too_many():
-    with pytest.raises(ValueError, match="a border like it"):
+def test_wrong_shapes_and_too_many_objects_are_refused():
+    with pytest.raises(ValueError, match="a border of the same shape"):
         label_instances(np.zeros((2, 3)), np.zeros((3, 2)), InstanceRules())
     with pytest.raises(ValueError, match="height, width"):
         label_instances(np.zeros((1, 2, 3)), None, InstanceRules())
@@ -174,7 +174,7 @@ def test_wrong_input_and_too_many():
 
 
 def calls_of(function, *values):
-    """How many Python and C functions `function` calls when it is given these values, and what it returns."""
+    """Return the number of Python and C function calls that `function(*values)` makes, and its result."""
     n_calls = 0
 
     def count(_frame, event, _function):
@@ -190,9 +190,9 @@ def calls_of(function, *values):
 
 
 def test_all_objects_are_found_at_once():
-    """Not one after the other: 16 times as many take as many calls."""
+    """The number of calls does not grow with the number of objects, so they are not processed one by one."""
     rules, n_calls, n_objects = InstanceRules(0.5, 0.3, 10, True), {}, {}
-    for side in (64, 64, 256):  # the first time imports what it needs
+    for side in (64, 64, 256):  # the first call also counts imports, so it is repeated
         down, across = np.mgrid[:side, :side] % 36 - 18
         outside = np.hypot(down, across)
         mask, border = 1 / (1 + np.exp((outside - 19) / 2)), np.exp(-((outside - 18) ** 2) / 4)
@@ -202,9 +202,3 @@ def test_all_objects_are_found_at_once():
     more = n_objects[256] - n_objects[64]
     assert more >= 40
     assert n_calls[256] - n_calls[64] < more
-
-
-# --- where rules come from
-
-
-STORED = {"th": 0.25, "seed_th": 0.75, "min_area": 20, "fill_holes": True, "score": 0.5}

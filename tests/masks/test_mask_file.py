@@ -1,4 +1,4 @@
-"""Mask files: what they say of themselves, and that images packed again under the same ids are noticed."""
+"""Mask files: their descriptions, and the detection of images that were packed again under the same ids."""
 
 import pytest
 from helpers.masks import blobs, submit, write_masks, write_packed
@@ -16,7 +16,7 @@ IDS = ["a", "b", "c"]
 
 @pytest.fixture
 def folder(tmp_path):
-    """data: three packed images with masks, and three to submit; val.npy and test.npy: masks of both."""
+    """A packed folder (three train images with masks, three test images), and val.npy and test.npy with masks."""
     probabilities, truth = blobs(3)
     write_packed(tmp_path / "data", {"train": (IDS, truth, truth.shape[1:]), "test": (IDS, None, truth.shape[1:])})
     set_digest(tmp_path, "1" * 64)
@@ -28,20 +28,20 @@ def folder(tmp_path):
 
 
 def set_digest(folder, digest):
-    """What the manifest says of the images' pixels."""
+    """Set the digest of the images' pixels in the manifest."""
     manifest = read_json(folder / "data/manifest.json")
     for part in manifest["parts"].values():
         part["arrays"]["images"]["sha256"] = digest
     write_json(folder / "data/manifest.json", manifest)
 
 
-def test_a_file_says_what_it_is_of(folder):
+def test_a_file_describes_its_predictions(folder):
     info = open_masks(folder / "val.npy").info
     assert info == PredictionInfo(str(folder / "data"), "train", "1" * 16, snapshots=("s1", "s2"), tta="null")
     assert set(read_json(folder / "val.json")) == {"ids", "data_dir", "part", "images_digest", "snapshots", "tta"}
 
 
-def test_a_file_of_an_earlier_version_says_less(folder):
+def test_a_file_of_an_earlier_version_has_fewer_fields(folder):
     write_json(folder / "val.json", {"ids": IDS, "ids_digest": "of a field that is gone"})
     assert open_masks(folder / "val.npy").info == PredictionInfo()
     for wrong in ({"part": 3}, {"snapshots": "s"}, {"fold": "0"}):
@@ -59,7 +59,7 @@ def test_images_packed_again_under_the_same_ids_are_noticed(folder):
         true_masks(open_masks(folder / "val.npy"))
     with pytest.raises(UserError, match=r"test\.npy: was predicted from other images"):
         submit(masks, submission, RuleSettings())
-    assert len(list(true_masks(open_masks(folder / "val.npy"), str(folder / "data")))) == 3  # asked for by name
+    assert len(list(true_masks(open_masks(folder / "val.npy"), str(folder / "data")))) == 3  # not checked if named
 
 
 def test_predictions_from_other_images_are_not_averaged(folder):

@@ -1,4 +1,4 @@
-"""Rules of thumb: each by a mask made by hand, in their order, from the flag to the submission."""
+"""Post-processing: each rule on a hand-made mask, the order of the rules, and their effect on the submission."""
 
 import re
 
@@ -26,14 +26,14 @@ RING = """
 
 
 def drawn(text):
-    """Integers (H, W): a dot is 0, # is 1, a digit itself."""
+    """Convert a drawing to integers (H, W): a dot is 0, # is 1, a digit is itself."""
     return np.array(
         [[{".": 0, "#": 1}.get(sign) or int(sign.replace(".", "0")) for sign in row] for row in text.split()]
     )
 
 
 def rows_of(folder, probabilities, images=None, gated_out=(), **flags):
-    """Cells by id of the submission that rules make of masks (N, H, W) with ids a, b, ...; `objects` is a flag too."""
+    """Submit masks (N, H, W) of ids a, b, ... with these flags and return the cells by id; `objects` is a flag too."""
     ids = list("abcdef"[: len(probabilities)])
     write_packed(folder / "data", {"test": (ids, None, probabilities.shape[1:])})
     if images is not None:
@@ -61,7 +61,7 @@ def rows_of(folder, probabilities, images=None, gated_out=(), **flags):
         (RuleSettings(keep_largest=1, fill_holes=True), ".......\n.###...\n.###...\n.###...\n......."),
     ],
 )
-def test_masks(rules, expected):
+def test_rules_for_masks(rules, expected):
     mask = clean_mask(drawn(RING) > 0, rules)
     assert mask.dtype == bool
     np.testing.assert_array_equal(mask, drawn(expected))
@@ -79,12 +79,12 @@ def test_a_full_mask():
     assert not clean_mask(np.zeros((3, 4), bool), RuleSettings(keep_largest=1, fill_holes=True)).any()
 
 
-def test_the_largest_objects_are_numbered_anew():
+def test_the_largest_objects_are_kept_and_renumbered():
     labels = drawn("11.333\n...333\n2..4.5\n2..445").astype(np.uint16)
     np.testing.assert_array_equal(largest_instances(labels, 2), drawn("...111\n...111\n...2..\n...22."))
     np.testing.assert_array_equal(
         largest_instances(labels, 3), drawn("11.222\n...222\n...3..\n...33.")
-    )  # ties: the first
+    )  # of equally large objects the first is kept
     np.testing.assert_array_equal(clean_instances(labels, RuleSettings(keep_largest=5)), labels)
     assert clean_instances(labels, RuleSettings(keep_largest=1)).dtype == np.uint16
 
@@ -98,7 +98,7 @@ def test_min_area_is_counted_before_holes_are_filled(tmp_path):
     assert rows_of(tmp_path, masks, min_area=12, fill_holes=True) == {"a": [""], "b": [""]}
 
 
-def test_rules_of_objects(tmp_path):
+def test_rules_for_objects(tmp_path):
     masks = drawn(RING)[None]
     ring, dot, pair = (rle.encode(part) for part in (drawn(RING) * [1, 1, 1, 1, 1, 0, 0], *one_by_one()))
     assert rows_of(tmp_path, masks, objects=True) == {"a": [ring, dot, pair]}
@@ -107,7 +107,7 @@ def test_rules_of_objects(tmp_path):
     assert rows_of(tmp_path, masks, objects=True, min_area=10) == {"a": [""]}
     write_json(tmp_path / "objects.json", {"th": 0.5, "seed_th": 0.5, "min_area": 9, "fill_holes": True})
     filled = rle.encode(drawn(".......\n.###...\n.###...\n.###...\n......."))
-    assert rows_of(tmp_path, masks, objects=True) == {"a": [filled]}  # an object is filled before it is counted
+    assert rows_of(tmp_path, masks, objects=True) == {"a": [filled]}  # holes are filled before pixels are counted
     assert rows_of(tmp_path, masks, objects=True, min_area=0, fill_holes=False) == {"a": [ring, dot, pair]}
 
 
@@ -144,10 +144,10 @@ def test_full_masks_in_a_submission(tmp_path):
 def test_a_rule_that_looks_at_images_needs_them(tmp_path):
     path = write_masks(tmp_path / "m.npy", ["a"], np.ones((1, 5, 7), np.float32), data_dir="gone", part="test")
     rules, chosen = RuleSettings(constant_is_empty=True), SubmissionSettings(submission_dir=str(tmp_path / "subs"))
-    with pytest.raises(UserError, match="--constant_is_empty looks at the images, and they are not here; --data_dir"):
+    with pytest.raises(UserError, match=r"--constant_is_empty: needs the packed images, but found none; .* --data_dir"):
         submit(open_masks(path), chosen, rules, [])
     write_packed(tmp_path / "data", {"test": (["b"], None, (5, 7))})
-    with pytest.raises(UserError, match=r"1 images of .* are not packed there \(such as a\)"):
+    with pytest.raises(UserError, match=r"lacks 1 images of .* \(such as a\)"):
         submit(open_masks(path), chosen, rules, [], tmp_path / "data")
 
 
@@ -178,5 +178,5 @@ def test_crf_follows_the_edges_of_the_image(tmp_path):
     np.testing.assert_allclose(crf.refined(probabilities, np.repeat(image, 3, axis=2)), found, atol=1e-6)
     (cell,) = rows_of(tmp_path, probabilities[None], image[None], crf=True)["a"]
     np.testing.assert_array_equal(rle.decode(cell, (101, 101)), found > 0.5)
-    with pytest.raises(ValueError, match=re.escape("an image of 101x101, as its mask, found 100x101")):
+    with pytest.raises(ValueError, match=re.escape("an image of 101x101, the size of its mask, found 100x101")):
         crf.refined(probabilities, image[1:])

@@ -1,4 +1,4 @@
-"""The mean of mask files: its value, its order, its submission, and what it refuses."""
+"""Mean of mask files: its values, their order, the submission, and refused input."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ IDS = [f"image{row}" for row in range(6)]
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three mask files of six images, the second in another order, and their packed folder."""
+    """Folder with three mask files of six images, the second in another order, and the packed images."""
     write_packed(tmp_path / "data", {"test": (IDS, None, (31, 31))})
     (tmp_path / "data" / "sample_submission.csv").write_text("id,rle_mask\n" + "".join(f"{name},\n" for name in IDS))
     for fold in range(3):
@@ -37,7 +37,7 @@ def mean_by_hand(folder, weights):
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 0.5, 2)])
-def test_mean(folder, weights, monkeypatch):
+def test_weighted_mean(folder, weights, monkeypatch):
     monkeypatch.setattr(average, "PIXELS_AT_ONCE", 4 * 31 * 31)  # two batches
     files = open_agreeing([str(folder / f"m{fold}.npy") for fold in range(3)])
     batches = list(weighted_mean(files, check_weights(weights, 3)))
@@ -49,7 +49,7 @@ def test_equal_weights_are_the_default():
     np.testing.assert_array_equal(check_weights((), 4), [0.25] * 4)
 
 
-def test_script(folder):
+def test_script_writes_mean_masks_and_submission(folder):
     done = run_script(
         SCRIPT, "m0.npy", "m1.npy", "m2.npy", "--weights", 1, 1, 2, "--th", 0.35, "--masks_fn", "mean.npy", cwd=folder
     )
@@ -69,7 +69,7 @@ def test_script(folder):
     assert "valid: 6 rows" in done.stdout
 
 
-def test_the_threshold_that_is_used(folder):
+def test_a_flag_overrides_the_stored_threshold_next_to_the_masks(folder):
     assert "0.5 (no threshold.json found)" in run_here(SCRIPT, "m0.npy", cwd=folder).stdout
     write_json(folder / "threshold.json", {"threshold": 0.25, "min_area": 1000})
     done = run_here(SCRIPT, "m0.npy", "m1.npy", "--fn", "stored", "--masks_fn", "x.npy", cwd=folder)
@@ -79,7 +79,7 @@ def test_the_threshold_that_is_used(folder):
     assert "6 empty" not in done.stdout
 
 
-def test_the_threshold_of_the_run(folder):
+def test_the_stored_threshold_of_the_run_is_used(folder):
     (folder / "run" / "masks").mkdir(parents=True)
     write_json(folder / "run" / "config.json", {})
     write_json(folder / "run" / "threshold.json", {"threshold": 0.125, "min_area": 0})
@@ -88,7 +88,7 @@ def test_the_threshold_of_the_run(folder):
     assert "threshold 0.125" in run_here(SCRIPT, "run/masks/m0.npy", "m1.npy", cwd=folder).stdout
 
 
-def test_refusals(folder):
+def test_invalid_input_is_refused(folder):
     probabilities = blobs(6)[0]
     write_masks(folder / "fewer.npy", IDS[:5], probabilities[:5], data_dir="data", part="test")
     write_masks(folder / "others.npy", [*IDS[:5], "x"], probabilities, data_dir="data", part="test")
@@ -104,12 +104,12 @@ def test_refusals(folder):
         (("m0.npy", "none.npy"), 1, ("none.npy", "no such file")),
         (("m0.npy", "./m0.npy"), 2, ("m0.npy", "twice", "--weights")),
         (("m0.npy", "fewer.npy"), 1, ("fewer.npy", "image5")),
-        (("m0.npy", "others.npy"), 1, ("others.npy", "2 are in one only")),
+        (("m0.npy", "others.npy"), 1, ("others.npy", "2 are in only one of the two files")),
         (("m0.npy", "smaller.npy"), 1, ("(9, 31)", "(31, 31)")),
         (("twice.npy", "m0.npy"), 1, ("twice.npy", "the same id")),
         (("m0.npy", "logits.npy"), 1, ("logits.npy", "[0, 1]")),
         (("m0.npy", "nan.npy"), 1, ("nan.npy", "[0, 1]")),
-        (("m0.npy", "m1.npy", "--weights", "1"), 2, ("1 weights for 2",)),
+        (("m0.npy", "m1.npy", "--weights", "1"), 2, ("--weights: expected one weight", "found 1 for 2 files")),
         (("m0.npy", "m1.npy", "--weights", "1", "0"), 2, ("--weights 0",)),
         (("m0.npy", "m1.npy", "--weights", "1", "-2"), 2, ("--weights -2",)),
         (("m0.npy", "m1.npy", "--weights", "1", "nan"), 2, ("--weights nan",)),
@@ -126,18 +126,18 @@ def test_refusals(folder):
     assert {path: (folder / path).read_bytes() for path in files_in(folder)} == before
 
 
-def test_a_gate_empties_what_it_does_not_let_through(folder):
+def test_images_that_are_gated_out_get_empty_masks(folder):
     p = np.array([0.9, 0.2, 0.5, 0.51, 0.1, 0.7], np.float32)
     write_probabilities(folder / "empty.npy", IDS, p[:, None], ["not_empty"], PredictionInfo())
     words = ("m0.npy", "--th", 0.3, "--gate_probs", "empty.npy", "--masks_fn", "mean.npy")
     done = run_here(SCRIPT, *words, cwd=folder)
-    assert "gate: 3 of 6 images are gated out at 0.5" in done.stdout, done.stderr
+    assert "gate: 3 of 6 images are gated out at threshold 0.5" in done.stdout, done.stderr
     (submission,) = (folder / "submissions").glob("*.csv")
     empty = [not cell for cell in read_table(submission)["rle_mask"]]
     masks = [not binarize(mask, 0.3).any() for mask in open_masks(folder / "mean.npy").array]
-    assert not all(masks)  # the file keeps what the net has said
-    assert empty == [quiet or mask for quiet, mask in zip(p <= 0.5, masks, strict=True)]
-    assert_refused(run_here(SCRIPT, "m0.npy", "--gate_th", 0.3, cwd=folder), 2, "--gate_th 0.3", "no gate")
+    assert not all(masks)  # the mask file keeps the predictions
+    assert empty == [gated_out or mask for gated_out, mask in zip(p <= 0.5, masks, strict=True)]
+    assert_refused(run_here(SCRIPT, "m0.npy", "--gate_th", 0.3, cwd=folder), 2, "--gate_th 0.3: needs a gate")
     write_probabilities(folder / "other.npy", ["x"], p[:1, None], ["not_empty"], PredictionInfo())
     refused = run_here(SCRIPT, "m0.npy", "--gate_probs", "other.npy", "--masks_fn", "n.npy", cwd=folder)
     assert_refused(refused, 1, "other.npy", "no gate probability for 6 of 6 images")
@@ -158,4 +158,4 @@ def test_borders_are_averaged_with_the_masks(folder):
     )
     np.testing.assert_allclose(mean, (one + 3 * other) / 4, atol=1e-3)
     mixed = run_here(SCRIPT, "b0.npy", "m0.npy", "--masks_fn", "n.npy", cwd=folder)
-    assert_refused(mixed, 1, "m0.npy", "masks of (31, 31), those of b0.npy are (2, 31, 31)")
+    assert_refused(mixed, 1, "m0.npy", "expected masks of shape (2, 31, 31) like b0.npy, found (31, 31)")

@@ -1,4 +1,4 @@
-"""Runs started from Python: one after the other, as often as one likes, each as if it were alone."""
+"""Runs that are started from Python, one after the other in one process, do not influence each other."""
 
 import json
 import re
@@ -31,13 +31,13 @@ FLAGS = dict(zip([flag.removeprefix("--") for flag in TINY[::2]], TINY[1::2], st
 
 @pytest.fixture
 def flags(survey, tmp_path):
-    """A dictionary of flags for a run of one epoch."""
+    """Flags of a run of one epoch, as a dictionary."""
     number = {"batch_size": int(FLAGS["batch_size"]), "n_epochs": 1}
     return {**FLAGS, **number, "data_dir": str(survey), "experiment_dir": str(tmp_path / "first")}
 
 
 def state_of_this_process():
-    """What a training could leave behind."""
+    """Return everything in this process that a training run could leave changed."""
     return {
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "torch's random numbers": torch.get_rng_state().tolist(),
@@ -54,7 +54,7 @@ def open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_several_in_a_row_leave_nothing_behind_and_do_not_touch_each_other(flags, tmp_path, capsys):
+def test_several_runs_in_a_row_leave_nothing_behind_and_do_not_influence_each_other(flags, tmp_path, capsys):
     torch.manual_seed(77)
     summary = train(flags)
     before, files = state_of_this_process(), open_files()
@@ -66,7 +66,7 @@ def test_several_in_a_row_leave_nothing_behind_and_do_not_touch_each_other(flags
         tell=TellSettings(quiet=True),
         run=RunSettings(experiment_dir=str(tmp_path / "other")),
     )
-    in_thread = threading.Thread(target=train, args=[other])  # as a notebook's server may do
+    in_thread = threading.Thread(target=train, args=[other])  # as a notebook server may do
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         r"cpu \(.+\), \w+ \| .+ \| fold 0: 16 images \(\d+ empty\) .* 8 to validate \| -> .*first", lines[0]
@@ -86,7 +86,7 @@ def test_several_in_a_row_leave_nothing_behind_and_do_not_touch_each_other(flags
     assert torch.initial_seed() == 77
 
 
-def test_what_is_wrong_is_an_error_to_catch_and_not_the_end_of_the_notebook(flags, tmp_path):
+def test_mistakes_raise_errors_that_can_be_caught(flags, tmp_path):
     with pytest.raises(UsageError, match="n_epoch is no flag of this script"):
         train({**flags, "n_epoch": 3})
     with pytest.raises(UsageError, match="expected int, found '3'"):
@@ -98,7 +98,7 @@ def test_what_is_wrong_is_an_error_to_catch_and_not_the_end_of_the_notebook(flag
     assert not (tmp_path / "first").exists()
 
 
-def test_the_sisters_do_the_same(flags, tmp_path):
+def test_train_border_can_be_called_too(flags, tmp_path):
     summary = train_border({**flags, "border_width": 2})
     assert summary["iout"] >= 0
     (snapshot,) = find_snapshots([str(tmp_path / "first")])

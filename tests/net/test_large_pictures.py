@@ -1,4 +1,4 @@
-"""Crops, stages and tiles: large pictures are learned and predicted piece by piece."""
+"""Crops, stages and tiles: training on parts of large images, and predicting them part by part."""
 
 import signal
 from dataclasses import replace
@@ -40,11 +40,11 @@ def test_a_crop_holds_foreground_as_often_as_asked():
         assert all(truth[window].shape == (16, 16, 1) for window in windows)
         assert least <= sum(bool(truth[window].any()) for window in windows) <= most
     places = {Crop(1.0).window(truth, (60, 80), 16, rng)[1].start for _ in range(200)}
-    assert places == {0, 1, 2, 3}  # the pixel may be anywhere in the crop that the image has room for
-    assert Crop(1.0).window(np.zeros_like(truth), (60, 80), 16, rng)[0].stop <= 60  # an empty image has crops too
+    assert places == {0, 1, 2, 3}  # the pixel may be anywhere in the crop, within the image's bounds
+    assert Crop(1.0).window(np.zeros_like(truth), (60, 80), 16, rng)[0].stop <= 60  # an empty image can be cropped too
 
 
-def test_crops_are_of_the_images_own_pixels_and_of_image_and_truth_alike():
+def test_crops_keep_size_and_dtype_and_are_repeatable():
     image = np.arange(90 * 70, dtype=np.uint16).astype(np.uint8).reshape(90, 70, 1)
     for size in (32, 64):
         vary = TRAIN_AUGS["train_128_v2"].maker(size, Crop(0.5))
@@ -55,7 +55,7 @@ def test_crops_are_of_the_images_own_pixels_and_of_image_and_truth_alike():
         assert np.array_equal(varied, again)
 
 
-def test_a_crop_of_the_truth_is_of_the_same_place_as_that_of_the_image():
+def test_image_and_truth_are_cropped_at_the_same_place():
     rows, columns = np.indices((90, 70))
     truth = ((rows - 30) ** 2 + (columns - 40) ** 2 < 400).astype(np.uint16)[..., None]
     vary = TRAIN_AUGS["train_128_v2"].maker(32, Crop(1.0))
@@ -64,7 +64,7 @@ def test_a_crop_of_the_truth_is_of_the_same_place_as_that_of_the_image():
         assert ((varied > 125) == (cut == 1)).mean() > 0.95
 
 
-def test_stages_follow_each_other_and_validate_at_their_size():
+def test_stages_follow_each_other_and_validate_at_their_own_size():
     three = stages(stages=("64:2", "96:1", "128:2"))
     assert [stage_of_epoch(three, epoch).size for epoch in range(5)] == [64, 64, 96, 128, 128]
     plan = stages(stages=("64:2", "96:3"))
@@ -73,7 +73,7 @@ def test_stages_follow_each_other_and_validate_at_their_size():
         *[(96, 96)] * 3,
     ]
     cropped = stages(crop=32, stages=("32:1", "64:4"))
-    assert [stage.val((90, 70)).frame for stage in cropped] == [(96, 96)] * 2  # whole images, to multiples of 32
+    assert [stage.val((90, 70)).frame for stage in cropped] == [(96, 96)] * 2  # whole images, padded to multiples of 32
     assert [stage.size for stage in stages(crop=48)] == [48]
     assert [stage.size for stage in stages()] == [128]
 
@@ -90,7 +90,7 @@ def test_stages_follow_each_other_and_validate_at_their_size():
         ({"crop": 64, "stages": ("64:2", "192:3")}, ["--stages 64:2 192:3", "no square of 192"]),
     ],
 )
-def test_sizes_that_make_no_sense_are_refused(sizes, words):
+def test_invalid_sizes_are_refused(sizes, words):
     with pytest.raises(UsageError) as error:
         stages(**sizes)
     for word in words:
@@ -98,7 +98,7 @@ def test_sizes_that_make_no_sense_are_refused(sizes, words):
 
 
 def net():
-    """Sees 9 pixels around each, and like a U-Net on a raster that it halves."""
+    """Return a small network that sees 9 pixels around each pixel and works on a halved raster, like a U-Net."""
     torch.manual_seed(0)
     down = nn.Conv2d(3, 4, 5, stride=2, padding=2)
     return nn.Sequential(down, nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(4, 2, 3, padding=1)).eval()
@@ -107,18 +107,18 @@ def net():
 @pytest.mark.parametrize(("size", "overlap"), [(64, 32), (96, 32), (64, 0)])
 @pytest.mark.parametrize("views", ["null", "null_hflip_rot90"])
 @torch.inference_mode()
-def test_tiles_give_the_whole_image_away_from_their_frames(size, overlap, views):
+def test_tiles_agree_with_the_whole_image_away_from_their_edges(size, overlap, views):
     images = np.random.default_rng(1).integers(0, 256, (2, 150, 170, 3), dtype=np.uint8)
     whole = Predictor(net(), PixelKind("border", ("mask", "border")), VAL_AUGS["val_native"], CPU)
     tiled = Predictor(whole.network, whole.kind, whole.val, CPU, Tiles(size, overlap), at_once=3)
     expected, found = (predictor.predict(images, views_by_name(views)) for predictor in (whole, tiled))
     assert found.shape == expected.shape == (2, 2, 150, 170)
     difference = (found - expected).abs().amax((0, 1))
-    if overlap:  # what a tile sees badly, its outermost pixels, has next to no weight
+    if overlap:  # the inaccurate outermost pixels of a tile have almost no weight
         assert difference.max() < 0.02
         assert difference.median() < 1e-6
     else:
-        assert difference.max() > 0.02  # a seam
+        assert difference.max() > 0.02  # visible seams
         assert difference[10:40, 10:40].max() < 1e-6
 
 
@@ -128,15 +128,15 @@ def test_tiles_cover_everything_and_their_windows_are_smooth():
     assert tiles.starts(320) == [0, 64, 128, 192]
     assert tiles.starts(352) == [0, 64, 128, 192, 224]
     middle = tiles.window(64, 320)
-    assert torch.allclose(middle + middle.roll(64), torch.ones(128))  # neighbours add up to 1
-    assert tiles.window(0, 320)[0] == 1  # at the image's own frame nothing fades
+    assert torch.allclose(middle + middle.roll(64), torch.ones(128))  # the weights of neighbours add up to 1
+    assert tiles.window(0, 320)[0] == 1  # full weight at the edge of the image
     flat = torch.randint(0, 255, (3, 160, 192), dtype=torch.uint8)
     blended = tiles.blended(flat, 3, lambda cut: cut.float(), at_once=2)
     assert torch.allclose(blended, flat.float(), atol=1e-3)
 
 
 def predictor_of(arch):
-    """A network of this architecture with random weights, whose answers differ from pixel to pixel."""
+    """Return a predictor with random weights, whose predictions differ from pixel to pixel."""
     torch.manual_seed(0)
     network = build_network(arch, 3)
     with torch.no_grad():
@@ -145,8 +145,8 @@ def predictor_of(arch):
 
 
 @torch.inference_mode()
-def test_tiles_are_the_weighted_mean_of_what_the_network_says_of_each():
-    """For the default network too, which sees something else in a tile than in the whole image."""
+def test_a_tiled_prediction_is_the_weighted_mean_of_the_predictions_for_the_tiles():
+    """This also holds for the default network, whose predictions depend on the whole image or tile."""
     predictor, tiles, views = predictor_of("unet_resnet34_v1"), Tiles(64, 32), views_by_name("null")
     images = np.random.default_rng(2).integers(0, 256, (1, 96, 128, 3), dtype=np.uint8)
     tiled = Predictor(predictor.network, predictor.kind, predictor.val, CPU, tiles, at_once=4).predict(images, views)
@@ -163,14 +163,14 @@ def test_tiles_are_the_weighted_mean_of_what_the_network_says_of_each():
 
 @pytest.mark.parametrize("arch", ["unet_resnet34", "unet_resnet34_v1"])
 @torch.inference_mode()
-def test_far_from_its_frame_a_tile_is_as_the_whole_image_unless_the_network_pools(arch):
-    network = predictor_of(arch).network.double()  # so that rounding does not blur the two cases
+def test_far_from_its_edges_a_tile_agrees_with_the_whole_image_unless_the_network_pools(arch):
+    network = predictor_of(arch).network.double()  # so that rounding does not hide the difference of the two cases
     image = torch.rand(1, 3, 32, 1024, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    image[..., 608:] += 1  # the mean of the whole is not the mean of the tile
+    image[..., 608:] += 1  # image and tile have different means
     whole, tile = network(image)[..., :608], network(image[..., :608])
     difference = (whole - tile).abs() / whole.std()
     far = difference[..., : 608 - 500]  # a pixel of a U-Net with resnet34 depends on 498 pixels to its right
-    assert difference[..., -64:].max() > 0.1, "the rim of the tile"
+    assert difference[..., -64:].max() > 0.1, "the edge of the tile"
     if sees_whole_image(network):
         assert far.mean() > 0.01
     else:
@@ -192,12 +192,12 @@ def test_far_from_its_frame_a_tile_is_as_the_whole_image_unless_the_network_pool
         ("unet_tu-efficientnet_b0", True),
     ],
 )
-def test_networks_that_see_their_whole_input_are_known(arch, whole):
+def test_networks_that_look_at_the_whole_image_are_detected(arch, whole):
     assert sees_whole_image(build_network(arch, 3)) == whole
 
 
-def test_pooling_to_a_grid_is_not_taken_for_global_pooling():
-    assert not sees_whole_image(nn.AdaptiveAvgPool2d((7, 7)))  # VGG encoders keep one, and never run it
+def test_pooling_to_a_grid_is_not_mistaken_for_global_pooling():
+    assert not sees_whole_image(nn.AdaptiveAvgPool2d((7, 7)))  # VGG encoders contain one that never runs
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_pooling_to_a_grid_is_not_taken_for_global_pooling():
         ("unet_resnet34_v1", (), 0),
     ],
 )
-def test_prediction_says_when_scores_in_tiles_may_differ(survey, trained, tmp_path, arch, flags, said):
+def test_prediction_notes_when_scores_in_tiles_may_differ(survey, trained, tmp_path, arch, flags, said):
     info = replace(load_snapshot(next(trained.glob("snapshots/epoch_*"))).info, arch=arch)
     save_snapshot(tmp_path / "snapshot", build_network(arch, info.channels_in), info)
     words = ("--snapshot", tmp_path / "snapshot", "--data_dir", survey, "--part", "val", *flags)
@@ -217,7 +217,7 @@ def test_prediction_says_when_scores_in_tiles_may_differ(survey, trained, tmp_pa
     assert done.stdout.count("may differ from those of whole images") == said
 
 
-def test_tiles_that_cannot_be_are_refused(survey, trained, tmp_path):
+def test_invalid_tiles_are_refused(survey, trained, tmp_path):
     words = ("--snapshot", trained, "--data_dir", survey, "--masks_fn", tmp_path / "m.npy")
     for flags, said in (
         (["--tile", 512], ["--tile 512", "larger than the images of 101x101"]),
@@ -239,10 +239,10 @@ def write_and_die(path, values):
 snapshot.write = write_and_die
 runpy.run_path("train.py", run_name="__main__")
 """
-"""A training that is killed as soon as the state of its first epoch is written."""
+"""Script of a training run that is killed as soon as the state of its first epoch is written."""
 
 
-def test_a_run_grows_by_stages_through_a_kill_and_its_snapshots_remember_their_size(survey, tmp_path):
+def test_a_killed_run_resumes_through_its_stages_and_its_snapshots_store_their_size(survey, tmp_path):
     runs = [tmp_path / "whole", tmp_path / "killed"]
     words = ("--data_dir", survey, *TINY, "--n_epochs", 4, "--stages", "64:2", "128:2", "--keep", 9)
     done = run_here("train.py", *words, "--experiment_dir", runs[0])

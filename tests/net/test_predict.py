@@ -22,7 +22,7 @@ def words(options):
     return [word for pair in options.items() for word in pair]
 
 
-def test_a_prediction_is_masks_with_ids_and_a_checked_submission(survey, trained, out):
+def test_predict_writes_masks_with_ids_and_a_checked_submission(survey, trained, out):
     done = run_here("predict.py", "--snapshot", trained, "--data_dir", survey, *words(out), "--fn", "mine")
     assert done.returncode == 0, done.stderr
     masks = open_masks(out["--masks_fn"])
@@ -55,7 +55,7 @@ def test_several_snapshots_are_averaged(survey, trained, out, tmp_path):
     assert np.abs(single[0] - single[1]).max() > 1e-2
 
 
-def test_tta_is_the_mean_over_views_whatever_the_batch(survey, trained, out, tmp_path):
+def test_tta_is_the_mean_over_views_regardless_of_the_batch_size(survey, trained, out, tmp_path):
     base = ["--snapshot", trained, "--data_dir", survey, "--precision", "float32"]
     for name, tta in (("null", "null"), ("flip", "hflip"), ("both", "null_hflip")):
         options = out | {
@@ -71,7 +71,7 @@ def test_tta_is_the_mean_over_views_whatever_the_batch(survey, trained, out, tmp
     assert np.abs(null - flip).max() > 1e-3
 
 
-def test_the_stored_threshold_is_used_and_named(survey, trained, out, tmp_path):
+def test_the_stored_threshold_is_used_and_printed(survey, trained, out, tmp_path):
     run = tmp_path / "run_fold0"
     shutil.copytree(trained, run)
     done = run_here(
@@ -88,11 +88,11 @@ def test_the_stored_threshold_is_used_and_named(survey, trained, out, tmp_path):
     assert "threshold 0.25 (--th)" in done.stdout
 
 
-def test_what_cannot_be_used_is_refused_before_anything_is_predicted(survey, trained, out, tmp_path):
+def test_invalid_flags_and_files_are_refused_before_anything_is_predicted(survey, trained, out, tmp_path):
     run = tmp_path / "run_fold0"
     shutil.copytree(trained, run)
     words_of = ["predict.py", "--snapshot", run, "--data_dir", survey, *words(out)]
-    said = "sample_submission.csv, which has the columns id,rle_mask, has one row an image"
+    said = "sample_submission.csv, which has the columns id,rle_mask, has one row per image"
     assert_refused(run_here(*words_of, "--objects"), 2, "--objects: ", said)
     assert_refused(
         run_here(*words_of, "--seed_th", 0.5, "--format", "dsb2018"), 2, "--seed_th 0.5", "predict no border"
@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_predicted(survey, tra
     assert not out["--masks_fn"].exists()
 
 
-def test_a_threshold_of_other_views_and_folds_that_differ_are_told(survey, trained, out, tmp_path):
+def test_notes_report_a_threshold_of_other_views_and_thresholds_that_differ(survey, trained, out, tmp_path):
     runs = [tmp_path / f"run_fold{fold}" for fold in (0, 1)]
     for run, th, n_images in zip(runs, (0.25, 0.375), (8, 9), strict=True):
         shutil.copytree(trained, run)
@@ -116,13 +116,13 @@ def test_a_threshold_of_other_views_and_folds_that_differ_are_told(survey, train
     done = run_here("predict.py", "--snapshot", *runs, *base)
     assert done.returncode == 0, done.stderr
     first, second = [line for line in done.stdout.splitlines() if line.startswith("note: ")]
-    assert f"{runs[1]}/threshold.json is taken, fitted on 9 images; {runs[0]}/threshold.json says otherwise" in first
-    assert "was fitted on masks of the views null_hflip, these are of null" in second
+    assert f"using {runs[1]}/threshold.json (fitted on 9 images), which differs from {runs[0]}/threshold.json" in first
+    assert "was fitted on masks of the views null_hflip, but these masks are of null" in second
     assert f"threshold 0.375 ({runs[1]}/threshold.json)" in done.stdout
 
 
-def test_images_packed_smaller_come_back_at_their_own_size(trained, tmp_path):
-    """A net sees 64x64, the competition wants 101x101: run-lengths are of the size that the images had."""
+def test_masks_of_images_packed_smaller_are_submitted_at_the_original_size(trained, tmp_path):
+    """The images are packed at 64x64 and the competition expects 101x101, so run-lengths have the original size."""
     data = tmp_path / "data"
     succeed("utils/make_demo.py", "--out_dir", data, "--n_train", 6, "--n_test", 4, "--seed", 3)
     succeed("utils/stack_and_save.py", "--data_dir", data, "--out_dir", tmp_path / "small", "--size", "64x64")
@@ -137,10 +137,10 @@ def test_images_packed_smaller_come_back_at_their_own_size(trained, tmp_path):
     assert "score (iout)" in text
     with open(submission, newline="") as file:
         areas = [int(decode(row["rle_mask"], (101, 101)).sum()) for row in csv.DictReader(file)]
-    assert max(areas) > 64 * 64  # at 64x64 no mask could be so large
+    assert max(areas) > 64 * 64  # larger than any mask at 64x64
 
 
-def test_a_wrong_arch_is_refused_and_the_right_one_is_not(survey, trained, out):
+def test_arch_must_be_that_of_the_snapshot(survey, trained, out):
     done = run_here("predict.py", "--snapshot", trained, "--data_dir", survey, *words(out), "--arch", "unet_resnet34")
     assert done.returncode == 2
     assert f"is a {TINY_ARCH}; leave --arch out" in done.stderr

@@ -1,4 +1,4 @@
-"""TensorBoard: what its event files say of a run, of a run that goes on, and of several beside each other."""
+"""TensorBoard: the event files of a run, of a resumed run, and of several runs together."""
 
 import io
 from itertools import count
@@ -31,13 +31,13 @@ FLAGS = {
 
 @pytest.fixture(autouse=True)
 def _seconds_apart(monkeypatch):
-    """Every event file is of another second, by which TensorBoard puts them in order."""
+    """Give every event file another second, by which TensorBoard sorts the files."""
     seconds = count(1_800_000_000)
     monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
 
 
 def train(folder, done, n_epochs, **flags):
-    """Epochs done + 1 to n_epochs of a made-up run that finishes; iout is a tenth of the epoch."""
+    """Log epochs `done` + 1 to `n_epochs` of a simulated run and finish it; iout is a tenth of the epoch."""
     with Board(folder / "tensorboard", done) as board:
         for epoch in range(done + 1, n_epochs + 1):
             board.add({"epoch": epoch, "cycle": 1, "iout": epoch / 10, "lr": 0.1, "seconds": 5.0})
@@ -46,7 +46,7 @@ def train(folder, done, n_epochs, **flags):
 
 
 def scalars(folder):
-    """Tag -> (step, value) of each point that TensorBoard shows."""
+    """Return tag -> (step, value) of each point that TensorBoard shows."""
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     return {
         name: [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)]
@@ -55,7 +55,7 @@ def scalars(folder):
 
 
 def hparams_tab(folder):
-    """Run -> (flags, metrics), as TensorBoard's HPARAMS tab lists them; and its columns."""
+    """Return run -> (flags, metrics) as listed in the HPARAMS tab of TensorBoard, and the names of its columns."""
     events = EventMultiplexer().AddRunsFromDirectory(str(folder))
     events.Reload()
     provider = MultiplexerDataProvider(events, str(folder))
@@ -79,7 +79,7 @@ def hparams_tab(folder):
     return runs, [one.name for one in columns.hparam_infos] + [one.name.tag for one in columns.metric_infos]
 
 
-def test_epochs_are_curves_and_final_metrics_stand_at_the_last_one(tmp_path):
+def test_epochs_are_curves_and_final_metrics_are_points_of_the_last_epoch(tmp_path):
     train(tmp_path, 0, 3)
     assert scalars(tmp_path) == {
         "iout": [(1, 0.1), (2, 0.2), (3, 0.3)],
@@ -90,15 +90,15 @@ def test_epochs_are_curves_and_final_metrics_stand_at_the_last_one(tmp_path):
     }
 
 
-def test_epochs_that_are_done_again_are_there_once(tmp_path):
+def test_epochs_that_are_trained_again_are_shown_once(tmp_path):
     with Board(tmp_path / "tensorboard", 0) as board:
         for epoch in range(1, 4):
             board.add({"epoch": epoch, "iout": 0.9})
-    train(tmp_path, 2, 4)  # killed before the third was written
+    train(tmp_path, 2, 4)  # killed before the third epoch was written
     assert scalars(tmp_path)["iout"] == [(1, 0.9), (2, 0.9), (3, 0.3), (4, 0.4)]
 
 
-def test_runs_are_listed_with_their_flags_and_final_metrics_without_folders_of_their_own(tmp_path):
+def test_runs_are_listed_with_flags_and_final_metrics_and_without_subfolders(tmp_path):
     train(tmp_path / "a", 0, 2)
     train(tmp_path / "b", 0, 3, border="both", batch_size=16, notify=["mailto://me:s3cret@host"])
     runs, columns = hparams_tab(tmp_path)
@@ -106,12 +106,12 @@ def test_runs_are_listed_with_their_flags_and_final_metrics_without_folders_of_t
     assert runs["a"][0] == flags
     assert runs["b"][0] == {**flags, "n_epochs": 3, "border": "both", "batch_size": 16}
     assert runs["b"][1] == {"iout": 0.3, "lr": 0.1, "best/iout": 0.3, "best/epoch": 3, "total/seconds": 60}
-    assert {*flags, "border", "best/iout"} <= set(columns)  # also what one of them alone has
+    assert {*flags, "border", "best/iout"} <= set(columns)  # including flags that only one run has
     assert [path for path in (tmp_path / "a" / "tensorboard").iterdir() if path.is_dir()] == []
     assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("events*"))
 
 
-def test_a_run_that_finishes_again_with_more_epochs_is_listed_once_as_it_is_now(tmp_path):
+def test_a_run_that_finishes_again_with_more_epochs_is_listed_once_with_its_latest_values(tmp_path):
     train(tmp_path / "a", 0, 2)
     train(tmp_path / "a", 2, 4)
     runs, _ = hparams_tab(tmp_path)
@@ -121,7 +121,7 @@ def test_a_run_that_finishes_again_with_more_epochs_is_listed_once_as_it_is_now(
     assert scalars(tmp_path / "a")["best/iout"] == [(2, 0.2), (4, 0.4)]
 
 
-def test_overlays_of_some_images_stand_at_their_epoch(tmp_path):
+def test_overlays_of_some_images_are_logged_at_their_epoch(tmp_path):
     ids, (probabilities, truth) = [f"image{row}" for row in range(9)], blobs(9)
     packed = open_packed(write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31))}))
     masks = write_masks(tmp_path / "masks.npy", ids, probabilities)
@@ -134,4 +134,4 @@ def test_overlays_of_some_images_stand_at_their_epoch(tmp_path):
     pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)).convert("RGB"))
     assert pixels.shape[0] > 4 * 31
     assert pixels.shape[1] > 4 * 31
-    assert len(np.unique(pixels)) > 50  # grey probabilities among black and white
+    assert len(np.unique(pixels)) > 50  # the probabilities are shown in shades of grey

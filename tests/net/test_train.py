@@ -1,4 +1,4 @@
-"""train.py: what a run leaves behind, and that a kill, a resume and a worker change nothing of it."""
+"""train.py: the files of a run, which are the same regardless of kills, resumes and workers."""
 
 import contextlib
 import csv
@@ -36,7 +36,7 @@ def assert_same_run(one, other):
     assert differences(RunFolder(one), RunFolder(other)) == []
 
 
-def test_a_run_leaves_what_its_readme_says(trained, survey):
+def test_a_run_writes_the_files_that_the_readme_lists(trained, survey):
     assert {path.name for path in trained.iterdir()} == {
         *("config.json", "log.csv", "state.pt", "summary.json", "status.json", "snapshots", "tensorboard"),
         *("MODEL_CARD.md", "failures.png"),
@@ -73,12 +73,12 @@ def test_a_snapshot_describes_itself(trained, survey):
     assert info.versions["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_two_epochs_and_two_more_are_four_and_workers_change_nothing(survey, trained, tmp_path):
+def test_two_epochs_and_two_more_equal_four_and_workers_change_nothing(survey, trained, tmp_path):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     words = ("--data_dir", survey, *TINY, "--n_epochs", 4, "--loader_workers", 2)
     assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
     shutil.copytree(trained, halves)
-    # what an epoch that was lost in the middle may leave: a snapshot that the state does not know, a row too many
+    # an epoch that was interrupted may leave a snapshot that is not in the state, and an extra row
     best = find_snapshots([str(halves)])[0]
     shutil.copy(best, halves / "snapshots" / "epoch_3.loss_0.0001.iout_0.999")
     (halves / "log.csv").write_text((halves / "log.csv").read_text() + "3,1,0,0,0,0,0,0,0\n")
@@ -96,8 +96,8 @@ EVERYTHING = (
 
 
 @pytest.mark.parametrize("more", [("--ema", 0.9), ("--swa", 2, "--loader_workers", 2)])
-def test_a_resume_is_exact_with_all_that_a_step_can_be(survey, tmp_path, more):
-    """Stopped in the first cycle and in the second: scaler, warm-up, means of weights, passes cut by epochs go on."""
+def test_a_resume_is_exact_with_all_options_of_a_step(survey, tmp_path, more):
+    """The run is stopped in both cycles; scaler, warm-up, averaged weights and passes cut by epochs are resumed."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     words = ("--data_dir", survey, *TINY, *EVERYTHING, *more, "--n_epochs", 6)
     assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
@@ -111,7 +111,7 @@ def test_a_resume_is_exact_with_all_that_a_step_can_be(survey, tmp_path, more):
 
 
 @pytest.mark.parametrize("mean", [("--ema", 0.9), ("--swa", 1)])
-def test_a_mean_of_weights_is_what_is_validated_and_kept(survey, tmp_path, mean):
+def test_averaged_weights_are_validated_and_kept(survey, tmp_path, mean):
     run, again = tmp_path / "run", tmp_path / "again.npy"
     words = ("--data_dir", survey, *TINY, "--precision", "float32", "--n_epochs", 1, "--epoch_size", 40)
     assert run_here("train.py", *words, *mean, "--experiment_dir", run).returncode == 0
@@ -131,7 +131,7 @@ def test_a_mean_of_weights_is_what_is_validated_and_kept(survey, tmp_path, mean)
 
 @contextlib.contextmanager
 def after_epoch(number, act):
-    """Do something as soon as the state of this epoch is written."""
+    """Call `act` as soon as the state of epoch `number` is written."""
     write = snapshot.write
 
     def and_act(path, values):
@@ -144,12 +144,12 @@ def after_epoch(number, act):
         yield
 
 
-def test_a_folder_that_is_removed_is_not_made_anew_in_silence(survey, tmp_path):
+def test_a_folder_that_is_removed_is_an_error_and_not_created_again(survey, tmp_path):
     run, aside = tmp_path / "run", tmp_path / "aside"
     words = ("--data_dir", survey, *TINY, "--experiment_dir", run, "--n_epochs", 3)
     with after_epoch(2, lambda: run.rename(aside)):
         done = run_here("train.py", *words)
-    assert_refused(done, 1, f"{run}: was removed or moved while the run went on; put it back and --resume")
+    assert_refused(done, 1, f"{run}: was removed or moved during the run; put it back and continue with --resume")
     assert not run.exists()
     aside.rename(run)
     done = run_here("train.py", *words, "--resume")
@@ -159,7 +159,7 @@ def test_a_folder_that_is_removed_is_not_made_anew_in_silence(survey, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_at_the_next_step_and_says_how_to_go_on(survey, tmp_path, number, code):
+def test_a_signal_stops_at_the_next_step_with_a_message_how_to_continue(survey, tmp_path, number, code):
     words = ["--data_dir", str(survey), *TINY, "--n_epochs", str(ENDLESS), "--experiment_dir", str(tmp_path / "run")]
     process = start("train.py", words, tmp_path / "said.txt")
     until((tmp_path / "run" / "state.pt").is_file, process.is_alive)
@@ -167,11 +167,11 @@ def test_a_signal_ends_at_the_next_step_and_says_how_to_go_on(survey, tmp_path, 
     process.join(HANGS)
     said = (tmp_path / "said.txt").read_text()
     assert process.exitcode == code
-    assert "--resume goes on from there" in said.strip().splitlines()[-1]
+    assert "run the same command with --resume to continue" in said.strip().splitlines()[-1]
     assert "Traceback" not in said
 
 
-def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):
+def test_cycles_keep_their_own_snapshots_and_restart_the_learning_rate(survey, tmp_path):
     words = ("--n_epochs", 4, "--cycles", 2, "--scheduler", "cosine", "--keep", 1, "--loss", "bce_lovasz")
     assert (
         run_here("train.py", "--data_dir", survey, *TINY, *words, "--experiment_dir", tmp_path / "run").returncode == 0
@@ -194,18 +194,21 @@ def test_cycles_keep_their_own_snapshots_and_restart_the_rate(survey, tmp_path):
         *("--masks_fn", tmp_path / "se.npy", "--submission_dir", tmp_path / "submissions"),
     )
     assert "valid: 8 rows" in out
-    assert "not a mean" not in out
+    assert "only its best snapshot is used" not in out
 
 
-def test_a_snapshot_ensemble_of_one_cycle_says_that_it_is_one_snapshot(survey, trained, tmp_path):
+def test_a_snapshot_ensemble_of_one_cycle_notes_that_it_is_one_snapshot(survey, trained, tmp_path):
     words = ("predict_se.py", "--snapshot_dir", trained / "snapshots", "--data_dir", survey)
     words += ("--submission_dir", tmp_path / "submissions", "--masks_fn")
     alone = run_here(*words, tmp_path / "alone.npy")
     assert alone.returncode == 0, alone.stderr
-    assert alone.stdout.count("so this is its best snapshot alone, not a mean; --best K averages the K best of 2") == 1
+    assert (
+        alone.stdout.count("so only its best snapshot is used; add --best K to average the K best of its 2 snapshots")
+        == 1
+    )
     assert len(open_masks(tmp_path / "alone.npy").info.snapshots) == 1
     for best in (1, 2):
-        assert "not a mean" not in run_here(*words, tmp_path / f"{best}.npy", "--best", best).stdout
+        assert "only its best snapshot is used" not in run_here(*words, tmp_path / f"{best}.npy", "--best", best).stdout
     assert len(open_masks(tmp_path / "2.npy").info.snapshots) == 2
 
 
@@ -214,12 +217,12 @@ SCORES = [
     *((0.9, 0.10, 0.10), (0.5, 0.20, 0.20), (0.6, 0.50, 0.15), (0.7, 0.30, 0.40), (0.8, 0.35, 0.50)),
     *((0.4, 0.60, 0.30), (0.5, 0.55, 0.60), (0.4, 0.60, 0.65), (0.6, 0.20, 0.20), (0.7, 0.59, 0.55)),
 ]
-"""By MEASURES, of each epoch of two cycles. Equal values are no improvement: the earlier epoch is the best."""
+"""Scores in the order of MEASURES for each epoch of two cycles. For equal values the earlier epoch is the best."""
 
 
 @contextlib.contextmanager
-def made_up_scores(scores):
-    """Let the validation of each epoch find these scores."""
+def simulated_scores(scores):
+    """Make the validation of each epoch return these scores."""
     left = iter(scores)
 
     def found(*words):
@@ -236,20 +239,20 @@ def epochs_kept(run, cycle):
 
 @pytest.mark.parametrize(("keep", "first", "second"), [(1, {2, 3, 5}, {6, 8}), (2, {2, 3, 4, 5}, {6, 7, 8})])
 def test_the_best_snapshot_by_each_measure_stays_in_each_cycle(survey, tmp_path, keep, first, second):
-    """Epochs 2 and 6 have the lowest loss, 3 and 6 the best iou, 5 and 8 the best iout, which ranks the others."""
+    """Epochs 2 and 6 have the lowest loss, 3 and 6 the best iou, 5 and 8 the best iout, which ranks the snapshots."""
     words = ("--data_dir", survey, *TINY, "--n_epochs", 10, "--cycles", 2, "--keep", keep)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    with made_up_scores(SCORES):
+    with simulated_scores(SCORES):
         assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
     assert (epochs_kept(whole, 1), epochs_kept(whole, 2)) == (first, second)
     assert json.loads((whole / "summary.json").read_text())["epoch"] == 8
     begun = 0
     for ended in (3, 7):
-        with made_up_scores(SCORES[begun:]), after_epoch(ended, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        with simulated_scores(SCORES[begun:]), after_epoch(ended, lambda: os.kill(os.getpid(), signal.SIGTERM)):
             done = run_here("train.py", *words, "--experiment_dir", cut, *(["--resume"] if begun else []))
         assert done.returncode == 143
         begun = ended
-    with made_up_scores(SCORES[begun:]):
+    with simulated_scores(SCORES[begun:]):
         assert run_here("train.py", "--experiment_dir", cut, "--resume").returncode == 0
     assert_same_run(whole, cut)
 
@@ -262,7 +265,7 @@ def test_config_repeats_a_run_and_flags_override(trained, tmp_path):
     assert_same_run(trained, tmp_path / "again")
 
 
-def test_a_switch_of_a_config_may_be_named_again(tmp_path):
+def test_a_switch_in_a_config_may_be_given_again(tmp_path):
     (tmp_path / "config.json").write_text('{"sync_batchnorm": true, "n_epochs": 7}')
     settings = parse(TrainSettings, ["--config", str(tmp_path / "config.json"), "--sync_batchnorm", "--fold", "1"])
     assert (settings.step.sync_batchnorm, settings.learn.n_epochs, settings.data.fold) == (True, 7, 1)
@@ -278,7 +281,7 @@ def test_start_from_a_snapshot(survey, trained, tmp_path):
 
 
 def test_the_command_of_the_pipeline_this_one_descends_from(survey, tmp_path):
-    """The old launch line, but for the network's size, runs as it stands."""
+    """The launch command of the earlier pipeline runs unchanged, except for the size of the network."""
     done = run_script(
         *("train.py", "--arch", "unet_resnet18", "--batch_size=32", "--loss", "BCE", "--optimizer", "adam_1e-4"),
         *("--experiment_dir", tmp_path / "wide_fold0_128", "--n_epochs", "1", "--train_augs", "train_128_v1"),

@@ -1,4 +1,4 @@
-"""train_border.py and what follows it: objects, from a synthetic sea to a submission that is scored."""
+"""train_border.py and the following steps: from synthetic ships to a scored submission of objects."""
 
 import json
 
@@ -23,7 +23,7 @@ from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 
 @pytest.fixture(scope="module")
 def ships(tmp_path_factory):
-    """24 + 6 images of ships, 128x128, packed, in three folds."""
+    """24 + 6 images of ships, 128x128, packed and split into three folds."""
     folder = tmp_path_factory.mktemp("ships") / "ships"
     drawn = ("--kind", "ships", "--size", 128, "--n_train", 24, "--n_test", 6, "--seed", 3, "--out_dir", folder)
     for script, *words in (
@@ -38,7 +38,7 @@ def ships(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def border_run(ships, tmp_path_factory):
-    """Two epochs of a border net on crops."""
+    """A run of two epochs of a border network on crops."""
     run = tmp_path_factory.mktemp("runs") / "border_fold0"
     succeed("train_border.py", "--data_dir", ships, *TINY, "--n_epochs", 2, "--crop", 64, "--experiment_dir", run)
     return run
@@ -61,7 +61,7 @@ def test_a_run_keeps_both_planes_and_ranks_by_objects(ships, border_run):
     assert (border_run / "log.csv").read_text().startswith("epoch,cycle,train_loss,val_loss,iou,iout,objects,lr")
 
 
-def test_two_epochs_are_one_and_one_more(ships, border_run, tmp_path):
+def test_two_epochs_equal_one_and_one_more(ships, border_run, tmp_path):
     words = ("--data_dir", ships, *TINY, "--crop", 64, "--experiment_dir", tmp_path / "run")
     assert run_here("train_border.py", *words, "--n_epochs", 1).returncode == 0
     done = run_here("train_border.py", "--experiment_dir", tmp_path / "run", "--resume", "--n_epochs", 2)
@@ -69,7 +69,7 @@ def test_two_epochs_are_one_and_one_more(ships, border_run, tmp_path):
     assert differences(RunFolder(border_run), RunFolder(tmp_path / "run")) == []
 
 
-def test_processes_share_a_border_net(ships, tmp_path):
+def test_two_processes_train_a_border_network(ships, tmp_path):
     words = ("--data_dir", ships, *TINY, "--crop", 64, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
     codes, said = end_together(start_together("train_border.py", *words, output=tmp_path / "said"), tmp_path / "said")
     assert codes == [0, 0], said
@@ -77,8 +77,8 @@ def test_processes_share_a_border_net(ships, tmp_path):
     assert masks.border.shape == (8, 128, 128)
 
 
-def test_from_a_border_net_to_an_airbus_submission_and_its_f2(ships, border_run, tmp_path):
-    """The story of recipes/ships.sh: gate, border net, objects, submission, score."""
+def test_from_a_border_network_to_an_airbus_submission_and_its_f2(ships, border_run, tmp_path):
+    """The steps of recipes/ships.sh: gate, border network, objects, submission, score."""
     gate = tmp_path / "empty"
     classifier = ("--arch", "test_resnet", "--encoder_weights", "none", "--batch_size", 8, "--optimizer", "adam_1e-3")
     done = run_here(
@@ -86,7 +86,7 @@ def test_from_a_border_net_to_an_airbus_submission_and_its_f2(ships, border_run,
         *("--folds", "all", "--experiment_dir", gate),
     )
     assert done.returncode == 0, done.stderr
-    assert "empty_oof.npy: out of fold, 24 images: auc" in done.stdout
+    assert "empty_oof.npy: out-of-fold scores of 24 images: auc" in done.stdout
     common = ("--data_dir", ships, "--snapshot", border_run, "--gate", tmp_path / "empty_fold0")
     val = border_run / "val.npy"
     done = run_here("predict.py", *common, "--part", "val", "--masks_fn", val)
@@ -107,10 +107,10 @@ def test_from_a_border_net_to_an_airbus_submission_and_its_f2(ships, border_run,
     labels, masks = np.load(tmp_path / "test_labels.npy"), open_masks(tmp_path / "test.npy")
     rules = InstanceRules(found["th"], found["seed_th"], found["min_area"], found["fill_holes"])
     gate_th = json.loads((border_run / "gate.json").read_text())["gate_threshold"]
-    quiet = np.load(tmp_path / "test_gate.npy")[:, 0] <= (-1 if gate_th is None else gate_th)
+    gated_out = np.load(tmp_path / "test_gate.npy")[:, 0] <= (-1 if gate_th is None else gate_th)
     for place in range(6):
         expected = label_instances(masks.array[place], masks.border[place], rules)
-        assert np.array_equal(labels[place], 0 * expected if quiet[place] else expected)
+        assert np.array_equal(labels[place], 0 * expected if gated_out[place] else expected)
     assert len(list((tmp_path / "pngs").glob("*.png"))) == 6
     (submission,) = (tmp_path / "submissions").glob("*.csv")
     for command, truth in (("check", ()), ("score", ("--truth", ships / "truth.csv"))):
@@ -158,11 +158,11 @@ def test_each_term_of_a_border_loss_has_its_weight():
         assert torch.allclose(losses[name](logits, target), mask + 0.3 * border), name
 
 
-def test_nets_of_two_kinds_do_not_mix_and_wrong_flags_are_lines(survey, ships, trained, border_run, tmp_path):
+def test_networks_of_two_kinds_and_wrong_flags_are_refused(survey, ships, trained, border_run, tmp_path):
     start = ("--data_dir", ships, *TINY, "--experiment_dir", tmp_path / "run")
-    assert_refused(run_here("train.py", *start, "--snapshot", border_run), 1, "of the task border", "expected mask")
+    assert_refused(run_here("train.py", *start, "--snapshot", border_run), 1, "of the task mask, found border")
     grey = ("--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "run")
-    assert_refused(run_here("train_border.py", *grey, "--snapshot", trained), 1, "of the task mask", "expected border")
+    assert_refused(run_here("train_border.py", *grey, "--snapshot", trained), 1, "of the task border, found mask")
     for words, said in (
         (("--loss", "BCE"), ("--loss BCE", "boundary_bce")),
         (("--border_width", 0), ("--border_width 0",)),
@@ -174,7 +174,7 @@ def test_nets_of_two_kinds_do_not_mix_and_wrong_flags_are_lines(survey, ships, t
     done = run_here("train.py", "--data_dir", ships, *TINY, "--n_epochs", 1, "--experiment_dir", mask_run)
     assert done.returncode == 0, done.stderr
     mixed = run_here("predict.py", *predict, "--snapshot", border_run, mask_run)
-    assert_refused(mixed, 1, "a mask net (mask)", "a border net (mask, border)", "average nets of one kind")
+    assert_refused(mixed, 1, "a mask network (mask)", "a border network (mask, border)", "networks of one kind")
     assert_refused(
         run_here("predict.py", *predict, "--snapshot", mask_run, "--gate", border_run), 1, "--gate", "border"
     )

@@ -1,4 +1,4 @@
-"""train_classifier.py: labels of images from a folder to a submission, and the gate over all folds."""
+"""train_classifier.py: labels of images, from a folder to a submission, and a gate trained on all folds."""
 
 import json
 import os
@@ -36,7 +36,7 @@ SETS = {
     ),
     "numbers": (["0", "1", "1"] * 8, "labels.csv", ("id", "cactus"), {"sample": "0.5", "suffix": ".png"}),
 }
-"""One of several names, several words a cell, 0 or 1."""
+"""Label columns with one of several names, with several words per cell, and with 0 or 1."""
 
 
 def run_well(script, *words):
@@ -47,7 +47,7 @@ def run_well(script, *words):
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Each kind of labels packed, folded, and trained on for an epoch: data, run, column, and what was printed."""
+    """For each kind of labels, packed and split into folds, a run of one epoch: data, run, column, printed text."""
     built = {}
     for kind, (cells, table, columns, more) in SETS.items():
         folder = tmp_path_factory.mktemp(kind)
@@ -65,7 +65,7 @@ def sets(tmp_path_factory):
     return built
 
 
-def test_sets_without_masks_are_packed_folded_and_trained_on(sets):
+def test_sets_without_masks_are_packed_split_into_folds_and_trained_on(sets):
     heads = {
         "names": ("dog", ["accuracy", "log_loss"], "accuracy"),
         "words": ("clear primary", ["f2", "log_loss"], "f2"),
@@ -91,7 +91,7 @@ def test_sets_without_masks_are_packed_folded_and_trained_on(sets):
 
 
 def predicted(one, out, *words):
-    """Predict the test images; what was printed, the probabilities, and the submission as columns."""
+    """Predict the test images, and return the printed text, the probabilities, and the submission as columns."""
     said = run_well(
         *("predict.py", "--data_dir", one.data, "--snapshot", one.run, *words),
         *("--masks_fn", out / "test.npy", "--submission_dir", out / "submissions"),
@@ -130,7 +130,7 @@ def test_from_a_run_to_thresholds_and_a_submission(sets, kind, tmp_path):
 
 
 def stop_after(fold, act):
-    """A stand-in for snapshot.write that acts as soon as the first epoch of a fold is written."""
+    """Return a replacement of snapshot.write that calls `act` as soon as the first epoch of a fold is written."""
     write = snapshot.write
 
     def and_act(path, values):
@@ -143,7 +143,7 @@ def stop_after(fold, act):
 
 @pytest.fixture(scope="module")
 def gates(survey, tmp_path_factory):
-    """A gate of two epochs over all folds, stopped in the middle of the second one and typed again."""
+    """A gate trained for two epochs on all folds, stopped in the middle of the second fold and resumed."""
     base = tmp_path_factory.mktemp("gates") / "empty"
     words = ("train_classifier.py", "--data_dir", survey, *CLASSIFIER, "--n_epochs", 2, "--folds", "all")
     words = (*words, "--experiment_dir", base)
@@ -156,11 +156,11 @@ def gates(survey, tmp_path_factory):
     return SimpleNamespace(base=base, words=words, said=run_well(*words))
 
 
-def test_all_folds_go_on_where_they_were_and_give_the_same_bits(survey, gates, tmp_path):
+def test_interrupted_folds_are_resumed_bit_for_bit(survey, gates, tmp_path):
     assert f"{gates.base}_fold0: finished" in gates.said
     assert "| fold 1: " in gates.said
     assert "| fold 0: " not in gates.said
-    assert gates.said.count("epoch 1/2") == 1, "a fold began anew"
+    assert gates.said.count("epoch 1/2") == 1, "a fold was started again"
     whole = tmp_path / "whole"
     run_well(*gates.words[:-4], "--fold", 1, "--experiment_dir", whole)
     assert differences(RunFolder(whole), RunFolder(gates.base.with_name("empty_fold1"))) == []
@@ -168,7 +168,7 @@ def test_all_folds_go_on_where_they_were_and_give_the_same_bits(survey, gates, t
     assert header == "epoch,cycle,train_loss,val_loss,auc,accuracy,recall,log_loss,lr,images_per_s,seconds"
 
 
-def test_out_of_fold_probabilities_are_of_all_images_by_nets_that_never_saw_them(survey, gates):
+def test_out_of_fold_probabilities_are_from_networks_that_never_saw_the_images(survey, gates):
     packed, oof = open_packed(survey), open_probabilities(f"{gates.base}_oof.npy")
     assert (oof.ids, oof.labels) == (packed.ids, ["not_empty"])
     for fold in range(3):
@@ -179,7 +179,7 @@ def test_out_of_fold_probabilities_are_of_all_images_by_nets_that_never_saw_them
     assert f"24 images: auc {scores['auc']:.4f}, accuracy {scores['accuracy']:.4f}" in gates.said
 
 
-def test_typed_again_nothing_is_trained_and_other_flags_or_folds_are_refused(survey, gates, tmp_path):
+def test_a_repeated_command_trains_nothing_and_other_flags_or_folds_are_refused(survey, gates, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in gates.base.parent.rglob("*/*") if path.is_file()}
     again = run_well(*gates.words)
     assert again.count("finished") == 3
@@ -194,7 +194,7 @@ def test_typed_again_nothing_is_trained_and_other_flags_or_folds_are_refused(sur
     assert before == {path: path.stat().st_mtime_ns for path in gates.base.parent.rglob("*/*") if path.is_file()}
 
 
-def test_a_fold_that_ended_before_its_summary_is_finished(survey, tmp_path, monkeypatch):
+def test_a_fold_that_failed_before_its_summary_is_completed(survey, tmp_path, monkeypatch):
     words = ("train_classifier.py", "--data_dir", survey, *CLASSIFIER, "--n_epochs", 1, "--folds", "all")
     words = (*words, "--experiment_dir", tmp_path / "empty")
 
@@ -210,26 +210,26 @@ def test_a_fold_that_ended_before_its_summary_is_finished(survey, tmp_path, monk
     assert read_json(tmp_path / "empty_oof.json")["part"] == "train"
 
 
-def test_wrong_flags_are_one_line_and_nothing_is_written(sets, survey, tmp_path):
+def test_wrong_flags_are_refused_and_nothing_is_written(sets, survey, tmp_path):
     pets, out = sets["names"], tmp_path / "out"
     target = ("--target", "label")
     for code, words, said in (
         (1, ("--target", "lable"), ("train_with_folds.csv: no column lable", "did you mean label?")),
-        (1, ("--target", "id"), ("column id has another label for each of the 24 images",)),
-        (1, (), ("its training images have no masks",)),
-        (2, (*target, "--arch", "resnet1888"), ("--arch resnet1888: no model of timm", "resnet18")),
-        (2, (*target, "--arch", "unet_resnet18"), ("--arch unet_resnet18: no model of timm",)),
+        (1, ("--target", "id"), ("column id: expected classes", "a different value for each of the 24 images")),
+        (1, (), ("the training images have no masks",)),
+        (2, (*target, "--arch", "resnet1888"), ("--arch resnet1888: expected a timm model", "resnet18")),
+        (2, (*target, "--arch", "unet_resnet18"), ("--arch unet_resnet18: expected a timm model",)),
         (2, (*target, "--loss", "lovasz"), ("--loss lovasz", "known: BCE, focal")),
         (2, (*target, "--at_precision", 0), ("--at_precision 0.0: expected a share",)),
         (2, (*target, "--at_precision", 1.5), ("--at_precision 1.5: expected a share",)),
         (2, (*target, "--fold", 7), ("--fold 7", "known: 0, 1, 2")),
-        (1, (*target, "--snapshot", sets["words"].run), ("of the task labels, expected label",)),
+        (1, (*target, "--snapshot", sets["words"].run), ("of the task label, found labels",)),
     ):
         done = run_here("train_classifier.py", "--data_dir", pets.data, *CLASSIFIER, "--experiment_dir", out, *words)
         assert_refused(done, code, *said)
-    for door in ("train.py", "train_border.py"):
-        done = run_here(door, "--data_dir", pets.data, *TINY, "--experiment_dir", out)
-        assert_refused(done, 1, "its training images have no masks")
+    for script in ("train.py", "train_border.py"):
+        done = run_here(script, "--data_dir", pets.data, *TINY, "--experiment_dir", out)
+        assert_refused(done, 1, "the training images have no masks")
     data = tmp_path / "data"
     shutil.copytree(pets.data, data)
     table = read_table(data / "train_with_folds.csv")

@@ -1,4 +1,4 @@
-"""--folds all: every fold of train.py and train_border.py, continued where it was, and the out-of-fold masks of all."""
+"""--folds all of train.py and train_border.py: every fold is trained or resumed, and out-of-fold masks are joined."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from utils.scoring.mask_metrics import iout
 
 @pytest.fixture(scope="module")
 def experiment(survey, tmp_path_factory):
-    """(base name, flags, what the last call said): a signal came at the end of the second fold; then typed again."""
+    """Base name, command and last output of an experiment that a signal stopped in fold 1 and that was resumed."""
     base = tmp_path_factory.mktemp("folds") / "unet"
     words = ("train.py", "--data_dir", survey, *TINY, "--n_epochs", 1, "--folds", "all", "--experiment_dir", base)
     real, calls = snapshot.write, []
@@ -33,14 +33,14 @@ def experiment(survey, tmp_path_factory):
         patch.setattr(snapshot, "write", write)
         stopped = run_here(*words)
     assert stopped.returncode == 143, stopped.stderr
-    assert "unet_fold2 is not begun; the same command goes on with it" in stopped.stderr
+    assert "unet_fold2 was not started; run the same command again to continue with it" in stopped.stderr
     assert not base.with_name("unet_oof.npy").exists()
     done = run_here(*words)
     assert done.returncode == 0, done.stderr
     return base, words, done.stdout
 
 
-def test_every_fold_is_trained_once_and_goes_on_where_it_was(experiment):
+def test_every_fold_is_trained_once_and_finished_folds_are_skipped(experiment):
     base, words, said = experiment
     assert (said.count(": finished"), said.count("best: ")) == (2, 1)
     again = run_here(*words)
@@ -49,7 +49,7 @@ def test_every_fold_is_trained_once_and_goes_on_where_it_was(experiment):
     assert all(read_json(f"{base}_fold{fold}/config.json")["folds"] == "one" for fold in range(3))
 
 
-def test_the_joined_masks_are_those_of_nets_that_never_saw_the_images(experiment, survey):
+def test_the_joined_masks_are_from_networks_that_never_saw_the_images(experiment, survey):
     base, _, said = experiment
     packed, joined = open_packed(survey), open_masks(f"{base}_oof.npy")
     assert joined.ids == packed.ids
@@ -58,11 +58,11 @@ def test_the_joined_masks_are_those_of_nets_that_never_saw_the_images(experiment
         rows = fold_rows(survey, packed.ids, fold)[1]
         np.testing.assert_array_equal(joined.array[rows], of_fold.array)
     score = iout(binarize(joined.array, 0.5), packed.masks)
-    assert f"{base}_oof.npy: out of fold, {len(packed.ids)} images: iou " in said
+    assert f"{base}_oof.npy: out-of-fold scores of {len(packed.ids)} images: iou " in said
     assert f"iout {score:.4f}" in said
 
 
-def test_a_threshold_of_the_joined_masks_is_found_by_every_fold(experiment, survey, tmp_path):
+def test_the_threshold_of_the_joined_masks_is_stored_in_every_fold(experiment, survey, tmp_path):
     base, _, _ = experiment
     succeed("optimize_threshold.py", "--masks_fn", f"{base}_oof.npy")
     stored = {read_json(f"{base}_fold{fold}/threshold.json")["threshold"] for fold in range(3)}
@@ -80,8 +80,8 @@ def test_resume_is_for_one_fold(experiment):
 
 
 def test_borders_of_every_fold(survey, tmp_path):
-    base = tmp_path / "border_fold0"  # the name of one fold is that of all
+    base = tmp_path / "border_fold0"  # _fold0 is removed from the name of the experiment
     words = ("--data_dir", survey, *TINY, "--n_epochs", 1, "--folds", "all", "--experiment_dir", base, "--quiet")
     said = succeed("train_border.py", *words)
-    assert "border_oof.npy: out of fold, 24 images: iou " in said
+    assert "border_oof.npy: out-of-fold scores of 24 images: iou " in said
     assert open_masks(tmp_path / "border_oof.npy").border is not None

@@ -8,7 +8,7 @@ from utils.core.errors import UsageError
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_every_view_is_undone_exactly(name):
+def test_every_view_is_inverted_exactly(name):
     image = torch.arange(2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
     view = VIEWS[name]
     assert torch.equal(view.undo(view.see(image)), image)
@@ -21,7 +21,7 @@ def test_d4_is_eight_different_views():
     assert len(seen) == 8
 
 
-def test_lists_of_views_and_names_that_are_none():
+def test_views_are_listed_by_name_and_unknown_names_are_refused():
     image = torch.rand(1, 1, 4, 4)
     views = views_by_name("null_hflip_vflip")
     assert all(torch.equal(view.see(image), image.flip(axis)) for view, axis in zip(views[1:], (-1, -2), strict=True))

@@ -1,4 +1,4 @@
-"""A run in MLflow: the file beside it, a real server on that file, and the server's death half-way."""
+"""The MLflow tracker: with its default file, with a real server on that file, and when the server is killed."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from utils.runs.trackers import tracking
 
 @pytest.fixture(scope="module")
 def tracked_in_sqlite(tmp_path_factory):
-    """A run that was interrupted after two epochs, in the file beside its folder."""
+    """The folder of a run, tracked in the default mlflow.db, that was interrupted after two epochs."""
     folder = new_run(tmp_path_factory.mktemp("experiments") / "unet_fold0")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
@@ -43,7 +43,7 @@ def _train_two_epochs(folder):
 
 @pytest.fixture(scope="module")
 def server(tracked_in_sqlite, tmp_path_factory):
-    """`mlflow server` on that file: get(), post(), the address with a password in it, and kill()."""
+    """`mlflow server` on that file: get(), api(), kill(), and its URL with a password."""
     port, place = free_port(), tmp_path_factory.mktemp("server")
     database = f"sqlite:///{tracked_in_sqlite.path.parent}/mlflow.db"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -57,8 +57,8 @@ def server(tracked_in_sqlite, tmp_path_factory):
     def get(path, body=None):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=HANGS) as answer:
-            return answer.read()
+        with urllib.request.urlopen(request, timeout=HANGS) as response:
+            return response.read()
 
     def api(path, body=None):
         return json.loads(get(f"/api/2.0/mlflow/{path}", body))
@@ -70,14 +70,14 @@ def server(tracked_in_sqlite, tmp_path_factory):
         except urllib.error.URLError:
             return None
 
-    def nobody_listens():
-        with socket.socket() as asked:
-            return asked.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+    def is_closed():
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
     def kill():
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        until(nobody_listens)  # its workers may outlive it for a moment
+        until(is_closed)  # its workers may outlive it for a moment
 
     try:
         until(up)
@@ -93,15 +93,15 @@ def by_server(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(HANGS))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "salt")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the user's own: gives up at once
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # as set by the user: give up at once
 
 
 def id_of(folder):
     return read_json(folder.path / "tracker.json")["run_id"]
 
 
-def run_there(server, folder):
-    """Status, parameters, tags of a run at the server."""
+def stored_run(server, folder):
+    """Return the status, parameters and tags of a run on the server."""
     run = server.api(f"runs/get?run_id={id_of(folder)}")["run"]
     pairs = {what: {one["key"]: one["value"] for one in run["data"].get(what, [])} for what in ("params", "tags")}
     return SimpleNamespace(status=run["info"]["status"], info=run["info"], **pairs)
@@ -112,8 +112,8 @@ def history(server, folder, metric):
     return [(int(point["step"]), point["value"]) for point in points]
 
 
-def test_by_default_a_run_is_in_a_file_beside_it(tracked_in_sqlite, server):
-    run = run_there(server, tracked_in_sqlite)
+def test_by_default_a_run_is_stored_in_a_file_next_to_it(tracked_in_sqlite, server):
+    run = stored_run(server, tracked_in_sqlite)
     assert run.status == "KILLED"
     assert run.params == {"arch": "unet_resnet18", "batch_size": "8", "stages": "256:20 512:10", "n_epochs": "3"}
     assert run.tags["mlflow.runName"] == "unet_fold0"
@@ -123,16 +123,16 @@ def test_by_default_a_run_is_in_a_file_beside_it(tracked_in_sqlite, server):
 
 
 @pytest.mark.usefixtures("by_server")
-def test_a_finished_run_is_there_with_every_epoch_and_its_files(server, tmp_path, capsys):
+def test_a_finished_run_has_every_epoch_and_its_files_on_the_server(server, tmp_path, capsys):
     folder = new_run(tmp_path / "runs" / "a_fold1", n_epochs_logged=2)
-    write_json(folder.path / "tracker.json", {"tracker": "mlflow", "run_id": "0" * 32})  # one that is gone
+    write_json(folder.path / "tracker.json", {"tracker": "mlflow", "run_id": "0" * 32})  # an unknown run
     (folder.path / "weights").write_bytes(bytes(range(256)) * 999)
     with tracking("mlflow", folder, FLAGS) as tracked:
         tracked.epoch(rows([3])[0])
         summary = {"best_snapshot": "snapshots/x", "epoch": 2, "iout": 0.25, "seconds": 60.0, "machine": "cpu"}
         tracked.finish(summary, [folder.path / "weights", folder.config, folder.path / "not there"])
     assert capsys.readouterr().err == ""
-    run = run_there(server, folder)
+    run = stored_run(server, folder)
     assert run.status == "FINISHED"
     assert run.tags["best_snapshot"] == "snapshots/x"
     assert history(server, folder, "iout") == [(1, 0.1), (2, 0.2), (3, 0.3)]
@@ -145,13 +145,13 @@ def test_a_finished_run_is_there_with_every_epoch_and_its_files(server, tmp_path
 
 
 @pytest.mark.usefixtures("by_server")
-def test_a_resumed_run_goes_on_there_and_a_server_that_is_killed_harms_nothing(tracked_in_sqlite, server, capsys):
+def test_a_resumed_run_continues_on_the_server_and_survives_its_kill(tracked_in_sqlite, server, capsys):
     folder, before = tracked_in_sqlite, id_of(tracked_in_sqlite)
     with tracking("mlflow", folder, {**FLAGS, "n_epochs": 5}) as tracked:
         tracked.epoch(rows([3])[0])
         until(lambda: len(history(server, folder, "iout")) == 3)
         assert id_of(folder) == before
-        run = run_there(server, folder)
+        run = stored_run(server, folder)
         assert run.status == "RUNNING"
         assert run.params["n_epochs"] == "3"
         assert run.tags["resumed.n_epochs"] == "5"
@@ -162,6 +162,6 @@ def test_a_resumed_run_goes_on_there_and_a_server_that_is_killed_harms_nothing(t
         tracked.finish({"best_snapshot": "snapshots/x", "iout": 0.5}, [folder.config])
     [warning] = capsys.readouterr().err.splitlines()
     assert warning.startswith("tracker: mlflow: http://***@127.0.0.1:")
-    assert warning.endswith("Connection refused; training goes on without it")
+    assert warning.endswith("Connection refused; training continues without it")
     for path in folder.path.parent.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()

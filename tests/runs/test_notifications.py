@@ -1,4 +1,4 @@
-"""Messages about how a run ended, received by a real mail server; addresses that cannot be reached; no secret told."""
+"""Notifications: received by a real mail server, sent to unreachable addresses, and always without secrets."""
 
 import email
 import socket
@@ -20,7 +20,7 @@ from utils.runs.notifications import check_notify, telling, urls_of
 PASSWORD = "pa55-word x"
 QUOTED = "pa55-word%20x"
 PATIENT = f"&cto={HANGS}&rto={HANGS}"
-"""Apprise waits 4 s for a connection or an answer, which a busy machine may exceed."""
+"""Longer timeouts: apprise waits 4 s for a connection or a reply, which a busy machine may exceed."""
 
 
 def summary_of(score, measure="iout"):
@@ -30,7 +30,7 @@ def summary_of(score, measure="iout"):
 
 @pytest.fixture(scope="module")
 def mailbox():
-    """A mail server that wants a password: its address for apprise, and the mails that it has got."""
+    """A mail server with authentication: its address for apprise and the list of mails received."""
     mails = []
 
     class Keep:
@@ -55,7 +55,7 @@ def mailbox():
 
 @pytest.fixture
 def run(tmp_path, mailbox, monkeypatch):
-    """The folder of a run, beside others, and an empty mailbox; a message may take as long as it takes."""
+    """A run folder and an empty mailbox; sending a message may take up to HANGS seconds."""
     monkeypatch.setattr(notify, "SECONDS", HANGS)
     mailbox.mails.clear()
     folder = tmp_path / "experiments" / "unet_fold0"
@@ -68,39 +68,39 @@ def the_mail(mailbox):
     return mail["Subject"], mail.get_payload(decode=True).decode().replace("\r\n", "\n")
 
 
-def assert_nothing_told(run, capsys):
-    """Neither on the terminal nor in a file is any piece of the password."""
-    said = capsys.readouterr()
-    for text in (said.out, said.err, *(path.read_text() for path in run.rglob("*") if path.is_file())):
+def assert_no_secret(run, capsys):
+    """Check that no part of the password is printed or in a file of the run; return stderr."""
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err, *(path.read_text() for path in run.rglob("*") if path.is_file())):
         assert "pa55" not in text
-    return said.err
+    return printed.err
 
 
-def test_a_finished_run_is_told_with_score_time_place_and_snapshot(run, mailbox, capsys):
+def test_a_finished_run_is_reported_with_score_time_place_and_snapshot(run, mailbox, capsys):
     others = {"a": summary_of(0.9), "b": summary_of(0.7), "c": summary_of(0.86), "d": ["no", "summary"]}
-    others["e"] = {**summary_of(0.99, "auc"), "iout": 0.99}  # ranked by something else
+    others["e"] = {**summary_of(0.99, "auc"), "iout": 0.99}  # ranked by another measure
     for name, summary in others.items():
         write_json(run.parent / name / "summary.json", summary)
     write_json(run / "summary.json", summary_of(0.8412))
     check_notify([mailbox.url])
-    with telling([mailbox.url], run) as told:
-        told(summary_of(0.8412))
+    with telling([mailbox.url], run) as send_summary:
+        send_summary(summary_of(0.8412))
     subject, text = the_mail(mailbox)
     assert subject == "unet_fold0: finished, iout 0.8412"
     assert "iout 0.8412 at epoch 23" in text
     assert "1 h 12 min" in text
     assert f"place 3 of 4 in {run.parent}, by iout; best of the others: a with 0.9000" in text
     assert f"{run}/snapshots/epoch_23.loss_0.5000.iout_0.841" in text
-    assert assert_nothing_told(run, capsys) == ""
+    assert assert_no_secret(run, capsys) == ""
 
 
 def test_a_run_without_others_has_no_place(run, mailbox):
-    with telling([mailbox.url], run) as told:
-        told(summary_of(0.5, "objects"))
+    with telling([mailbox.url], run) as send_summary:
+        send_summary(summary_of(0.5, "objects"))
     assert "the only finished run" in the_mail(mailbox)[1]
 
 
-def test_a_failure_is_told_in_its_one_line_and_goes_on_unchanged(run, mailbox):
+def test_a_failure_is_reported_in_one_line_and_raised_unchanged(run, mailbox):
     error = UserError("a <b>.png & http://me:pa55@host/: no such file")
     with pytest.raises(UserError) as raised, telling([mailbox.url], run):
         raise error
@@ -111,7 +111,7 @@ def test_a_failure_is_told_in_its_one_line_and_goes_on_unchanged(run, mailbox):
     assert str(run) in text
 
 
-def test_an_unexpected_error_is_told_as_it_will_be_printed(run, mailbox):
+def test_an_unexpected_error_is_reported_as_it_is_printed(run, mailbox):
     with pytest.raises(ZeroDivisionError), telling([mailbox.url], run):
         raise ZeroDivisionError("division by zero")
     assert "unexpected ZeroDivisionError: division by zero" in the_mail(mailbox)[1]
@@ -120,11 +120,11 @@ def test_an_unexpected_error_is_told_as_it_will_be_printed(run, mailbox):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (Interrupted(15, "2 epochs are kept; --resume goes on"), "2 epochs are kept; --resume goes on"),
-        (KeyboardInterrupt(), "the same command with --resume goes on"),
+        (Interrupted(15, "2 epochs are kept; --resume continues"), "2 epochs are kept; --resume continues"),
+        (KeyboardInterrupt(), "the same command with --resume continues"),
     ],
 )
-def test_an_interruption_is_told_with_the_way_to_go_on(run, mailbox, error, line):
+def test_an_interruption_is_reported_with_the_way_to_continue(run, mailbox, error, line):
     (run / "state.pt").touch()
     with pytest.raises(type(error)), telling([mailbox.url], run):
         raise error
@@ -133,33 +133,33 @@ def test_an_interruption_is_told_with_the_way_to_go_on(run, mailbox, error, line
     assert line in text
 
 
-def test_what_another_process_tells_is_told_once(run, mailbox):
+def test_an_error_reported_by_another_process_is_not_sent_again(run, mailbox):
     with pytest.raises(ToldElsewhere), telling([mailbox.url], run):
         raise ToldElsewhere(1)
     assert mailbox.mails == []
 
 
-def test_an_address_that_cannot_be_reached_is_one_line_and_the_others_get_their_message(run, mailbox, capsys, caplog):
+def test_an_unreachable_address_prints_one_line_and_the_others_get_their_message(run, mailbox, capsys, caplog):
     port = free_port()
     broken = f"mailto://me:{QUOTED}@127.0.0.1:{port}?from=me@example.com"
     refused = mailbox.url.replace("to=you", "to=nobody")
-    with telling([broken, mailbox.url, refused], run) as told:
-        told(summary_of(0.6))
+    with telling([broken, mailbox.url, refused], run) as send_summary:
+        send_summary(summary_of(0.6))
     assert the_mail(mailbox)[0] == "unet_fold0: finished, iout 0.6000"
-    warnings = assert_nothing_told(run, capsys).splitlines()
+    warnings = assert_no_secret(run, capsys).splitlines()
     assert len(warnings) == 2
     assert not [record for record in caplog.records if record.name.startswith("apprise")]
     assert all(line.startswith("notify: mailto://...: ") and str(port) not in line for line in warnings)
 
 
-def test_a_service_may_say_why_unless_it_repeats_the_address():
+def test_the_message_of_a_service_is_shown_unless_it_repeats_the_address():
     url = "tgram://123456789:abcdefg/12315544/"
     assert notify._without_address("Bad Request,\nerror=404.", url) == "Bad Request, error=404."
     for leak in ("no chat 12315544", "bot ABCDEFG is unknown"):
         assert notify._without_address(leak, url).startswith("the message could not be sent")
 
 
-DEAF = """
+HANGING = """
 import sys
 from pathlib import Path
 from utils.runs import notifications as notify
@@ -171,10 +171,10 @@ with notify.telling([sys.argv[2]], Path(sys.argv[1])):
 """
 
 
-def test_a_server_that_never_answers_is_waited_for_a_while_only(run):
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        url = f"mailto://me:{QUOTED}@127.0.0.1:{deaf.getsockname()[1]}?from=me@example.com&cto=600"
-        command = [sys.executable, "-c", DEAF, str(run), url]
+def test_a_server_that_never_answers_delays_the_run_for_a_limited_time(run):
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"mailto://me:{QUOTED}@127.0.0.1:{hanging.getsockname()[1]}?from=me@example.com&cto=600"
+        command = [sys.executable, "-c", HANGING, str(run), url]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS, check=False)
     assert "notify: mailto://...: not sent within 1 s" in done.stderr
     assert done.stderr.endswith("ValueError\n")
@@ -188,7 +188,7 @@ def test_a_server_that_never_answers_is_waited_for_a_while_only(run):
         ("pa55@example.com", "one has no scheme"),
     ],
 )
-def test_an_address_that_is_not_understood_is_refused_by_its_scheme(url, shown, capsys, caplog):
+def test_an_invalid_address_is_refused_and_only_its_scheme_shown(url, shown, capsys, caplog):
     with pytest.raises(UsageError) as refused:
         check_notify(["json://localhost", url])
     message = str(refused.value)
@@ -206,7 +206,7 @@ def test_addresses_come_from_the_flag_and_from_the_environment(monkeypatch):
     assert urls_of(()) == []
 
 
-def test_without_addresses_nothing_happens(run, capsys):
-    with telling([], run) as told:
-        told(summary_of(0.5))
+def test_nothing_is_sent_without_addresses(run, capsys):
+    with telling([], run) as send_summary:
+        send_summary(summary_of(0.5))
     assert capsys.readouterr() == ("", "")

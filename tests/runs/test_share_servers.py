@@ -21,7 +21,7 @@ DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>no more
 
 
 class Gate:
-    """Notes what is asked of a server, and may answer instead of it."""
+    """WSGI wrapper that records the uploads to a server and can deny them after `allowed` uploads."""
 
     def __init__(self, server):
         self.server, self.puts, self.allowed = server, [], None
@@ -38,7 +38,7 @@ class Gate:
 
 @pytest.fixture(scope="module")
 def store():
-    """An S3 server with a bucket `lab`: (its gate, its address)."""
+    """An S3 server: (its gate, its URL)."""
     gate = Gate(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, gate, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -48,7 +48,7 @@ def store():
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with a run in experiments/a_fold0, and a home folder of its own."""
+    """A folder with a run in experiments/a_fold0; HOME is in it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     run_to_share(tmp_path / RUN)
     return tmp_path
@@ -56,7 +56,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bucket(store, place, monkeypatch):
-    """The gate of an S3 server that the usual variables of the environment name."""
+    """An S3 server named by the AWS environment variables, with an empty bucket `lab`: (its gate, its filesystem)."""
     gate, address = store
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -74,26 +74,26 @@ def bucket(store, place, monkeypatch):
     gate.allowed = None
 
 
-def test_over_an_object_store_and_back(place, bucket):
+def test_a_run_is_pushed_to_and_pulled_from_an_object_store(place, bucket):
     gate, _ = bucket
     assert "s3://lab/a: 10 files" in shared("push", RUN, "s3://lab/a", cwd=place)
     assert sorted(gate.puts) == sorted(f"/lab/a/{name}" for name in {*SHARED, "share.json"})
     assert gate.puts[-1] == "/lab/a/share.json"
-    assert "10 were there already" in shared("push", RUN, "s3://lab/a/", cwd=place)
+    assert "10 already existed" in shared("push", RUN, "s3://lab/a/", cwd=place)
     assert len(gate.puts) == 11
     shared("pull", "got/a", "s3://lab/a", cwd=place)
     ours = contents(place / RUN)
     assert contents(place / "got/a") == {name: ours[name] for name in SHARED}
 
 
-def test_a_push_that_was_cut_short_sends_only_the_rest(place, bucket):
+def test_a_push_after_an_interrupted_one_sends_only_the_missing_files(place, bucket):
     gate, _ = bucket
     gate.allowed = 4
     assert_refused(share("push", RUN, "s3://lab/a", cwd=place), 1, "s3://lab/a: access denied (no more room)")
     sent = list(gate.puts)
-    assert_refused(share("pull", "got/a", "s3://lab/a", cwd=place), 1, "s3://lab/a: has no share.json", "cut short")
+    assert_refused(share("pull", "got/a", "s3://lab/a", cwd=place), 1, "s3://lab/a: expected share.json", "interrupted")
     gate.allowed = None
-    assert "4 were there already" in shared("push", RUN, "s3://lab/a", cwd=place)
+    assert "4 already existed" in shared("push", RUN, "s3://lab/a", cwd=place)
     assert sent == gate.puts[:4]
     assert len(gate.puts) == len(set(gate.puts)) == 11
     shared("pull", "got/a", "s3://lab/a", cwd=place)
@@ -112,8 +112,8 @@ def test_damage_and_difference_in_an_object_store(place, bucket):
     shared("pull", "got/a", "s3://lab/a", cwd=place)
     for folder, command, name in ((RUN, "push", "s3://lab/a/log.csv"), ("got/a", "pull", "got/a/log.csv")):
         (place / folder / "log.csv").write_text("epoch,iout\n1,0.9\n")
-        assert_refused(share(command, folder, "s3://lab/a", cwd=place), 1, f"{name}: is", "differs")
-    # a push that was cut short leaves no manifest: what is there is read and compared
+        assert_refused(share(command, folder, "s3://lab/a", cwd=place), 1, f"{name}: already exists", "differs")
+    # without a manifest, as after an interrupted push, the files there are read and compared
     files.rm("lab/a/share.json")
     assert_refused(share("push", RUN, "s3://lab/a", cwd=place), 1, "s3://lab/a/log.csv", "differs")
 
@@ -123,17 +123,17 @@ def test_ctrl_c_leaves_no_parts_of_a_large_object(place, bucket, monkeypatch):
     monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda *_, **__: 5 * 2**20)
     (place / RUN / "snapshots" / BEST).write_bytes(bytes(11 * 2**20))
 
-    server, turns, looked = gate.server, itertools.count(), threading.Event()
+    server, turns, checked = gate.server, itertools.count(), threading.Event()
 
     def one_part_and_ctrl_c(environ, start_response):
-        """Take in one part, then type Ctrl-C. The parts sent beside it wait, so that the object cannot be complete."""
+        """Accept one part, then send Ctrl-C. The other parts wait, so that the object cannot become complete."""
         turn = next(turns) if environ["REQUEST_METHOD"] == "PUT" and "uploadId" in environ["QUERY_STRING"] else None
         if turn:
-            looked.wait()
-        answer = server(environ, start_response)
+            checked.wait()
+        response = server(environ, start_response)
         if turn == 0:
             os.kill(os.getpid(), signal.SIGINT)
-        return answer
+        return response
 
     gate.server = one_part_and_ctrl_c
     try:
@@ -142,18 +142,18 @@ def test_ctrl_c_leaves_no_parts_of_a_large_object(place, bucket, monkeypatch):
         assert not files.call_s3("list_multipart_uploads", Bucket="lab").get("Uploads")
     finally:
         gate.server = server
-        looked.set()
+        checked.set()
     shared("push", RUN, "s3://lab/a", cwd=place)
     assert files.size(f"lab/a/snapshots/{BEST}") == 11 * 2**20
 
 
 def test_a_store_that_cannot_be_used(place, bucket, monkeypatch):
     refused = {
-        "s3://none/a": ("s3://none/a: is not there", "bucket"),
+        "s3://none/a": ("s3://none/a: not found", "bucket"),
         "s3://lab/none": ("s3://lab/none: nothing is shared there",),
     }
-    for url, said in refused.items():
-        assert_refused(share("pull", "got/a", url, cwd=place), 1, *said)
+    for url, messages in refused.items():
+        assert_refused(share("pull", "got/a", url, cwd=place), 1, *messages)
     assert_refused(share("push", RUN, "s3://none/a", cwd=place), 1, *refused["s3://none/a"])
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert_refused(share("push", RUN, "s3://lab/a", cwd=place), 1, "s3://lab/a: no credentials")
@@ -164,24 +164,24 @@ def test_a_store_that_cannot_be_used(place, bucket, monkeypatch):
     assert "s3cret" not in done.stderr
 
 
-def test_over_ssh_and_back(place):
+def test_a_run_is_pushed_and_pulled_over_ssh(place):
     with sftp_server(place / "home") as port:
         url = f"ssh://{USER}:{PASSWORD.replace(':', '%3A')}@127.0.0.1:{port}{place}/there/a"
-        said = shared("push", RUN, url, cwd=place)
-        assert said == f"ssh://{USER}:***@127.0.0.1:{port}{place}/there/a: 10 files, 0.0 MB\n"
+        printed = shared("push", RUN, url, cwd=place)
+        assert printed == f"ssh://{USER}:***@127.0.0.1:{port}{place}/there/a: 10 files, 0.0 MB\n"
         assert set(files_in(place / "there/a")) == {*SHARED, "share.json"}
         shared("pull", "got/a", url, cwd=place)
         ours = contents(place / RUN)
         assert contents(place / "got/a") == {name: ours[name] for name in SHARED}
-        # cut short: what is there is read and compared
+        # without a manifest, as after an interrupted push, the files there are read and compared
         (place / "there/a/share.json").unlink()
         (place / "there/a/log.csv").unlink()
-        assert "9 were there already" in shared("push", RUN, url, cwd=place)
+        assert "9 already existed" in shared("push", RUN, url, cwd=place)
         (place / "there/a/share.json").unlink()
         (place / "there/a/snapshots" / BEST).write_bytes(b"WEIGHTS")
         assert_refused(share("push", RUN, url, cwd=place), 1, f"snapshots/{BEST}", "differs")
         assert "share.json" not in files_in(place / "there/a")
-        # a file that cannot take its name leaves nothing half-written
+        # a file that cannot be renamed leaves no partial file
         (place / "there/c/summary.json").mkdir(parents=True)
         assert_refused(share("push", RUN, url.replace("there/a", "there/c"), cwd=place), 1, "there/c: ")
         assert [name for name in files_in(place / "there/c") if ".part" in name or "share" in name] == []
@@ -193,7 +193,7 @@ def test_over_ssh_and_back(place):
         assert "10 files" in shared("push", RUN, named, cwd=place)
 
 
-def test_an_ssh_server_that_is_not_known_or_does_not_know_us(place):
+def test_an_ssh_server_with_an_unknown_key_or_another_password_is_refused(place):
     with sftp_server(place / "home") as port:
         known = place / "home/.ssh/known_hosts"
         line = known.read_text()
@@ -202,14 +202,14 @@ def test_an_ssh_server_that_is_not_known_or_does_not_know_us(place):
         assert_refused(done, 1, f"ssh://{USER}:***@127.0.0.1:{port}", "access denied")
         assert "wrong" not in done.stderr
         known.write_text("")
-        assert_refused(share("push", RUN, url, cwd=place), 1, "127.0.0.1: is not in ~/.ssh/known_hosts")
+        assert_refused(share("push", RUN, url, cwd=place), 1, "127.0.0.1: not in ~/.ssh/known_hosts")
         with sftp_server(place / "other"):
             other = (place / "other/.ssh/known_hosts").read_text()
         known.write_text(f"{line.split()[0]} {other.partition(' ')[2]}")
-        assert_refused(share("push", RUN, url, cwd=place), 1, "127.0.0.1: has another key than in ~/.ssh/known_hosts")
+        assert_refused(share("push", RUN, url, cwd=place), 1, "127.0.0.1: its key differs from the one in")
     assert not (place / "there").exists()
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"ssh://127.0.0.1:{nobody.getsockname()[1]}/there"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"ssh://127.0.0.1:{closed.getsockname()[1]}/there"
         assert_refused(share("push", RUN, url, cwd=place), 1, f"{url}: cannot be reached")
     assert_refused(share("push", RUN, "ssh://127.0.0.1/", cwd=place), 2, "ssh://127.0.0.1/: expected a folder")

@@ -1,4 +1,4 @@
-"""What status.json says of a run, whatever ended it."""
+"""status.json of a run: running, finished, failed, interrupted or killed."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from utils.core.errors import Interrupted, UsageError, UserError
 from utils.runs.status import begun, check_free, kept_status, read_status, write_status
 
 
-def test_a_run_that_goes_on_and_one_that_has_finished(tmp_path):
+def test_a_running_and_a_finished_run(tmp_path):
     with kept_status(tmp_path):
         status = read_status(tmp_path)
         assert (status.state, status.ended, status.pid) == ("running", None, os.getpid())
@@ -34,7 +34,7 @@ def test_a_run_that_goes_on_and_one_that_has_finished(tmp_path):
         (KeyboardInterrupt(), "interrupted", "interrupted"),
     ],
 )
-def test_an_error_ends_it_with_its_one_line_and_goes_on_its_way(tmp_path, error, state, reason):
+def test_an_error_is_stored_in_one_line_and_raised_unchanged(tmp_path, error, state, reason):
     with pytest.raises(type(error)), kept_status(tmp_path):
         raise error
     status = read_status(tmp_path)
@@ -43,7 +43,7 @@ def test_an_error_ends_it_with_its_one_line_and_goes_on_its_way(tmp_path, error,
     assert "\n" not in status.reason
 
 
-def test_a_folder_that_was_removed_is_not_made_anew(tmp_path):
+def test_a_removed_folder_is_not_created_again(tmp_path):
     folder = tmp_path / "run"
 
     def train():
@@ -64,40 +64,40 @@ def test_a_killed_process_leaves_an_interrupted_run(tmp_path):
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
     status = read_status(tmp_path)
     assert status.state == "interrupted"
-    assert "without a word" in status.reason
+    assert "without reporting why" in status.reason
 
 
-def test_a_run_that_goes_on_in_another_process_is_not_resumed_beside_it(tmp_path):
+def test_a_run_is_not_resumed_while_another_process_trains_it(tmp_path):
     code = "import sys; from pathlib import Path; from utils.runs.status import kept_status\n"
     code += "with kept_status(Path(sys.argv[1])): print(flush=True), sys.stdin.read()"
     words = [sys.executable, "-c", code, str(tmp_path)]
     other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()
-    with pytest.raises(UsageError, match=f"process {other.pid} trains in"):
+    with pytest.raises(UsageError, match=f"process {other.pid} is training in"):
         check_free(tmp_path)
     other.kill()
     until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
-    assert read_status(tmp_path).state == "interrupted"  # dead, although nobody has waited for it yet
+    assert read_status(tmp_path).state == "interrupted"  # ended, but not yet waited for
     check_free(tmp_path)
     other.communicate()
 
 
-def test_another_process_of_the_same_number_is_not_the_run(tmp_path):
+def test_another_process_with_the_same_id_is_not_the_run(tmp_path):
     write_status(tmp_path, replace(begun(), started=1))
     assert read_status(tmp_path).state == "interrupted"
 
 
-def test_of_another_machine_the_file_is_believed(tmp_path):
+def test_the_status_of_a_run_on_another_machine_is_returned_as_stored(tmp_path):
     write_status(tmp_path, replace(begun(), host="elsewhere", pid=2**22 + 1))
     assert read_status(tmp_path).state == "running"
 
 
 @pytest.mark.parametrize("text", ["[]", '{"state": "running"}', "{", '{"state": 3}'])
-def test_a_foreign_file_is_told(tmp_path, text):
+def test_an_invalid_file_is_refused(tmp_path, text):
     (tmp_path / "status.json").write_text(text)
     with pytest.raises(UserError, match=r"status\.json"):
         read_status(tmp_path)
 
 
-def test_no_file_says_nothing(tmp_path):
+def test_a_folder_without_the_file_has_no_status(tmp_path):
     assert read_status(tmp_path) is None

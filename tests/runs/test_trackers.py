@@ -1,4 +1,4 @@
-"""What a run tells a tracker, also one that is broken, slow or gone: a stand-in for its package, sent to for real."""
+"""Trackers that work, fail, hang or are killed: the sending process is real, the package mlflow is mostly a mock."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def _patient(monkeypatch):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Write a package mlflow of this code, which the sending process finds first."""
+    """Return a function that writes a mock package mlflow with given code, which the sending process imports."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def write(code):
@@ -55,7 +55,7 @@ class MlflowClient:
         self(*(f"{name}={value}" for name, value in os.environ.items() if "MLFLOW" in name))
 
     def __call__(self, *values, **named):
-        print("MLflow likes to talk")
+        print("MLflow prints a lot")
         with open(Path(__file__).parents[2] / "calls.txt", "a") as calls:
             print(*values, *named.items(), file=calls)
 
@@ -72,10 +72,10 @@ LOST = f"""
 from http.client import RemoteDisconnected
 from urllib3.exceptions import ProtocolError
 raise RuntimeError('API request to http://me:{SECRET}@host/x failed with exception ...') from ProtocolError"""
-"""How a server that dies while it is asked reaches a tracker: the socket's own error stands among the arguments."""
+"""The error of a server that ends during a request; the socket's error is one of its arguments."""
 
 
-def test_without_a_tracker_nothing_is_started_or_said(tmp_path, capsys):
+def test_without_a_tracker_nothing_is_started_or_printed(tmp_path, capsys):
     with tracking(None, new_run(tmp_path / "run"), FLAGS) as tracked:
         tracked.epoch(rows([1])[0])
         tracked.finish({"iout": 0.1}, [])
@@ -83,7 +83,7 @@ def test_without_a_tracker_nothing_is_started_or_said(tmp_path, capsys):
     assert not (tmp_path / "run" / "tracker.json").exists()
 
 
-def test_a_tracker_that_is_none_or_not_installed_is_refused(monkeypatch):
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
     with pytest.raises(UsageError, match=r"--tracker mlfow: no such name; did you mean mlflow\?"):
         check_tracker("mlfow")
     monkeypatch.setitem(trackers.TRACKERS, "no_such_package", None)
@@ -94,8 +94,8 @@ def test_a_tracker_that_is_none_or_not_installed_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("name", trackers.TRACKERS)
-def test_every_tracker_is_an_extra_and_takes_what_a_run_tells(name, tmp_path, monkeypatch, capsys):
-    """Its package and the extra are called as the tracker is; without a server it writes a file beside the run."""
+def test_every_tracker_is_an_extra_and_logs_a_run(name, tmp_path, monkeypatch, capsys):
+    """Package and extra have the name of the tracker; without a server it writes a file next to the run folder."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     check_tracker(name)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -124,18 +124,18 @@ def test_every_tracker_is_an_extra_and_takes_what_a_run_tells(name, tmp_path, mo
         (f"{LOST}('Connection aborted.', RemoteDisconnected('closed by server'))", "http://***@host: closed by server"),
     ],
 )
-def test_a_tracker_that_breaks_is_one_line_and_the_run_goes_on(package, tmp_path, monkeypatch, capsys, code, reason):
+def test_a_failing_tracker_prints_one_line_and_the_run_continues(package, tmp_path, monkeypatch, capsys, code, reason):
     package(code)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     with tracking("mlflow", new_run(tmp_path / "run"), FLAGS) as tracked:
-        said = until(lambda: tracked.epoch(rows([1])[0]) or capsys.readouterr().err)
+        printed = until(lambda: tracked.epoch(rows([1])[0]) or capsys.readouterr().err)
         tracked.epoch(rows([2])[0])
         tracked.finish({"iout": 0.1}, [])
-    assert said == f"tracker: mlflow: {reason}; training goes on without it\n"
+    assert printed == f"tracker: mlflow: {reason}; training continues without it\n"
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_tracker_that_hangs_keeps_nothing_waiting_and_is_ended(package, tmp_path, monkeypatch, capsys):
+def test_a_hanging_tracker_delays_nothing_and_is_killed(package, tmp_path, monkeypatch, capsys):
     package(f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(3600)")
     monkeypatch.setattr(trackers, "SECONDS_FINISHED", 0.2)
     with tracking("mlflow", new_run(tmp_path / "run"), FLAGS) as tracked:
@@ -144,14 +144,14 @@ def test_a_tracker_that_hangs_keeps_nothing_waiting_and_is_ended(package, tmp_pa
         for epoch in range(1, 50):  # more than a pipe holds
             tracked.epoch({"epoch": epoch, **long_ago})
         tracked.finish({"iout": 0.1}, [])
-    assert capsys.readouterr().err == ("tracker: mlflow: not everything was sent within 0.2 s; log.csv has it all\n")
+    assert capsys.readouterr().err == ("tracker: mlflow: not everything was sent within 0.2 s; log.csv is complete\n")
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_what_is_sent_in_which_order_and_without_telemetry(package, tmp_path, monkeypatch, capsys):
+def test_messages_are_sent_in_order_and_without_telemetry(package, tmp_path, monkeypatch, capsys):
     calls = package(RECORDER)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")  # the user's own stays
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")  # set by the user, kept
     with tracking("mlflow", new_run(tmp_path / "run"), {**FLAGS, "notify": [f"json://{SECRET}"]}) as tracked:
         tracked.epoch(rows([1])[0])
         tracked.finish({"iout": 0.1}, [tmp_path / "not there"])
@@ -160,10 +160,10 @@ def test_what_is_sent_in_which_order_and_without_telemetry(package, tmp_path, mo
     assert {"MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_HTTP_REQUEST_TIMEOUT=7"} <= set(text.split())
     assert [line.split()[0] for line in text.splitlines()[-3:]] == ["log_batch", "log_batch", "set_terminated"]
     assert SECRET not in text
-    assert capsys.readouterr() == ("", "")  # not what the package says either
+    assert capsys.readouterr() == ("", "")  # the output of the package is not printed either
 
 
-def test_runs_that_start_together_make_one_file_and_a_kill_leaves_no_half_of_one(
+def test_runs_that_start_together_create_one_file_and_a_kill_leaves_no_partial_one(
     package, tmp_path, monkeypatch, capsys
 ):
     calls = package(RECORDER)
@@ -192,24 +192,24 @@ with trackers.tracking("mlflow", RunFolder(Path(sys.argv[1])), {}) as tracked:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_killed_is_closed_there_as_interrupted(package, tmp_path, number):
+def test_a_killed_run_is_closed_at_the_tracker_as_interrupted(package, tmp_path, number):
     calls = package(RECORDER)
     path = os.pathsep.join((os.environ["PYTHONPATH"], str(ROOT)))
     command = [sys.executable, "-c", RUN, str(new_run(tmp_path / "run").path)]
     run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, process_group=0)
     until(lambda: calls.exists() and "iout" in calls.read_text(), lambda: run.poll() is None)
-    if number != signal.SIGKILL:  # as batch systems do, which know every process
+    if number != signal.SIGKILL:  # batch systems signal every process
         os.kill(int(calls.read_text().partition("pid ")[2].split()[0]), number)
-    os.killpg(run.pid, number)  # as Ctrl-C of a terminal does
-    said = run.communicate(timeout=HANGS)[1].decode()
-    assert "tracker:" not in said
+    os.killpg(run.pid, number)  # like Ctrl-C in a terminal
+    printed = run.communicate(timeout=HANGS)[1].decode()
+    assert "tracker:" not in printed
     assert until(lambda: "set_terminated r1 KILLED" in calls.read_text())
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [(ValueError(), "FAILED"), (Interrupted(15, ""), "KILLED"), (KeyboardInterrupt(), "KILLED")]
 )
-def test_an_error_closes_the_run_there_and_goes_on_unchanged(package, tmp_path, error, status):
+def test_an_error_closes_the_run_at_the_tracker_and_is_raised_unchanged(package, tmp_path, error, status):
     calls = package(RECORDER)
     with pytest.raises(type(error)) as raised, tracking("mlflow", new_run(tmp_path / "run"), FLAGS):
         raise error

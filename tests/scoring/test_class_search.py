@@ -1,4 +1,4 @@
-"""Thresholds of labels: each the exact best given the others, the cross-fit by hand, and what is stored."""
+"""Thresholds of labels: each is the exact best given the others, the cross-fit by hand, and stored results."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def fit(probabilities, truths, exclusive=False):
 
 
 def mean_f2(probabilities, truths, thresholds):
-    """The plain way: per image, 1 where nothing is predicted and nothing true."""
+    """Compute the mean F2 image by image; 1 if nothing is predicted and nothing is true."""
     scores = []
     for row, truth in zip(np.asarray(probabilities, np.float64) > np.asarray(thresholds), truths, strict=True):
         hits, weight = np.sum(row & (truth != 0)), 4 * truth.sum(dtype=int) + row.sum()
@@ -67,7 +67,7 @@ def test_no_threshold_of_many_labels_can_be_improved():
 
 
 @pytest.mark.parametrize(("n_images", "n_labels", "seed"), [(4, 2, 0), (4, 3, 3), (6, 4, 25)])
-def test_moving_a_threshold_among_equally_good_ones_may_open_a_way_up_for_another(n_images, n_labels, seed):
+def test_moving_a_threshold_among_equally_good_ones_may_allow_another_to_improve(n_images, n_labels, seed):
     rng = np.random.default_rng(seed)
     truths = rng.integers(0, 2, (n_images, n_labels)).astype(np.uint8)
     check((rng.integers(0, 9, truths.shape) / 8).astype(np.float32), truths)
@@ -104,7 +104,7 @@ def test_the_cross_fit_by_hand(n_files):
     scores = 0.0
     for part in parts:
         rest = np.setdiff1d(np.arange(45), part)
-        if n_files == 1:  # in the order in which they are taken, though it does not matter
+        if n_files == 1:  # the order in which the fit sees the images, although it does not matter
             rest = np.concatenate([other for other in parts if other is not part])
         thresholds = list(fit(probabilities[rest], truths[rest]).thresholds.values())
         scores += len(part) * mean_f2(probabilities[part], truths[part], thresholds)
@@ -113,7 +113,7 @@ def test_the_cross_fit_by_hand(n_files):
     assert found.cross_fitted.n_parts == len(parts)
 
 
-def test_one_label_has_the_threshold_of_the_best_accuracy():
+def test_one_label_gets_the_threshold_with_the_best_accuracy():
     found = fit([[0.1], [0.2], [0.4], [0.3]], [[0], [0], [1], [1]])
     assert (found.rule, found.score) == ("accuracy", 1.0)
     low, high = found.intervals["l0"]
@@ -122,7 +122,7 @@ def test_one_label_has_the_threshold_of_the_best_accuracy():
     assert "accuracy of one label" in found.as_text()
 
 
-def test_one_of_several_labels_has_nothing_to_fit():
+def test_for_exclusive_labels_nothing_is_fitted():
     probabilities = np.array([[0.5, 0.5], [0.2, 0.8], [0.6, 0.4]])
     found = fit(probabilities, [[1, 0], [0, 1], [0, 1]], exclusive=True)
     assert (found.rule, found.thresholds, found.score) == ("argmax", {}, 2 / 3)
@@ -130,7 +130,7 @@ def test_one_of_several_labels_has_nothing_to_fit():
     assert "there is no threshold to fit" in found.as_text()
 
 
-def test_what_is_stored_comes_back(tmp_path):
+def test_stored_thresholds_can_be_read_back(tmp_path):
     probabilities, truths = tags(20, 3)
     found = fit(probabilities, truths)
     assert read_class_thresholds(tmp_path) is None
@@ -139,7 +139,7 @@ def test_what_is_stored_comes_back(tmp_path):
     stored = read_json(tmp_path / LABELS_FILE)
     assert stored["score"] == found.score
     assert stored["cross_fitted"]["score"] == found.cross_fitted.score
-    assert all(name in found.as_text() for name in ("l0", "l1", "l2", "<- believe this"))
+    assert all(name in found.as_text() for name in ("l0", "l1", "l2", "<- trust this score"))
     for wrong in ([], {"thresholds": {"l0": 2}}, {"threshold": 0.5}):
         write_json(tmp_path / LABELS_FILE, wrong)
         with pytest.raises(UserError, match=r"labels\.json: expected"):
@@ -151,7 +151,7 @@ def test_refusals():
     file = given_file(probabilities, ["l0", "l1"])
     with pytest.raises(UserError, match=r"image i0 is in p.npy and again in p.npy"):
         fit_classes([file, file], [named(truths)] * 2)
-    with pytest.raises(UserError, match=r"p.npy: probabilities of cat, dog; the true labels are l0, l1"):
+    with pytest.raises(UserError, match=r"p.npy: expected probabilities of the labels l0, l1, found cat, dog"):
         fit_classes([given_file(probabilities, ["cat", "dog"])], [named(truths)])
     with pytest.raises(UserError, match=r"p.npy: holds no images"):
         fit_classes([given_file(probabilities[:0], ["l0", "l1"])], [named(truths[:0])])

@@ -1,4 +1,4 @@
-"""Cross-fitting: which images are a part, what each part is scored with, and that all four fits do it alike."""
+"""Cross-fitting: the parts, the fit that each part is scored with, and the same parts in all four fits."""
 
 from pathlib import Path
 
@@ -27,11 +27,11 @@ from utils.scoring.threshold_search import fit_files
         ([1] * 6, [[0], [1], [2], [3], [4], [5]]),
     ],
 )
-def test_several_files_are_the_parts_and_one_file_is_interleaved(sizes, parts):
+def test_each_of_several_files_is_a_part_and_a_single_file_is_interleaved(sizes, parts):
     assert [part.tolist() for part in partition(sizes)] == parts
 
 
-def test_each_part_is_scored_with_what_was_fitted_on_the_others():
+def test_each_part_is_scored_with_the_fit_on_the_others():
     values = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
     parts = partition([7])
     sums = cross_fit(parts, fit=lambda images: values[images].sum(), score=lambda found, images: found + values[images])
@@ -46,7 +46,7 @@ def test_one_image_has_no_cross_fitted_score():
     assert CrossFitted.of([]) is None
 
 
-def test_the_mean_of_whole_numbers_of_a_unit():
+def test_the_mean_of_integer_scores_with_a_unit():
     cross = CrossFitted.of([np.array([0, 10]), np.array([9])], unit=10)
     assert (cross.score, cross.n_parts) == (19 / 30, 2)
     assert cross.low <= cross.score <= cross.high
@@ -83,7 +83,7 @@ def test_all_fits_have_the_same_parts(tmp_path, sizes, n_parts):
 
 
 def test_an_image_twice_and_a_file_without_images_are_refused(tmp_path):
-    """Of masks and of probabilities alike."""
+    """Mask files and probability files are checked in the same way."""
     files = []
     for name, ids in (("a", ["x", "y"]), ("b", ["z", "y"]), ("twice", ["x", "x"]), ("none", [])):
         files.append(open_masks(write_masks(tmp_path / f"{name}.npy", ids, np.zeros((len(ids), 2, 2)))))
@@ -92,7 +92,7 @@ def test_an_image_twice_and_a_file_without_images_are_refused(tmp_path):
     ]
     for first, second, twice, none in (files, of_classes):
         check_files([first])
-        with pytest.raises(UserError, match=r"--masks_fn: image y is in .*a\.npy and again in .*b\.npy; give .* folds"):
+        with pytest.raises(UserError, match=r"--masks_fn: image y is in .*a\.npy and again in .*b\.npy; pass .* folds"):
             check_files([first, second])
         with pytest.raises(UserError, match=r"image x is in .*twice\.npy and again in .*twice\.npy"):
             check_files([twice])

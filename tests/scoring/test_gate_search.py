@@ -1,4 +1,4 @@
-"""Mask and gate threshold together: against brute force over every pair, the cross-fit, and what is said of it."""
+"""Mask and gate threshold fitted together: compared with brute force, the cross-fit, and the printed result."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from utils.scoring.threshold_search import best, best_joint, join, steps_of
 
 
 def score_at(masks, truth, gate, th, gate_th, min_area=0):
-    """The mean score of one pair of thresholds, the plain way; gate_th None: no gate."""
+    """Compute the mean score of one pair of thresholds directly; gate_th None: no gate."""
     binary = binarize(masks, th)
     binary[binary.sum(axis=(1, 2)) < min_area] = False
     if gate_th is not None:
@@ -28,7 +28,7 @@ def score_at(masks, truth, gate, th, gate_th, min_area=0):
 
 
 def brute_force(masks, truth, gate, areas=(0,)):
-    """(score, no gate is as good) over all values at which anything changes."""
+    """Return (best score, True if it is reached without a gate) over all thresholds at which the score can change."""
     thresholds = sorted({0.0, *np.unique(masks).astype(np.float64).tolist()})
     scores = {
         gate_th: max(score_at(masks, truth, gate, th, gate_th, area) for th in thresholds for area in areas)
@@ -61,7 +61,7 @@ def test_against_every_pair(problem, areas):
     if gate_found is None:
         assert found == best_joint(by_area)
         return
-    # every pair of the two intervals is as good, and no longer so at the next gate to either side
+    # every pair in the two intervals has the best score, but not at the next gate on either side
     assert 0 <= gate_found.low <= gate_found.threshold <= gate_found.high <= 1
     values = [found.low, found.threshold, *np.unique(masks).astype(float).tolist()]
     values = [th for th in values if found.low <= th < found.high or th == found.threshold]
@@ -88,7 +88,7 @@ def test_blobs_against_every_pair():
 def test_an_image_on_the_threshold_is_gated_out():
     assert gated_out(np.array([0.2, 0.5, np.nextafter(0.5, 1)]), 0.5).tolist() == [True, True, False]
     assert not gated_out(np.zeros(1), OPEN).any()
-    # the empty image has the probability .5 of a full one: the two cannot be told apart, so no gate is as good
+    # the empty image has the same probability as the full one, so no gate can separate the two
     masks, truth = np.full((2, 1, 2), 0.7, np.float16), np.array([[[1, 1]], [[0, 0]]])
     assert best_gated(steps_of(masks, truth), np.array([0.5, 0.5]))[1] is None
     found, gate = best_gated(steps_of(masks, truth), np.array([0.75, 0.25]))
@@ -96,8 +96,8 @@ def test_an_image_on_the_threshold_is_gated_out():
 
 
 @pytest.mark.parametrize("harmless", [0.3, 0.8])
-def test_images_whose_mask_is_empty_anyway_do_not_cut_the_gates_interval(harmless):
-    """A right mask (.9), a false alarm (.2), and an image that is right from .1 on, let through or not."""
+def test_images_whose_mask_is_empty_anyway_do_not_cut_the_gate_interval(harmless):
+    """A correct mask (.9), a false alarm (.2), and an image that is correct with and without the gate."""
     masks = np.array([[[0.75, 0.25]], [[0.75, 0.75]], [[0.125, 0]]], np.float16)
     steps = steps_of(masks, np.array([[[1, 0]], [[0, 0]], [[0, 0]]]))
     found, gate = best_gated(steps, np.array([0.9, 0.2, harmless]))
@@ -105,14 +105,14 @@ def test_images_whose_mask_is_empty_anyway_do_not_cut_the_gates_interval(harmles
     assert (gate.low, gate.high) == (0.2, 0.9)
 
 
-def test_of_equally_good_gates_the_widest_gap():
-    """From below: a false alarm, a right mask, a false alarm, a right mask: one mistake in [.1, .5) and in [.6, .9)."""
+def test_of_equally_good_gates_the_one_in_the_widest_gap_is_chosen():
+    """By probability: false alarm, correct mask, false alarm, correct mask; one mistake in [.1, .5) and in [.6, .9)."""
     truth = np.array([[[0, 0]], [[1, 1]], [[0, 0]], [[1, 1]]])
     found, gate = best_gated(steps_of(np.full((4, 1, 2), 0.5, np.float16), truth), np.array([0.1, 0.5, 0.6, 0.9]))
     assert (found.score, gate.low, gate.high) == (0.75, 0.1, 0.5)
 
 
-def test_a_minimum_area_that_does_as_well_is_taken_before_a_gate():
+def test_an_equally_good_minimum_area_is_preferred_to_a_gate():
     masks, truth = np.array([[[0.5, 0.5]], [[0.5, 0]]], np.float16), np.array([[[1, 1]], [[0, 0]]])
     found, gate = best_gated(steps_of(masks, truth, (0, 2)), np.array([0.9, 0.1]))
     assert (found.score, found.min_area, gate) == (1.0, 2, None)
@@ -124,7 +124,7 @@ def test_all_empty_needs_no_gate():
 
 
 def case(tmp_path, gate, n_files=1, masks_and_truth=None):
-    """Opened mask files and gate files of n images, and the truth's name."""
+    """Return opened mask files and gate files for the images of `gate`, and the path of the truth."""
     masks, truth = masks_and_truth or blobs(len(gate))
     ids = [f"i{row}" for row in range(len(gate))]
     np.save(tmp_path / "truth.npy", truth.astype(np.uint8))
@@ -144,7 +144,7 @@ def case(tmp_path, gate, n_files=1, masks_and_truth=None):
 def test_a_perfect_gate_helps(tmp_path, n_files):
     masks, truth = blobs(60)
     empty = ~truth.any(axis=(1, 2))
-    masks[empty] = masks[~empty][: empty.sum()]  # false alarms, but for the gate
+    masks[empty] = masks[~empty][: empty.sum()]  # false alarms without the gate
     gate = np.where(empty, 0.2, 0.8)
     files, gates, truth_fn = case(tmp_path, gate, n_files, (masks, truth))
     fit = fit_gated(files, gates[::-1], truth_fn, [0])
@@ -183,11 +183,11 @@ def test_the_cross_fit_by_hand(tmp_path):
     assert cross.difference_low <= cross.difference <= cross.difference_high
 
 
-def test_noise_does_not_help(tmp_path):
+def test_a_random_gate_does_not_help(tmp_path):
     files, gates, truth_fn = case(tmp_path, np.random.default_rng(1).random(60))
     fit = fit_gated(files, gates, truth_fn, [0])
     assert not fit.helps
-    assert fit.as_text().endswith(("the gate does not help", "the gate makes no difference that can be told"))
+    assert fit.as_text().endswith(("the gate does not help", "the gate makes no significant difference"))
     constant = fit_gated(files, [case(tmp_path, np.full(60, 0.5))[1][0]], truth_fn, [0])
     assert (constant.gate, constant.best) == (None, constant.without)
     assert constant.as_text().endswith("the gate does not help")
@@ -203,7 +203,7 @@ def test_one_image_has_no_cross_fit(tmp_path):
     fit = fit_gated(files, gates, truth_fn, [0])
     assert fit.cross_fitted is None
     assert not fit.helps
-    assert "not with one image" in fit.as_text()
+    assert "not available with a single image" in fit.as_text()
 
 
 def test_refusals(tmp_path):
@@ -226,7 +226,7 @@ def test_probabilities_of_several_files_are_joined_and_averaged(tmp_path):
     assert gate_probability(files, ["z", "y", "x"]).tolist() == [0.125, 0.75, 0.25]
 
 
-def test_parts_join_to_the_whole():
+def test_joined_parts_equal_the_steps_of_all_images():
     masks, truth = blobs(10)
     parts = [steps_of(masks[rows], truth[rows]) for rows in (slice(0, 4), slice(4, 10))]
     gate = np.linspace(1, 0, 10)

@@ -1,4 +1,4 @@
-"""Rules for objects together with a gate: against brute force over every gate, the cross-fit by hand, the command."""
+"""Rules for objects with a gate: compared with brute force, the cross-fit by hand, and the command line."""
 
 from itertools import product
 
@@ -28,9 +28,9 @@ METRICS = ("dsb2018", "airbus")
 
 
 def sea(n_images, seed, wrong=0.5):
-    """(probabilities float16, labels, gate): one or two ships in every second image, false alarms where there is none.
+    """Return (probabilities float16, labels, gate) with one or two ships in every second image.
 
-    The gate is right about most images; `wrong` is the share of empty images with false alarms.
+    The share `wrong` of the empty images has false alarms. The gate is right about most images.
     """
     rng = np.random.default_rng(seed)
     labels = np.zeros((n_images, *SHAPE), np.uint16)
@@ -47,7 +47,7 @@ def sea(n_images, seed, wrong=0.5):
 
 
 def opened(folder, sets):
-    """Opened mask files and gate files of (probabilities, labels, gate); the packed folder `data` has the truth."""
+    """Return opened mask and gate files for sets of (probabilities, labels, gate); the folder `data` has the truth."""
     labels = np.concatenate([labels for _, labels, _ in sets])
     ids = [f"i{row}" for row in range(len(labels))]
     write_packed(folder / "data", {"train": (ids, labels != 0, SHAPE)}, labels=labels)
@@ -63,7 +63,7 @@ def opened(folder, sets):
 
 
 def scores_of(masks, labels, rules, metric, out=()):
-    """The score of each image, the plain way; `out`: which images are gated out, bool."""
+    """Compute the score of each image directly; `out` is True for images that are gated out."""
     found = [label_instances(mask, None, rules) for mask in masks]
     for image in np.flatnonzero(out):
         found[image][:] = 0
@@ -71,7 +71,7 @@ def scores_of(masks, labels, rules, metric, out=()):
 
 
 def best_by_brute_force(masks, labels, gate, rules, metric):
-    """(the best mean score of these rules over every gate that makes a difference, that without a gate)."""
+    """Return (best mean score of these rules over all distinct gates, mean score without a gate)."""
     means = [scores_of(masks, labels, rules, metric, gate <= th).mean() for th in (OPEN, *np.unique(gate))]
     return max(means), means[0]
 
@@ -83,13 +83,13 @@ def test_against_every_gate(tmp_path, metric, seed):
     files, gates = opened(tmp_path, [(masks, labels, gate)])
     fit = fit_instances(files, None, (6,), metric, gates)
     gate = gate.astype(np.float64)
-    # the gate is the best of all for the rules that were found, and scores what is said
+    # the gate is the best one for the rules that were found, and the reported score is correct
     highest, _ = best_by_brute_force(masks, labels, gate, fit.rules, metric)
     out = np.zeros(9, bool) if fit.gate is None else gated_out(gate, fit.gate.threshold)
     assert fit.score == pytest.approx(highest)
     assert fit.score == pytest.approx(scores_of(masks, labels, fit.rules, metric, out).mean())
     assert fit.n_gated_out == out.sum()
-    # no rules on the grid do better with any gate, nor without one than those found without one
+    # no rules on the grid are better with any gate, or better without a gate than the best found without one
     for th, min_area, fill_holes in product((0.1, 0.3, 0.5, 0.7, 0.9), (0, 6), (False, True)):
         gated, plain = best_by_brute_force(masks, labels, gate, InstanceRules(th, 0.5, min_area, fill_holes), metric)
         assert gated <= fit.score + 1e-9
@@ -127,7 +127,7 @@ def test_every_gate_of_given_scores(problem):
         assert best.low <= best.threshold <= best.high
         inside = [th for th in lows if best.low <= th < best.high]
         assert {mean_at(row, th) for th in (best.low, best.threshold, *inside)} == {highest}
-        # it is the widest such interval, and the lowest of the widest
+        # it is the widest such interval, and the lowest one if several are equally wide
         ends, widths, start = [*lows[1:], 1.0], [], None
         for low, end in zip(lows, ends, strict=True):
             start = (low if start is None else start) if mean_at(row, low) == highest else None
@@ -136,8 +136,8 @@ def test_every_gate_of_given_scores(problem):
         assert (best.high - best.low, -best.low) == max(widths)
 
 
-def test_of_equally_good_ones_no_gate():
-    """A gate that is right where the rules are right too is of no use, and none is taken."""
+def test_no_gate_is_chosen_if_it_is_equally_good():
+    """A gate that is right only where the rules are right too is useless, so none is chosen."""
     scores = np.array([[1.0, 1.0, 0.5]])
     lows, means = gate_means(scores, np.array([1.0, 0.0, 0.0]), np.array([0.1, 0.9, 0.8]))
     assert widest_gate(lows, means[0]) is None
@@ -158,7 +158,7 @@ def test_a_gate_that_is_right_helps(tmp_path, metric):
     assert "20 of 40 images are gated out" in fit.as_text()
 
 
-def test_without_use_for_a_gate_the_rules_are_those_without_one(tmp_path):
+def test_if_a_gate_is_useless_the_rules_are_those_without_one(tmp_path):
     masks, labels, _ = sea(12, 6, wrong=0)
     files, gates = opened(tmp_path, [(masks, labels, np.full(12, 0.5, np.float32))])
     plain, fit = fit_instances(files, None, (6,)), fit_instances(files, None, (6,), gate=gates)
@@ -173,7 +173,7 @@ def test_without_use_for_a_gate_the_rules_are_those_without_one(tmp_path):
 
 
 def test_the_cross_fit_by_hand(tmp_path):
-    """Each file with the rules and the gate of the other one."""
+    """Each file is scored with the rules and the gate fitted on the other one."""
     sets = [sea(9, 7), sea(8, 8)]
     files, gates = opened(tmp_path, sets)
     fit = fit_instances(files, None, (6,), "airbus", gates[::-1])
@@ -194,7 +194,7 @@ def test_the_cross_fit_by_hand(tmp_path):
     assert cross.low <= cross.score <= cross.high
 
 
-def test_of_many_images_some_are_searched_and_all_are_scored(tmp_path, monkeypatch):
+def test_of_many_images_only_some_are_searched_but_all_are_scored(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_SEARCHED", 12)
     masks, labels, gate = sea(40, 11, wrong=1)
     files, gates = opened(tmp_path, [(masks, labels, gate)])
@@ -209,7 +209,7 @@ def test_one_image_has_no_cross_fit(tmp_path):
     fit = fit_instances(files, gate=gates)
     assert fit.cross_fitted is None
     assert fit.as_json(files)["helps"] is False
-    assert fit.as_text().endswith("the gate makes no difference that can be told")
+    assert fit.as_text().endswith("a single image cannot show whether the gate helps")
 
 
 def test_the_script_stores_rules_and_gate(tmp_path):
@@ -230,7 +230,7 @@ def test_the_script_stores_rules_and_gate(tmp_path):
     assert read_instance_rules(run).rules == InstanceRules(
         *(stored[name] for name in ("th", "seed_th", "min_area", "fill_holes"))
     )
-    # without the gate nothing is said of one
+    # without --gate_probs the result has no gate
     assert run_here(SCRIPT, *words, cwd=tmp_path).returncode == 0
     assert "gate_threshold" not in read_json(run / "objects.json")
 

@@ -1,4 +1,4 @@
-"""Scores of objects: against sets of pixels and fractions, and by hand."""
+"""Instance metrics: compared with a reference on sets of pixels and exact fractions, and cases by hand."""
 
 from fractions import Fraction
 
@@ -21,7 +21,7 @@ LADDER = [Fraction(10 + step, 20) for step in range(10)]
 
 
 def objects_of(labels, min_area=0):
-    """The objects of a label map as sets of pixels."""
+    """Return the objects of a label map as sets of pixels."""
     found = {}
     for place, number in np.ndenumerate(labels):
         if number:
@@ -55,7 +55,7 @@ def maps(shape, numbers=(0, 0, 1, 2, 9, 65_535)):
 
 @st.composite
 def pairs(draw):
-    """A truth, and a prediction that differs from it in a few pixels: of independent maps hardly an object is hit."""
+    """Draw a truth and a prediction; half of them differ in a few pixels only, since independent maps hardly match."""
     shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
     truth = draw(maps(shape))
     predicted = np.where(truth == 9, 300, truth) if draw(st.booleans()) else draw(maps(shape))
@@ -78,7 +78,7 @@ def test_against_sets_of_pixels(pair, min_area):
 
 
 def strip(*lengths):
-    """One row of objects, one beside the other, of these lengths; a negative length is background."""
+    """Return one row of adjacent objects of these lengths; a negative length is background."""
     numbers = [np.full(abs(length), place if length > 0 else 0) for place, length in enumerate(lengths, start=1)]
     return np.concatenate(numbers)[None]
 
@@ -110,7 +110,7 @@ def test_by_hand(name, predicted, truth, first, dsb2018, airbus):
     assert scores == pytest.approx({"dsb2018": dsb2018, "airbus": airbus}, abs=1e-12)
 
 
-def test_a_set_of_images():
+def test_scores_of_several_images():
     counts = np.stack([match_counts(strip(6, 6), strip(6, 6)), match_counts(strip(6, 6), strip(-12))])
     assert dsb2018_scores(counts).tolist() == [1, 0]
     assert airbus_scores(counts).tolist() == [1, 0]
@@ -118,7 +118,7 @@ def test_a_set_of_images():
 
 
 def test_many_objects_with_gaps_in_the_numbers():
-    """The full table of pairs would have 4 billion cells."""
+    """A full table of pairs would have 4 billion cells, so the pairs must be sorted."""
     truth = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
     truth[0, 1] = 0
     predicted = truth[::-1].copy()[::-1]
@@ -132,10 +132,10 @@ def test_many_objects_with_gaps_in_the_numbers():
         (np.zeros((2, 3), int), np.zeros((3, 2), int), "(2, 3) and (3, 2)"),
         (np.zeros((1, 2, 3), int), np.zeros((1, 2, 3), int), "height, width"),
         (np.zeros((2, 3)), np.zeros((2, 3), int), "float64"),
-        (np.full((2, 3), -1), np.zeros((2, 3), int), "from -1"),
+        (np.full((2, 3), -1), np.zeros((2, 3), int), "minimum -1"),
     ],
 )
-def test_no_label_maps(predicted, truth, said):
+def test_arrays_that_are_not_label_maps_are_refused(predicted, truth, said):
     with pytest.raises(ValueError, match="expected") as error:
         match_counts(predicted, truth)
     assert said in str(error.value)

@@ -1,4 +1,4 @@
-"""The rules for objects, fitted on mask files: against plain scoring, the cross-fit, the command line; their truth."""
+"""Rules for objects fitted on mask files: compared with direct scoring, the cross-fit, the command line, the truth."""
 
 from itertools import product
 
@@ -24,7 +24,10 @@ SHAPE = (20, 24)
 
 
 def cells(n_images, seed=0, inside=0.7, noise=0.08):
-    """(planes float16 (N, 2, H, W), labels): rectangles cut in two by a border, and specks; each fourth image empty."""
+    """Return (planes float16 (N, 2, H, W), labels).
+
+    The images have rectangles cut in two by a border, and a speck; every fourth image is empty.
+    """
     rng = np.random.default_rng(seed)
     planes, labels = np.zeros((n_images, 2, *SHAPE)), np.zeros((n_images, *SHAPE), np.uint16)
     for image in range(n_images):
@@ -43,7 +46,7 @@ def cells(n_images, seed=0, inside=0.7, noise=0.08):
 
 
 def files_of(folder, *sets):
-    """An opened mask file for each (planes, labels), and the packed folder they are of."""
+    """Return an opened mask file for each (planes, labels); the packed folder `data` has the truth."""
     labels = np.concatenate([labels for _, labels in sets])
     ids = [f"image{number}" for number in range(len(labels))]
     write_packed(folder / "data", {"train": (ids, labels != 0, SHAPE)}, labels=labels)
@@ -57,7 +60,7 @@ def files_of(folder, *sets):
 
 
 def scores_of(planes, labels, rules, metric="dsb2018"):
-    """The score of each image under the rules, the plain way."""
+    """Compute the score of each image under the rules directly."""
     borders = [None] * len(planes) if planes.ndim == 3 else planes[:, 1]
     masks = planes if planes.ndim == 3 else planes[:, 0]
     found = [label_instances(mask, border, rules) for mask, border in zip(masks, borders, strict=True)]
@@ -74,9 +77,9 @@ def test_one_file(tmp_path):
     for th, seed_th, min_area, fill_holes in product(thresholds, thresholds, (0, 5), (False, True)):
         rules = InstanceRules(th, seed_th, min_area, fill_holes)
         assert scores_of(planes, labels, rules).mean() <= fit.score + 1e-9
-    assert fit.rules.min_area in (3, 5)  # without the specks
+    assert fit.rules.min_area in (3, 5)  # removes the specks
     assert fit.score > fit.score_of_components + 0.3
-    # each fifth of the images under what the same search finds for the rest
+    # each fifth of the images is scored with the result of the same search on the rest
     expected = []
     for part in range(5):
         rest = [row for row in range(7) if row % 5 != part]
@@ -87,8 +90,8 @@ def test_one_file(tmp_path):
     assert fit.cross_fitted.low <= fit.cross_fitted.score <= fit.cross_fitted.high
 
 
-def test_the_metric_decides(tmp_path):
-    """A faint object and three faint specks: for F2 a miss is worse than three false alarms, not for DSB2018's."""
+def test_the_best_rules_depend_on_the_metric(tmp_path):
+    """With a faint object and three false alarms, F2 prefers the false alarms to a miss, DSB2018 the miss."""
     labels = np.zeros((1, *SHAPE), np.uint16)
     labels[0, 2:8, 2:8], labels[0, 2:8, 10:16] = 1, 2
     planes = np.where(labels == 1, 0.9, np.where(labels == 2, 0.35, 0)).astype(np.float16)
@@ -102,7 +105,7 @@ def test_the_metric_decides(tmp_path):
     assert fit.as_json(files)["cross_fitted"] is None
 
 
-def test_files_are_the_parts(tmp_path):
+def test_each_file_is_a_part_of_the_cross_fit(tmp_path):
     sure, unsure = cells(5, seed=1, inside=0.9), cells(4, seed=2, inside=0.45)
     files = files_of(tmp_path, sure, unsure)
     fit, alone = fit_instances(files), [fit_instances([masks]) for masks in files]
@@ -114,9 +117,9 @@ def test_files_are_the_parts(tmp_path):
     assert (fit.n_images, fit.n_files, fit.n_searched) == (9, 2, 9)
 
 
-def test_no_image_has_a_say_in_where_another_is_searched():
+def test_the_search_for_one_set_does_not_depend_on_other_sets():
     class Known:
-        """Scores of two images: the first is best near .5, the second at .525, but .1 is the best of its own grid."""
+        """Scores of two images: the first is best at .5, the second at .525, but .1 is its best on the first grid."""
 
         gate = None
 
@@ -128,23 +131,23 @@ def test_no_image_has_a_say_in_where_another_is_searched():
             return np.array([[[first, second][image] for image in images]])
 
     first, second = search(Known(), [np.array([0]), np.array([1])], has_border=False)
-    assert first == (Found((0.5, None), 0), Found((0.5, None), 0))  # without a gate both are the same
+    assert first == (Found((0.5, None), 0), Found((0.5, None), 0))  # without gate probabilities both are equal
     assert second.without == Found((0.1, None), 0)
 
 
-def test_thresholds_between_those_of_the_grid(tmp_path):
-    """Objects are .47 sure amid .43, so that only thresholds between are right."""
+def test_thresholds_between_those_of_the_first_grid_are_found(tmp_path):
+    """Objects have probability .47 and background .43, so only thresholds between the two are right."""
     labels = np.zeros((3, *SHAPE), np.uint16)
     labels[:, 2:9, 2:9], labels[:, 11:18, 4:20] = 1, 2
     planes = np.where(labels != 0, 0.47, 0.43).astype(np.float16)
     fit = fit_instances(files_of(tmp_path, (planes, labels)))
     assert (fit.score, fit.score_of_components) == (1, 0)
     assert 0.43 <= fit.rules.th < 0.47
-    assert fit.rules == InstanceRules(fit.rules.th)  # of equal ones no clean-up, and the seeds' threshold unsaid
+    assert fit.rules == InstanceRules(fit.rules.th)  # ties: no clean-up, and the default seed threshold
     assert "connected components, no border" in fit.as_text()
 
 
-def test_holes_are_filled_where_that_is_better(tmp_path):
+def test_holes_are_filled_if_that_is_better(tmp_path):
     labels = np.zeros((2, *SHAPE), np.uint16)
     labels[:, 2:9, 2:9] = 1
     planes = np.where(labels != 0, 0.9, 0.1).astype(np.float16)
@@ -153,14 +156,14 @@ def test_holes_are_filled_where_that_is_better(tmp_path):
     assert (fit.rules, fit.score) == (InstanceRules(fill_holes=True), 1)
 
 
-def test_of_many_images_some_are_searched_and_all_are_scored(tmp_path, monkeypatch):
+def test_of_many_images_only_some_are_searched_but_all_are_scored(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_SEARCHED", 8)
     large, small = cells(20, seed=3), cells(2, seed=4)
     fit = fit_instances(files_of(tmp_path, large, small))
     assert (fit.n_images, fit.n_searched) == (22, 4 + 2)
     pooled = np.concatenate([scores_of(*large, fit.rules), scores_of(*small, fit.rules)])
     assert fit.score == pytest.approx(pooled.mean())
-    assert "22 of 2 mask files, 6 of them searched" in fit.as_text()
+    assert "22 in 2 mask files, 6 of them used in the search" in fit.as_text()
     assert fit_instances(files_of(tmp_path, large, small)) == fit
 
 
@@ -172,14 +175,14 @@ def test_truth_from_a_csv(tmp_path):
     rows += [f"{name},{encode(labels[at] == number)}" for at, name in enumerate("dcb") for number in (4, 2, 1, 3)]
     source.write_text("\n".join(rows) + "\n")
     found = list(true_instances(masks, str(source)))
-    renumbered = np.array([0, 3, 2, 4, 1])[labels]  # in the order of the rows
+    renumbered = np.array([0, 3, 2, 4, 1])[labels]  # numbered in the order of the csv rows
     np.testing.assert_array_equal(found, renumbered)
     np.testing.assert_array_equal(list(true_instances(masks, str(source), [2, 0])), renumbered[[2, 0]])
     for wrong, said in (
         (f"a,{encode(labels[0] == 1)}\na,\n", ("a: object 2", "no pixels")),
         ("a,1 3\na,9 2\na,3 4\n", ("a: object 3", "shares 1 pixels with object 1")),
         ("a,1 3 2 5\n", ("a: object 1", "overlap")),
-        ("a,1 1\n" * 65_536, ("65536 objects", "at most 65535")),
+        ("a,1 1\n" * 65_536, ("at most 65535 objects", "found 65536")),
     ):
         source.write_text("\n".join(row for row in rows if not row.startswith("a")) + "\n" + wrong)
         with pytest.raises(UserError) as error:
@@ -196,13 +199,13 @@ def test_the_script_on_packed_nuclei(tmp_path):
     planes = np.zeros((2, 2, *SIZE))
     for row, name in enumerate("ba"):
         planes[row, 0] = np.where(labels[name] != 0, 0.8, 0.1)
-    planes[0, 1, 3:5, 3:5] = 0.9  # where the two objects of "b" touch
+    planes[0, 1, 3:5, 3:5] = 0.9  # the border where the two objects of "b" touch
     run = tmp_path / "experiments" / "border_fold0"
     write_masks(run / "snapshots" / "val.npy", ["b", "a"], planes, data_dir="data", part="train")
     write_json(run / "config.json", {})
     words = ("--masks_fn", "experiments/border_fold0/snapshots/val.npy", "--objective", "objects")
     said = succeed(SCRIPT, *words, cwd=tmp_path)
-    assert "believe this" in said
+    assert "trust this score" in said
     assert "components at .5" in said
     assert "stored in experiments/border_fold0/objects.json" in said
     stored = read_json(run / "objects.json")
@@ -211,7 +214,7 @@ def test_the_script_on_packed_nuclei(tmp_path):
     assert stored["score"] == pytest.approx(
         scores_of(planes.astype(np.float16), [labels["b"], labels["a"]], rules).mean()
     )
-    assert stored["score_of_components"] == pytest.approx((0.2 + 1) / 2)  # two that touch are one
+    assert stored["score_of_components"] == pytest.approx((0.2 + 1) / 2)  # the touching objects are one component
     assert stored["score"] > 0.7
     assert not (run / "threshold.json").exists()
     done = run_here(SCRIPT, *words, "--metric", "airbus", "--min_area", 2, "--out", "o.json", cwd=tmp_path)
@@ -235,10 +238,10 @@ def test_refusals(tmp_path):
     before = files_in(tmp_path)
     for words, code, said in (
         (("v0.npy", "--truth_fn", "masks_only"), 1, ("masks_only", "does not tell objects apart")),
-        (("v0.npy", "--truth_fn", "small"), 1, ("true objects in small", "(20, 24)", "(9, 9)")),
+        (("v0.npy", "--truth_fn", "small"), 1, ("size of the true objects in small", "(20, 24)", "(9, 9)")),
         (("v0.npy", "--truth_fn", "v1.npy"), 1, ("--truth_fn v1.npy", "csv")),
-        (("v0.npy", "plain.npy"), 1, ("v0.npy has borders, plain.npy has none")),
-        (("plain.npy", "v0.npy"), 1, ("v0.npy has borders, plain.npy has none")),
+        (("v0.npy", "plain.npy"), 1, ("v0.npy has borders, but plain.npy has none")),
+        (("plain.npy", "v0.npy"), 1, ("v0.npy has borders, but plain.npy has none")),
         (("v0.npy", "v0.npy"), 1, ("image0",)),
         (("logits.npy",), 1, ("logits.npy: row 0", "[0, 1]")),
         (("nan.npy",), 1, ("nan.npy: row 0", "nan")),

@@ -1,4 +1,4 @@
-"""The competition's metric: ties by hand, empty and full masks, and a reference in fractions."""
+"""The salt competition's metric: ties, empty and full masks, and a reference in exact fractions."""
 
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ from utils.scoring.mask_metrics import counts, iou, iout, scores_from_counts
 
 
 def slow_tenths(inside, ours, theirs):
-    """The definition, in exact fractions."""
+    """Compute the tenths by definition, in exact fractions."""
     if theirs == 0:
         return 10 if ours == 0 else 0
     ratio = Fraction(inside, ours + theirs - inside)
@@ -52,9 +52,9 @@ def test_empty_truth():
     np.testing.assert_array_equal(scores_from_counts([0, 0, 0], [0, 1, 10201], [0, 0, 0]), [10, 0, 0])
 
 
-def test_empty_prediction_on_a_large_mask_is_worth_nothing():
+def test_an_empty_prediction_for_a_large_mask_scores_zero():
     truth = np.zeros((1, 101, 101), np.uint8)
-    truth[:, :80] = 1  # 79 % salt; a two-bin histogram finds the "background class" to be 21 % right
+    truth[:, :80] = 1  # 79 % salt; a two-bin histogram would count the "background class" as 21 % correct
     assert iout(np.zeros_like(truth), truth) == 0
     assert iout(truth, truth) == 1
     assert iout(np.ones_like(truth), truth) == 0.6  # IoU .792
@@ -107,7 +107,7 @@ def test_shapes_must_agree():
 
 def test_binarize_does_not_round_the_threshold_to_float16():
     value = np.float16(0.3)  # .30005
-    assert not np.array([value]) > 0.3  # the trap: numpy 2 makes the Python float a float16 (NEP 50)
+    assert not np.array([value]) > 0.3  # numpy 2 converts the Python float to float16 (NEP 50)
     assert binarize(np.array([value]), 0.3).tolist() == [True]
     below = float(np.nextafter(np.float64(value), 0))
     assert binarize(np.array([value]), below).tolist() == [True]

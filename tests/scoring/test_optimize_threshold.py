@@ -1,4 +1,4 @@
-"""optimize_threshold.py by its command line: against brute force, where results go, and what is refused."""
+"""Command line of optimize_threshold.py: results equal to brute force, their files, and refused input."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_folds_of_two_runs(tmp_path):
     ids = [f"image{number}" for number in range(24)]
     write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31))})
     about = {"data_dir": "data", "part": "train"}
-    order = np.arange(24)[::-1]  # not the order of the packed folder
+    order = np.arange(24)[::-1]  # another order than in the packed folder
     for fold in (0, 1):
         run = tmp_path / "experiments" / f"fold{fold}"
         rows = order[fold::2]
@@ -29,7 +29,7 @@ def test_folds_of_two_runs(tmp_path):
     files = [f"experiments/fold{fold}/snapshots/val.npy" for fold in (0, 1)]
     done = run_script(SCRIPT, "--masks_fn", *files, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "believe this" in done.stdout
+    assert "trust this score" in done.stdout
     stored = read_json(tmp_path / "experiments/fold0/threshold.json")
     assert stored == read_json(tmp_path / "experiments/fold1/threshold.json")
     halved = probabilities.astype(np.float16)
@@ -42,7 +42,7 @@ def test_folds_of_two_runs(tmp_path):
     assert cross["n_parts"] == 2
     assert cross["low"] <= cross["score"] <= cross["high"]
     parts = [steps_of(halved[order[fold::2]], truth[order[fold::2]]) for fold in (0, 1)]
-    expected = [  # each fold at the other's threshold
+    expected = [  # each fold at the threshold of the other
         score_at(halved[order[fold::2]], truth[order[fold::2]], best(parts[1 - fold][0]).threshold) for fold in (0, 1)
     ]
     assert cross["score"] == pytest.approx(np.mean(expected))
@@ -52,7 +52,7 @@ def test_folds_of_two_runs(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "npy", "folder"])
-def test_one_file_and_named_truth(tmp_path, kind):
+def test_one_file_and_explicit_truth(tmp_path, kind):
     probabilities, truth = blobs(11)
     ids = [f"image{number}" for number in range(11)]
     write_masks(tmp_path / "v.npy", ids, probabilities)
@@ -69,7 +69,7 @@ def test_one_file_and_named_truth(tmp_path, kind):
     words = ("--masks_fn", "v.npy", "--truth_fn", source, "--out", "best.json", "--min_area", 20)
     done = run_here(SCRIPT, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "5 interleaved parts of the one file" in done.stdout
+    assert "5 interleaved parts of the file" in done.stdout
     stored = json.loads((tmp_path / "best.json").read_text())
     halved = probabilities.astype(np.float16)
     assert stored["score"] == score_at(halved, truth, stored["threshold"], stored["min_area"])
@@ -80,7 +80,7 @@ def test_one_file_and_named_truth(tmp_path, kind):
     assert not (tmp_path / "threshold.json").exists()
 
 
-def test_beside_the_file_without_a_run_and_a_single_image(tmp_path):
+def test_without_a_run_the_result_is_next_to_the_masks_and_a_single_image_is_accepted(tmp_path):
     probabilities, truth = blobs(2)
     write_masks(tmp_path / "sub" / "v.npy", ["a"], probabilities[1:])
     (tmp_path / "t.csv").write_text(f"id,rle_mask\na,{encode(truth[1])}\n")
@@ -89,7 +89,7 @@ def test_beside_the_file_without_a_run_and_a_single_image(tmp_path):
     assert read_json(tmp_path / "sub" / "threshold.json")["cross_fitted"] is None
 
 
-def test_refusals(tmp_path):
+def test_invalid_input_is_refused(tmp_path):
     probabilities, truth = blobs(4)
     ids = list("abcd")
     write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31)), "test": (["e"], None, (31, 31))})
@@ -112,7 +112,7 @@ def test_refusals(tmp_path):
         (("gone.npy",), 1, ("nowhere", "--truth_fn")),
         (("other.npy",), 1, ("no true mask for 1 of the 2", "x")),
         (("logits.npy",), 1, ("logits.npy", "[0, 1]")),
-        (("v0.npy", "--truth_fn", "small"), 1, ("the true ones in small", "(31, 31)", "(9, 9)")),
+        (("v0.npy", "--truth_fn", "small"), 1, ("size of the true masks in small", "(31, 31)", "(9, 9)")),
         (("v0.npy", "--truth_fn", "lists.csv"), 1, ("lists.csv", "printed list")),
         (("v0.npy", "--truth_fn", "columns.csv"), 1, ("rle_mask",)),
         (("v0.npy", "--truth_fn", "v1.npy"), 1, ("0 and 1",)),

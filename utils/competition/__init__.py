@@ -1,1 +1,1 @@
-"""Submissions: formats' rows, checks, Kaggle."""
+"""Submissions: decisions, writing, checking, and Kaggle's client."""

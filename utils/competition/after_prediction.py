@@ -1,4 +1,4 @@
-"""What happens after the network has predicted: gate, threshold, submission, or the scores of a validation fold."""
+"""Steps after the prediction: gate, threshold, and a submission or the scores of a validation fold."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -27,14 +27,14 @@ def finish_masks(
     rows: np.ndarray,
     gate: Probabilities | None,
 ) -> None:
-    """Make the submission of a mask file just written, or print the scores of a validation fold.
+    """Write the submission of the mask file that was just written, or print the scores of a validation fold.
 
     Args:
-        settings: the flags.
-        decisions: what was decided before the prediction.
-        packed: the images.
-        rows: which of them the mask file is of.
-        gate: the probability that there is anything in each of them; None: there is no gate.
+        settings: the flags of the predict script.
+        decisions: the values decided before the prediction.
+        packed: the packed images.
+        rows: rows of the packed images that the mask file holds.
+        gate: probabilities that an image is not empty; None if there is no gate.
     """
     masks = open_masks(settings.submission.masks_fn)
     print(f"{masks.path}: probabilities of {len(masks.ids)} images")
@@ -48,7 +48,7 @@ def finish_masks(
 def finish_classes(
     settings: PredictionSettings, decisions: ClassDecisions, packed: PackedImages, rows: np.ndarray
 ) -> None:
-    """Make the submission of class probabilities just written, or print the scores of a validation fold."""
+    """Write the submission of the class probabilities just written, or print the scores of a validation fold."""
     predictions = open_probabilities(settings.submission.masks_fn)
     names = ", ".join(predictions.labels[:5])
     print(f"{predictions.path}: probabilities of {names} for {len(predictions.ids)} images")
@@ -64,7 +64,7 @@ def finish_classes(
         scores = class_scores(predictions.array.astype(np.float64), truth.matrix, exclusive)
         print("validation fold: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     elif predictions.labels == [NOT_EMPTY]:
-        print("a gate makes no submission of its own; give it to a mask net's prediction with --gate")
+        print("no submission is written for a gate; pass its snapshot to the prediction of a mask network with --gate")
     else:
         submission = settings.submission
         write_class_submission(
@@ -73,16 +73,16 @@ def finish_classes(
 
 
 def gated_out_ids(decisions: MaskDecisions, ids: Sequence[str], files: Sequence[Probabilities]) -> set[str] | None:
-    """Return the ids that a gate leaves out, and print a line about them; None without a gate.
+    """Return the ids of the images that are gated out and print their number; return None if there is no gate.
 
     Raises:
-        UserError: as `gate_probability`.
+        UserError: see `gate_probability`.
     """
     if decisions.gate_threshold is None:
         return None
     out = gated_out(gate_probability(files, ids), decisions.gate_threshold)
     at = f"{decisions.gate_threshold:.6g} ({decisions.gate_from})"
-    print(f"gate: {np.count_nonzero(out)} of {len(out)} images are gated out at {at}")
+    print(f"gate: {np.count_nonzero(out)} of {len(out)} images are gated out at threshold {at}")
     return {name for name, is_out in zip(ids, out, strict=True) if is_out}
 
 
@@ -92,11 +92,11 @@ def print_scores(
     """Print the scores of a validation fold.
 
     Args:
-        masks: of its images.
-        decisions: threshold and rules, applied as to a submission.
+        masks: mask file of the fold's images.
+        decisions: threshold and post-processing rules, applied as for a submission.
         packed: the training images.
-        rows: those of the fold, in the mask file's order.
-        out: ids that a gate leaves out.
+        rows: rows of the fold in the packed images, in the order of the mask file.
+        out: ids of images that are gated out.
     """
     cleaned, truths = cleaned_validation(masks, decisions.how, packed, out), packed.masks[rows]
     found = np.stack(list(cleaned.each_mask(masks.ids)))
@@ -105,14 +105,14 @@ def print_scores(
     print(f"validation fold: {score} at threshold {decisions.how.threshold:.6g} ({decisions.threshold_from})")
     if packed.instances is not None:
         objects, how = instance_score(cleaned, packed.instances[rows]), decisions.how.instances
-        at = f"{how.th:.6g}, seeds at {how.seed_th:.6g} ({decisions.instances_from})"
+        at = f"threshold {how.th:.6g}, seeds above {how.seed_th:.6g} ({decisions.instances_from})"
         print(f"objects (DSB2018's score): {objects:.4f} at {at}")
 
 
 def cleaned_validation(
     masks: Masks, how: PostProcessing, packed: PackedImages, out: Collection[str] = ()
 ) -> PostProcessed:
-    """Clean the masks of validation images as a submission would be; `out`: ids that a gate leaves out."""
+    """Return the masks of validation images after the post-processing of a submission; `out`: ids gated out."""
     row_of = {name: row for row, name in enumerate(packed.ids)}
 
     def image_of(name: str) -> np.ndarray:
@@ -123,12 +123,12 @@ def cleaned_validation(
 
 
 def mask_tenths(cleaned: PostProcessed, truths: np.ndarray) -> np.ndarray:
-    """(N,) int64, 0..10: the competition's score of each image's mask, against truths (N, H, W)."""
+    """Return the competition's score of each image's mask in tenths, (N,) int64, 0..10, against truths (N, H, W)."""
     pairs = zip(cleaned.each_mask(cleaned.masks.ids), truths, strict=True)
     return np.array([scores_from_counts(*counts(mask[None], truth[None]))[0] for mask, truth in pairs])
 
 
 def instance_score(cleaned: PostProcessed, truths: np.ndarray) -> float:
-    """Return DSB2018's score of the instances, 0..1, against label maps (N, H, W)."""
+    """Return DSB2018's score of the instances, 0..1, against the true label maps (N, H, W)."""
     pairs = zip(cleaned.each_instance_map(), truths, strict=True)
     return float(dsb2018_scores(np.stack([match_counts(found, truth) for found, truth in pairs])).mean())

@@ -1,11 +1,11 @@
-"""From label probabilities to a submission in the sample's own columns, checked before it is called done.
+"""Write a submission of class probabilities in the columns of the sample submission, and check it.
 
-The sample submission shows which style is wanted:
+The sample submission determines the style:
 
-probability   id,label with a number such as 0.5     the probability of the second of two labels (of the only one)
-name          id,label with one label in a cell      the most probable label
-names         id,tags with several words in a cell   the labels above their thresholds; if none is, the most probable
-columns       id and columns named like labels      the probability of each
+probability   id,label with a number such as 0.5     the probability of the second of two classes, or of the only one
+name          id,label with one class per cell       the most probable class
+names         id,tags with several words per cell    the classes above their thresholds, or else the most probable one
+columns       id and columns named after classes     the probability of each class
 """
 
 import re
@@ -26,7 +26,7 @@ from utils.scoring.class_metrics import CLIP
 Style = Literal["probability", "name", "names", "columns"]
 NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 HEADER = ("id", "label")
-"""Where there is no sample submission."""
+"""Columns if there is no sample submission."""
 
 
 def write_class_submission(
@@ -36,24 +36,25 @@ def write_class_submission(
     submission_dir: str | Path,
     fn: str,
 ) -> Path:
-    """Write the submission of a file of probabilities, check it, and print where it is and what it holds.
+    """Write the submission of a probability file, check it, and print its path and a summary.
 
-    Columns, style and order are those of the sample submission where there is one; else the columns are id,label, with
-    the name of the most probable label, all names above their thresholds, or the probability of the only label.
+    Columns, style and order of the ids are taken from the sample submission. Without one, the columns are id,label, and
+    a cell holds the most probable of exclusive classes, all classes above their thresholds, or the probability of the
+    only class.
 
     Args:
-        probabilities: of N images and K labels.
-        thresholds: of each label, for the style `names`; None: .5 for all.
-        sample: the sample submission; None: there is none.
-        submission_dir: folder for the file, which is named by `utils.core.files.timestamped`.
-        fn: start of its name.
+        probabilities: probabilities of N images and K classes.
+        thresholds: threshold of each class for the style `names`; None: .5 for all.
+        sample: the sample submission; None if there is none.
+        submission_dir: folder for the file, which `utils.core.files.timestamped` names.
+        fn: start of the file name.
 
     Returns:
         the path of the submission.
 
     Raises:
-        UserError: the sample wants something else than these labels, a label has no threshold, or the check found a
-            problem; then nothing is written.
+        UserError: the sample does not fit these classes, a class has no threshold, or the check found a problem; no
+            submission is written.
     """
     exclusive = bool(probabilities.info.exclusive)
     table = read_table(sample) if sample else None
@@ -72,22 +73,22 @@ def write_class_submission(
         if verdict.problems:
             more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
             raise UserError(f"{path}: not written, the check found: {verdict.problems[0]}{more}")
-    compared = f"ids and order as in {sample}" if sample else "ids not compared, there is no sample_submission.csv"
-    print(f"{path}: {_said(style, labels)}; {compared}\n{verdict.as_text()}")
+    compared = f"ids and order as in {sample}" if sample else "ids not compared with a sample submission"
+    print(f"{path}: {_description(style, labels)}; {compared}\n{verdict.as_text()}")
     return path
 
 
 def style_of(sample: Mapping[str, Sequence[str]] | None, labels: Sequence[str], exclusive: bool, origin: str) -> Style:
-    """What the cells of a submission hold.
+    """Return the style of a submission: what its cells hold.
 
     Args:
-        sample: columns of the sample submission, the ids first; None: there is none.
-        labels: K names.
-        exclusive: an image has exactly one of them.
-        origin: name of the sample, for messages.
+        sample: columns of the sample submission, the ids first; None if there is none.
+        labels: names of the K classes.
+        exclusive: whether an image has exactly one of the classes.
+        origin: name of the sample for error messages.
 
     Raises:
-        UserError: these labels cannot be what the sample holds.
+        UserError: the sample does not fit these classes.
     """
     usual: Style = "name" if exclusive else "probability" if len(labels) == 1 else "names"
     if sample is None:
@@ -96,35 +97,40 @@ def style_of(sample: Mapping[str, Sequence[str]] | None, labels: Sequence[str], 
     if len(columns) != 1 or columns[0] in labels:
         if not columns or not set(columns) <= set(labels):
             found = ", ".join(columns[:8]) or "none"
-            raise UserError(f"{origin}: expected id,label or a column for each label ({ours}), found columns {found}")
+            raise UserError(f"{origin}: expected id,label or one column per class ({ours}), found columns {found}")
         return "columns"
     cells = sample[columns[0]]
     known = {word for cell in cells for word in cell.split()}
     example = next((cell for cell in cells if cell.strip()), "")
     if known and all(NUMBER.fullmatch(word) for word in known) and any("." in word for word in known):
         if len(labels) > 2 or (len(labels) == 2 and not exclusive):
-            raise UserError(f"{origin}: one probability an image is wanted (such as {example}), the labels are {ours}")
+            raise UserError(
+                f"{origin}: one probability per image (such as {example}) needs one class or two exclusive ones, found "
+                f"{ours}"
+            )
         return "probability"
     if known and known.isdisjoint(labels):
-        raise UserError(f"{origin}: its cells (such as {example}) hold none of the labels {ours}; train on these names")
+        raise UserError(f"{origin}: expected {ours} in its cells, found {example}; train on the names in this file")
     if any(len(cell.split()) > 1 for cell in cells) and usual != "names":
-        raise UserError(f"{origin}: several labels an image are wanted (such as {example}), these are one of {ours}")
+        raise UserError(
+            f"{origin}: its images have several classes (such as {example}), but the network predicts one of {ours}"
+        )
     return usual
 
 
 def check_class_submission(
     path: str | Path, sample: str | Path | None, labels: Sequence[str], exclusive: bool
 ) -> Verdict:
-    """Look at header, ids, order and every cell of a submission of labels.
+    """Check header, ids, order and every cell of a submission of image classes.
 
     Args:
         path: the csv file.
-        sample: the competition's sample_submission.csv, whose header, ids, order and style are the right ones; or None.
-        labels: K names.
-        exclusive: an image has exactly one of them.
+        sample: the competition's sample submission with the expected header, ids, order and style; or None.
+        labels: names of the K classes.
+        exclusive: whether an image has exactly one of the classes.
 
     Raises:
-        UserError: no such file, no table in it, or a sample that wants something else than these labels.
+        UserError: a file does not exist or is not a table, or the sample does not fit these classes.
     """
     table, expected = read_table(path), read_table(sample) if sample else None
     header, wanted = list(table), list(expected or HEADER)
@@ -147,7 +153,7 @@ def check_class_submission(
 
 
 def _check_ids(ids: Sequence[str], expected: Sequence[str] | None, verdict: Verdict) -> None:
-    """Each image has one row, in the sample's order."""
+    """Check that each image has one row, in the order of the sample."""
     if again := len(ids) - len(set(ids)):
         verdict.problems.append(f"ids: {again} rows repeat an id (such as {Counter(ids).most_common(1)[0][0]})")
     if expected is None:
@@ -163,18 +169,18 @@ def _check_ids(ids: Sequence[str], expected: Sequence[str] | None, verdict: Verd
 
 
 def _fault(style: Style, cell: str, labels: Sequence[str]) -> str | None:
-    """What is wrong with a cell."""
+    """Return what is wrong with a cell, or None."""
     words = cell.split()
     if not words:
-        return "an empty cell"
+        return "the cell is empty"
     if style in ("probability", "columns"):
         number = float(cell) if NUMBER.fullmatch(cell) else None
         return None if number is not None and number <= 1 else f"expected a probability in [0, 1], found {cell}"
     if unknown := [word for word in words if word not in labels]:
-        return f"{unknown[0]} is no label"
+        return f"{unknown[0]} is not a class"
     if cell != " ".join(dict.fromkeys(words)):
-        return f"a label twice, or more than one blank between two: {cell}"
-    return f"expected one label, found {cell}" if style == "name" and len(words) > 1 else None
+        return f"expected each class once, with one blank between two, found {cell}"
+    return f"expected one class, found {cell}" if style == "name" and len(words) > 1 else None
 
 
 def _cells(
@@ -184,7 +190,7 @@ def _cells(
     columns: Sequence[str],
     thresholds: Mapping[str, float] | None,
 ) -> Iterator[list[str]]:
-    """The cells of each column."""
+    """Yield the cells of each column."""
     if style == "columns":
         yield from (_numbers(array[:, labels.index(name)]) for name in columns)
     elif style == "probability":
@@ -198,23 +204,23 @@ def _cells(
 
 
 def _in_order(thresholds: Mapping[str, float] | None, labels: Sequence[str]) -> np.ndarray:
-    """(K,) float64."""
+    """Return the thresholds in the order of the classes, (K,) float64."""
     if thresholds is None:
         return np.full(len(labels), 0.5)
     if missing := [name for name in labels if name not in thresholds]:
-        raise UserError(f"labels.json: no threshold for {missing[0]}; fit the thresholds of these labels")
+        raise UserError(f"labels.json: no threshold for {missing[0]}; run optimize_threshold.py for these classes")
     return np.array([thresholds[name] for name in labels], dtype=np.float64)
 
 
 def _numbers(values: np.ndarray) -> list[str]:
-    """Decimals, as many as tell a float32 from its neighbours, without an exponent."""
+    """Format numbers as float32 without an exponent, with as many decimals as identify the value."""
     return [np.format_float_positional(value, trim="0") for value in values.astype(np.float32)]
 
 
-def _said(style: Style, labels: Sequence[str]) -> str:
+def _description(style: Style, labels: Sequence[str]) -> str:
     return {
         "probability": f"the probability of {labels[-1]}",
-        "name": "the most probable label",
-        "names": "the labels above their thresholds",
-        "columns": "the probability of each label",
+        "name": "the most probable class",
+        "names": "the classes above their thresholds",
+        "columns": "the probability of each class",
     }[style]

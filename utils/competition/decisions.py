@@ -1,6 +1,7 @@
-"""Decide once, before the first image is predicted, how predictions become a submission, and where each value is from.
+"""Decide how predictions become a submission, once, before the first image is predicted.
 
-A flag comes first, then what optimize_threshold.py has stored in the runs of the snapshots, then the default.
+Each value is taken from its flag, else from what optimize_threshold.py has stored in the runs of the snapshots, else
+from the default, and the decision records where it is from.
 """
 
 from collections.abc import Sequence
@@ -33,39 +34,40 @@ from utils.scoring.stored_thresholds import (
 )
 
 FOR_CLASSES = ("masks_fn", "fn", "submission_dir")
-"""What classes of images need of the flags of a submission."""
+"""Flags of a submission that apply to image classes."""
 Runs = Sequence[str | Path | None]
-"""The run folder of each snapshot (or mask file); None for one that lies in no run."""
+"""The run folder of each snapshot (or mask file); None for one outside of a run folder."""
 
 
 @dataclass(frozen=True)
 class MaskDecisions:
-    """How a mask file becomes a submission, or the scores of a validation fold."""
+    """Settings that turn a mask file into a submission or into the scores of a validation fold."""
 
     how: PostProcessing
     threshold_from: str
-    """Where the mask's threshold is from, a few words for the user ..."""
+    """Origin of the mask threshold, for messages."""
     instances_from: str
-    """... and the rules of instances."""
+    """Origin of the instance rules, for messages."""
     gate_threshold: float | None
-    """Images whose gate probability is not greater get an empty mask; None: there is no gate."""
+    """Images with a gate probability not greater than this are emptied; None if there is no gate."""
     gate_from: str
+    """Origin of the gate threshold, for messages; empty if there is no gate."""
     form: Format
-    """Whose rules the submission follows."""
+    """The competition format of the submission."""
     sample: Path | None
-    """The sample submission that ids and order are compared with."""
+    """The sample submission that determines ids and order."""
     folder: Path | None
-    """The packed folder of the images."""
+    """The packed folder of the images, if known."""
     notes: tuple[str, ...] = ()
-    """What the user should know of these choices, a line each."""
+    """Remarks on these values for the user, one per line."""
 
 
 @dataclass(frozen=True)
 class ClassDecisions:
-    """How a probability file becomes a submission of classes."""
+    """Settings that turn a probability file of image classes into a submission."""
 
     thresholds: dict[str, float] | None
-    """By class; None: .5 for all."""
+    """Threshold of each class; None: .5 for all."""
     sample: Path | None
     notes: tuple[str, ...] = ()
 
@@ -87,18 +89,18 @@ def decide_masks(
     Args:
         submission: the flags of the submission.
         rules: the flags of post-processing.
-        runs: where thresholds may be stored.
-        info: what the mask file says, or will say, of itself.
-        folder: the packed folder of its images.
+        runs: run folders that may hold stored thresholds.
+        info: description of the mask file, which need not exist yet.
+        folder: the packed folder of its images; None if unknown.
         has_border: whether borders are predicted.
-        scored: whether a validation fold is scored, and no submission is made ...
-        has_instances: ... and scored by instances too.
-        gate_th: what --gate_th says.
+        scored: True to score a validation fold instead of making a submission.
+        has_instances: whether the validation fold is also scored by instances.
+        gate_th: value of --gate_th.
         has_gate: whether there is a gate.
 
     Raises:
-        UsageError: flags that make no sense, alone, together, or with these data.
-        UserError: a stored result that is none.
+        UsageError: a flag is invalid, or contradicts another flag or the data.
+        UserError: a stored result is invalid.
     """
     check_rules(rules)
     _check_shares(submission.th, rules, gate_th, has_gate)
@@ -106,8 +108,8 @@ def decide_masks(
     form = _form(submission, rules, sample, scored)
     if rules.seed_th is not None and not has_border:
         raise UsageError(
-            f"--seed_th {rules.seed_th}: seeds are where mask minus border is greater, and these networks predict no "
-            "border; leave it out"
+            f"--seed_th {rules.seed_th}: seeds need a border (mask minus border > seed_th), but these networks predict "
+            "no border; leave it out"
         )
     of_instances = has_instances if scored else form.of_instances
     threshold, min_area, threshold_from, notes = _mask_threshold(submission.th, rules.min_area, runs, info, has_gate)
@@ -132,32 +134,32 @@ def decide_masks(
 def decide_classes(
     settings: PredictionSettings, runs: Runs, outputs: Sequence[str], exclusive: bool, info: PredictionInfo
 ) -> ClassDecisions:
-    """Decide how probabilities of classes are submitted.
+    """Decide how class probabilities are submitted.
 
     Args:
-        settings: the flags.
-        runs: where thresholds may be stored.
-        outputs: the classes.
-        exclusive: an image has exactly one of them.
-        info: what the probability file will say of itself.
+        settings: the flags of the predict script.
+        runs: run folders that may hold stored thresholds.
+        outputs: names of the classes.
+        exclusive: whether an image has exactly one of the classes.
+        info: description of the probability file, which need not exist yet.
 
     Raises:
-        UsageError: a flag that is about masks.
-        UserError: a labels.json that is none or lacks a class, a sample submission that wants something else.
+        UsageError: a flag applies only to masks.
+        UserError: a labels.json is invalid or lacks a class, or the sample submission does not fit these classes.
     """
     given = [flag for flag, value in (("gate", settings.gate.gate), ("tile", settings.predict.tile)) if value]
     for group in (settings.submission, settings.rules):
         flags = [entry for entry in fields(group) if entry.name not in FOR_CLASSES]
         given += [entry.name for entry in flags if getattr(group, entry.name) != entry.default]
     if given:
-        raise UsageError(f"--{given[0]}: is for masks, and the snapshot is of labels; leave it out")
+        raise UsageError(f"--{given[0]}: applies to masks, but the snapshot predicts image classes; leave it out")
     if settings.predict.part != "test" or list(outputs) == [NOT_EMPTY]:
         return ClassDecisions(None, None)
     stored, notes = choose_stored(read_class_thresholds, runs)
     sample = sample_in(settings.predict.data_dir)
     style = style_of(read_table(sample) if sample else None, outputs, exclusive, str(sample))
     if stored and style == "names" and (missing := [name for name in outputs if name not in stored.thresholds]):
-        raise UserError(f"{stored.path}: no threshold for {missing[0]}; fit the thresholds of these labels")
+        raise UserError(f"{stored.path}: no threshold for {missing[0]}; run optimize_threshold.py for these classes")
     notes += unlike(stored, info, runs) if stored else []
     return ClassDecisions(stored.thresholds if stored else None, sample, tuple(notes))
 
@@ -165,18 +167,18 @@ def decide_classes(
 def mask_threshold(
     th: float | None, min_area: int | None, runs: Runs, info: PredictionInfo | None = None
 ) -> tuple[float, int, str]:
-    """Return threshold, minimum area, and where the threshold is from, for masks that are only looked at.
+    """Return threshold, minimum area and the origin of the threshold for masks that are not submitted.
 
     Raises:
-        UsageError: th outside [0, 1] or min_area below 0.
-        UserError: a threshold.json that is none.
+        UsageError: th is outside [0, 1] or min_area is below 0.
+        UserError: a threshold.json is invalid.
     """
     _check_shares(th, RuleSettings(min_area=min_area), None, False)
     return _mask_threshold(th, min_area, runs, info or PredictionInfo(), False)[:3]
 
 
 def instance_rules(th: float | None, rules: RuleSettings, runs: Runs) -> tuple[InstanceRules, str]:
-    """Return the rules of instances and where they are from; raises as `mask_threshold` does."""
+    """Return the instance rules and their origin; raise errors as `mask_threshold` does."""
     _check_shares(th, rules, None, False)
     return _instance_rules(th, rules, runs, PredictionInfo())[:2]
 
@@ -184,17 +186,20 @@ def instance_rules(th: float | None, rules: RuleSettings, runs: Runs) -> tuple[I
 def _check_shares(th: float | None, rules: RuleSettings, gate_th: float | None, has_gate: bool) -> None:
     for flag, value in (("--th", th), ("--seed_th", rules.seed_th), ("--gate_th", gate_th)):
         if value is not None and not 0 <= value <= 1:
-            raise UsageError(f"{flag} {value}: a threshold of probabilities is in [0, 1]")
+            raise UsageError(f"{flag} {value}: expected a probability threshold in [0, 1]")
     if rules.min_area is not None and rules.min_area < 0:
-        raise UsageError(f"--min_area {rules.min_area}: a number of pixels is not negative")
+        raise UsageError(f"--min_area {rules.min_area}: expected a number of pixels, 0 or more")
     if gate_th is not None and not has_gate:
-        raise UsageError(f"--gate_th {gate_th}: there is no gate that it is for; name one, or leave it out")
+        raise UsageError(f"--gate_th {gate_th}: needs a gate; name one, or leave it out")
 
 
 def _mask_threshold(
     th: float | None, min_area: int | None, runs: Runs, info: PredictionInfo, gated: bool
 ) -> tuple[float, int, str, list[str]]:
-    """What flags say, else the stored threshold (behind a gate that of gate.json, which was found with it), else .5."""
+    """Return threshold, minimum area, origin and notes: from flags, else stored, else the defaults .5 and 0.
+
+    With a gate, the values of gate.json, which were fitted together with it, precede those of threshold.json.
+    """
     stored, notes = None, []
     for name in (GATE_FILE, THRESHOLD_FILE) if gated else (THRESHOLD_FILE,):
         if stored is None:
@@ -210,7 +215,7 @@ def _mask_threshold(
 def _instance_rules(
     th: float | None, rules: RuleSettings, runs: Runs, info: PredictionInfo
 ) -> tuple[InstanceRules, str, list[str]]:
-    """What flags say, else the stored rules, else the defaults."""
+    """Return the instance rules, their origin and notes: each rule from its flag, else stored, else the default."""
     stored, notes = choose_stored(read_instance_rules, runs)
     origin = str(stored.path) if stored else f"no {OBJECTS_FILE} found"
     flags = {"th": th, "seed_th": rules.seed_th, "min_area": rules.min_area, "fill_holes": rules.fill_holes}
@@ -224,7 +229,10 @@ def _instance_rules(
 
 
 def _gate(gate_th: float | None, has_gate: bool, runs: Runs, of_instances: bool) -> tuple[float | None, str, list[str]]:
-    """The flag, else the stored threshold of the gate (of instances that of objects.json, if it has one), else .5."""
+    """Return the gate threshold, its origin and notes: from the flag, else stored, else .5.
+
+    For instances, a gate threshold in objects.json precedes the one in gate.json.
+    """
     if not has_gate:
         return None, "", []
     stored: tuple[Stored | None, list[str]] = (None, [])
@@ -240,15 +248,15 @@ def _gate(gate_th: float | None, has_gate: bool, runs: Runs, of_instances: bool)
 
 
 def _missing_gate(runs: Runs) -> list[str]:
-    """Say in a line if the rules of instances were fitted behind a gate, which is not there now."""
+    """Return a note if the instance rules were fitted together with a gate but none is given now."""
     stored, _ = choose_stored(partial(read_gate, name=OBJECTS_FILE), runs)
     if stored is None or stored.threshold == OPEN:
         return []
-    return [f"{stored.path} was fitted together with a gate; give that gate with --gate, or fit the rules without one"]
+    return [f"{stored.path} was fitted together with a gate; add that gate with --gate, or fit the rules without one"]
 
 
 def _form(submission: SubmissionSettings, rules: RuleSettings, sample: Path | None, scored: bool) -> Format:
-    """What --format says, else what the columns of the sample submission say, else dsb2018 with --objects, else tgs."""
+    """Return the format: --format, else by the sample submission's columns, else dsb2018 with --objects, else tgs."""
     if submission.format:
         form, origin = FORMATS[submission.format], f"--format {submission.format}"
     elif sample is None:
@@ -264,7 +272,7 @@ def _form(submission: SubmissionSettings, rules: RuleSettings, sample: Path | No
     given = [flag for flag, is_given in about_instances.items() if is_given]
     if given and not form.of_instances and not scored:
         raise UsageError(
-            f"{given[0]}: {origin} has one row an image; leave it out, or take --format dsb2018 or airbus, which have "
-            "one row an object"
+            f"{given[0]}: {origin} has one row per image; leave it out, or use --format dsb2018 or airbus, which have "
+            "one row per object"
         )
     return form

@@ -1,4 +1,4 @@
-"""Kaggle's own client (the program `kaggle`), and safe unpacking of the archives that it fetches."""
+"""Run Kaggle's client (the program `kaggle`), and safely unpack the archives that it downloads."""
 
 import os
 import shutil
@@ -18,9 +18,9 @@ ADVICE = {
     "403": "accept the competition's rules on its page at Kaggle first",
     "404": "no such competition; its name is the last part of its page's address",
 }
-"""Status that Kaggle answers with -> what helps."""
+"""HTTP status of an error -> advice for the user."""
 UNSAID = ("Could not submit", "Could not find competition", "User cancelled")
-"""How the client says that it failed where its exit code does not."""
+"""Texts that the client prints when it fails with exit code 0."""
 
 NO_TOKEN = (
     "no Kaggle token found; make one in your Kaggle settings, under API, and save it as ~/.kaggle/access_token "
@@ -29,30 +29,30 @@ NO_TOKEN = (
 
 
 def find_client() -> str:
-    """The path of the client: the first on PATH, else the one beside this Python.
+    """Return the path of the client: the first on PATH, else the one in the folder of this Python.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the client is not installed.
     """
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which("kaggle") or shutil.which("kaggle", path=beside)
+    own_folder = str(Path(sys.executable).parent)
+    found = shutil.which("kaggle") or shutil.which("kaggle", path=own_folder)
     if found is None:
         raise UserError("the program kaggle is not installed; pip install -e '.[kaggle]'")
     return found
 
 
 def check_token(environment: Mapping[str, str] = os.environ) -> None:
-    """See that there is a token where the client looks for one; whether it is a good one, Kaggle says.
+    """Check that there is a token where the client looks for one; only Kaggle can tell whether it is valid.
 
     Raises:
-        UserError: there is none; the line says where it goes.
+        UserError: there is no token; the message says where to save it.
     """
     home = Path(environment.get("HOME") or Path.home())
     own = home / ".kaggle"
     elsewhere = Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
     settings = Path(environment.get("KAGGLE_CONFIG_DIR") or (own if own.exists() else elsewhere))
     files = [own / "access_token", own / "access_token.txt", own / "credentials.json", settings / "kaggle.json"]
-    if notebook := environment.get("KAGGLE_API_V1_TOKEN"):  # in Kaggle's own notebooks
+    if notebook := environment.get("KAGGLE_API_V1_TOKEN"):  # in Kaggle's notebooks
         files.append(Path(notebook))
     given = environment.get("KAGGLE_API_TOKEN") or (
         environment.get("KAGGLE_USERNAME") and environment.get("KAGGLE_KEY")
@@ -62,27 +62,27 @@ def check_token(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def ask_kaggle(client: str, words: Sequence[str]) -> str:
-    """Run the client and return what it answers; on a terminal its progress bar is shown.
+    """Run the client and return its output; show its progress bar if stderr is a terminal.
 
     Raises:
-        UserError: it failed; the line has its reason, and what helps.
+        UserError: the client failed; the message has its reason and advice.
     """
     with subprocess.Popen(
         [client, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         try:
             errors = _echoed(child.stderr.fileno())
-            answer = child.stdout.read().decode(errors="replace").strip()
+            output = child.stdout.read().decode(errors="replace").strip()
         except BaseException:
             child.terminate()
             raise
-    if child.returncode or any(text in answer for text in UNSAID):
-        raise UserError(f"kaggle: {_reason(answer, errors)}")
-    return answer
+    if child.returncode or any(text in output for text in UNSAID):
+        raise UserError(f"kaggle: {_reason(output, errors)}")
+    return output
 
 
 def _echoed(descriptor: int) -> str:
-    """The last that a pipe had to say; a terminal sees all of it meanwhile, as a progress bar comes this way."""
+    """Return the last 4096 bytes of a pipe as text; copy all of it to a terminal, because it has the progress bar."""
     shown, tail = sys.stderr.isatty(), b""
     while chunk := os.read(descriptor, 4096):
         if shown:
@@ -92,30 +92,31 @@ def _echoed(descriptor: int) -> str:
     return tail.decode(errors="replace").strip()
 
 
-def _reason(answer: str, errors: str) -> str:
-    if answer.startswith("Authentication required"):
+def _reason(output: str, errors: str) -> str:
+    if output.startswith("Authentication required"):
         return ADVICE["401"]
-    said = (errors or answer or "it failed without a word").splitlines()[-1].strip()
-    advice = next((text for status, text in ADVICE.items() if said.startswith(f"{status} ")), None)
-    return f"{said}; {advice}" if advice else said
+    reason = (errors or output or "the client failed and printed no reason").splitlines()[-1].strip()
+    advice = next((text for status, text in ADVICE.items() if reason.startswith(f"{status} ")), None)
+    return f"{reason}; {advice}" if advice else reason
 
 
 LITTER = "__MACOSX"
-"""A folder of notes that one system puts into its archives."""
+"""Folder of metadata that macOS adds to archives."""
 
 
 class BrokenArchive(UserError):
-    """An archive that is best fetched again."""
+    """An archive that should be downloaded again."""
 
 
 def unzip_all(archive: Path, folder: Path) -> None:
-    """Unpack an archive, and the archives that lie at its top, which are then removed.
+    """Unpack an archive and the archives at its top level, and remove the latter.
 
-    train.zip inside goes to train/, unless it holds a folder (or, as train.csv.zip does, a file) of that name itself.
+    An inner train.zip is unpacked to train/, unless its only top-level entry is a folder, or a file as in
+    train.csv.zip, that has this name already.
 
     Raises:
-        BrokenArchive: no zip archive, a truncated, broken or encrypted one.
-        UserError: a name or a link in it leads out of the folder, or the disk has no room for it.
+        BrokenArchive: the file is not a zip archive, or is truncated, broken or encrypted.
+        UserError: a name or a link in an archive leads out of the folder, or the disk has too little room.
     """
     unzip(archive, folder)
     for inner in sorted(folder.glob("*.zip")):
@@ -125,7 +126,7 @@ def unzip_all(archive: Path, folder: Path) -> None:
 
 
 def unzip(archive: Path, folder: Path) -> None:
-    """Unpack one archive (raises as `unzip_all` does)."""
+    """Unpack one archive; raise errors as `unzip_all` does."""
     try:
         with ZipFile(archive) as file:
             entries = _files(file)
@@ -135,7 +136,7 @@ def unzip(archive: Path, folder: Path) -> None:
             for entry in progress_bar(entries, f"unzip {archive.name}", "file"):
                 file.extract(entry, folder)
     except (BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise BrokenArchive(f"{archive}: no zip archive, or a broken or encrypted one ({error})") from None
+        raise BrokenArchive(f"{archive}: not a zip archive, or a broken or encrypted one ({error})") from None
 
 
 def _files(file: ZipFile) -> list[ZipInfo]:
@@ -143,21 +144,25 @@ def _files(file: ZipFile) -> list[ZipInfo]:
 
 
 def _tops(archive: Path) -> set[str]:
-    """The first part of each name in an archive."""
+    """Return the names of the top-level entries of an archive."""
     try:
         with ZipFile(archive) as file:
             return {entry.filename.partition("/")[0] for entry in _files(file)}
     except BadZipFile:
-        return set()  # told when it is unpacked
+        return set()  # `unzip` reports it
 
 
 def _check_entry(archive: Path, entry: ZipInfo) -> None:
     path = PurePosixPath(entry.filename.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(entry.external_attr >> 16):
-        raise UserError(f"{archive}: refused, {entry.filename!r} in it leads out of the folder; nothing was unpacked")
+        raise UserError(
+            f"{archive}: refused, its entry {entry.filename!r} leads out of the folder; nothing was unpacked"
+        )
 
 
 def _check_room(archive: Path, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
     if needed > free:
-        raise UserError(f"{archive}: unpacked it takes {needed / 1e6:,.1f} MB, there is room for {free / 1e6:,.1f} MB")
+        raise UserError(
+            f"{archive}: needs {needed / 1e6:,.1f} MB to unpack, found {free / 1e6:,.1f} MB free; make room"
+        )

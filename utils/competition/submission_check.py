@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a submission and be seen without the truth."""
+"""Check a submission for all errors that can be found without the true masks."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,23 +18,23 @@ from utils.data.rle import paint, spans
 SHOWN = 10
 SAMPLES = ("sample_submission_v2.csv", "sample_submission.csv", "stage1_sample_submission.csv")
 LOOKED_AT = 500
-"""Images whose outline is followed, to tell the order of pixels: on large ones that takes longer than all the rest."""
+"""Number of images whose outlines are measured to check the order of pixels, which is slow on large images."""
 
 
 @dataclass
 class Verdict:
-    """What a check found."""
+    """Result of a check."""
 
     n_rows: int = 0
     n_images: int = 0
     n_empty: int = 0
     problems: list[str] = field(default_factory=list)
-    """with any of these the file must not be uploaded."""
+    """Errors; a file with any of them must not be uploaded."""
     warnings: list[str] = field(default_factory=list)
-    """it would be scored, but it looks odd."""
+    """Unusual properties of a file that would nevertheless be scored."""
 
     def as_text(self) -> str:
-        """One line if all is well; else the first problems, a line each, and their number."""
+        """Return the warnings, then one line if the file is valid, else the first problems and their number."""
         images = "" if self.n_images == self.n_rows else f" of {self.n_images} images"
         rows = f"{self.n_rows} rows{images}, {self.n_empty} empty ({self.n_empty / max(self.n_images, 1):.1%})"
         lines = [f"warning: {line}" for line in self.warnings]
@@ -46,12 +46,12 @@ class Verdict:
 
 
 def sample_in(folder: str | Path) -> Path | None:
-    """The sample submission in a packed folder, under one of the names that competitions give it; None: none."""
+    """Return the sample submission in a packed folder, by the names that competitions use, or None."""
     return next((path for name in SAMPLES if (path := Path(folder) / name).is_file()), None)
 
 
 def read_ids(path: str | Path) -> list[str]:
-    """The ids of a csv of run-lengths, each once, in order; the cells are read past."""
+    """Return the ids of a csv of run-lengths, each once, in order; the run-lengths are not parsed."""
     rows = read_rows(path)
     _, header = next(rows)
     place = header.index(run_length_columns(header, path)[0])
@@ -61,19 +61,19 @@ def read_ids(path: str | Path) -> list[str]:
 def check_submission(
     path: str | Path, sample: str | Path | None, shapes: Shapes, form: Format | None = None
 ) -> Verdict:
-    """Look at header, ids, order and every cell of a submission, row by row, so that memory holds its ids only.
+    """Check header, ids, order and every cell of a submission, row by row, so that only the ids are in memory.
 
-    In formats of objects the rows of one id are the objects of one image: none may overlap another, and an empty cell
-    says that there is none, so that it stands alone. Elsewhere an id has one row.
+    In formats with one row per object, the rows of an id are the objects of one image. They must not overlap, and an
+    empty cell, which means no object, must be the only row of its id. In the other formats an id has one row.
 
     Args:
         path: the csv file.
-        sample: the competition's sample_submission.csv, whose header, ids and order are the right ones; or None.
-        shapes: (height, width) of the masks.
-        form: the format, whatever the sample's header; None: the sample's, or by the columns of the file itself.
+        sample: the competition's sample submission with the expected header, ids and order; or None.
+        shapes: (height, width) of the masks, for all or by id.
+        form: the format, regardless of the sample's header; None: by the columns of the sample, else of the file.
 
     Raises:
-        UserError: no such file, or no table in it.
+        UserError: the file does not exist or is not a table.
     """
     verdict, rows = Verdict(), read_rows(path)
     _, header = next(rows)
@@ -98,7 +98,7 @@ def check_submission(
 
 
 def _rows_by_id(ids: Iterator[str]) -> tuple[dict[str, int], set[str]]:
-    """How many rows each id has, and those ids whose rows do not stand together."""
+    """Return the number of rows of each id, and the ids whose rows are not consecutive."""
     rows_of: dict[str, int] = {}
     apart, last = set(), None
     for name in ids:
@@ -134,18 +134,18 @@ def _check_cells(
     apart: set[str],
     verdict: Verdict,
 ) -> None:
-    """Read every (line, id, run-lengths), one image at a time."""
-    unfinished: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # spans, of ids whose rows are apart
-    edges, looked_at = np.zeros(2, dtype=np.int64), 0  # of all masks, read as they should be, and the other way
+    """Check every (line, id, run-lengths), one image at a time."""
+    unfinished: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # spans of the ids whose rows are not consecutive
+    edges, looked_at = np.zeros(2, dtype=np.int64), 0  # length of all outlines, by column and by row
     for name, rows in groupby(cells, key=itemgetter(1)):
         shape = shapes.get(name) if isinstance(shapes, Mapping) else shapes
-        # on a square the two ways to read give one outline, transposed
+        # in a square image both orders give the same outline, transposed
         follow = shape is not None and shape[0] != shape[1] and looked_at < LOOKED_AT
         flat, objects = None, unfinished.get(name, [])
         if shape is not None and (form.of_instances or follow):
             flat = np.zeros(shape[0] * shape[1], dtype=np.int32)
             for number, earlier in enumerate(objects, start=1):
-                with suppress(ValueError):  # told when it was read
+                with suppress(ValueError):  # reported when it was read
                     paint(flat, *earlier, number)
         for line, _, cell in rows:
             verdict.n_empty += cell == ""
@@ -165,21 +165,21 @@ def _check_cells(
     elif verdict.n_rows and verdict.n_empty == 0 and form.has_empty:
         verdict.warnings.append("no mask is empty")
     right, wrong = edges[::-1] if form.by_row else edges
-    if wrong < 0.8 * right:  # a mask read in the wrong order falls apart
-        verdict.warnings.append(form.wrong_order.format("hang together"))
+    if wrong < 0.8 * right:  # masks read in the wrong order have longer outlines
+        verdict.warnings.append(form.wrong_order.format("have shorter outlines"))
 
 
 def _spans(cell: str, shape: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
-    """As `rle.spans`; also raises ValueError where run-lengths are not written in the one way that is usual."""
+    """Return the spans of run-lengths as `rle.spans` does; also raise ValueError if they are not in canonical form."""
     if shape is None:
-        raise ValueError("an image of unknown size")
+        raise ValueError("the size of this image is unknown")
     starts, ends = spans(cell, shape)
     pairs = np.stack([starts + 1, ends - starts], axis=1).ravel().tolist()
     if cell != " ".join(map(str, pairs)) or (starts[1:] == ends[:-1]).any():
-        raise ValueError("not the run-lengths of its mask; runs that touch are one, blanks are single")
+        raise ValueError("run-lengths are not in canonical form; merge runs that touch, use single blanks")
     return starts, ends
 
 
 def _edge(mask: np.ndarray) -> int:
-    """The number of neighbouring pixel pairs of which one is mask."""
+    """Return the number of neighbouring pixel pairs with different values: the length of all outlines."""
     return int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())

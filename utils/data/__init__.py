@@ -1,1 +1,1 @@
-"""From image folders to packed arrays and folds."""
+"""Image folders, packed arrays and folds."""

@@ -1,4 +1,4 @@
-"""Read the folds of a packed folder: which images are trained on and which are held out."""
+"""Folds of a packed folder: the images to train on and the held-out images."""
 
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from utils.data.image_ids import as_packed, id_column
 
 
 def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the packed images to train on and rows held out, by the column `fold` of train_with_folds.csv.
+    """Return the rows of the packed images to train on and the held-out rows, by the column `fold`.
+
+    The column is read from train_with_folds.csv in `data_dir`.
 
     Returns:
-        (train, val): int64 arrays, each ascending; together every id of the csv once.
+        (train, val): int64 arrays, each ascending; together they contain every packed image once.
 
     Raises:
-        UserError: no csv, ids that are not packed or the other way round.
+        UserError: the csv is missing, or its ids are not the ids of the packed images.
         UsageError: the fold does not exist.
     """
     path = _folds_table(data_dir)
@@ -28,8 +30,8 @@ def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarr
     if missing or unknown:
         example = missing[0] if missing else sorted(unknown)[0]
         raise UserError(
-            f"{path}: {len(missing)} packed images have no fold and {len(unknown)} of its ids are not packed "
-            f"(such as {example}); make the folds from the train.csv that was packed"
+            f"{path}: {len(missing)} packed images have no fold and {len(unknown)} ids in it are not packed "
+            f"(such as {example}); run make_folds.py on the train.csv that was packed"
         )
     if str(fold) not in set(fold_of.values()):
         folds = sorted(set(fold_of.values()), key=lambda name: (len(name), name))
@@ -39,11 +41,15 @@ def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarr
 
 
 def fold_numbers(data_dir: str | Path) -> list[int]:
-    """The folds of train_with_folds.csv, ascending; raises UserError as `fold_rows` does."""
+    """Return the fold numbers in train_with_folds.csv, ascending.
+
+    Raises:
+        UserError: the csv is missing, or a fold is not an integer.
+    """
     try:
         return sorted({int(fold) for fold in read_table(_folds_table(data_dir), "fold")["fold"]})
     except ValueError as error:
-        raise UserError(f"{_folds_table(data_dir)}: column fold: expected whole numbers ({error})") from None
+        raise UserError(f"{_folds_table(data_dir)}: column fold: expected integers ({error})") from None
 
 
 def _folds_table(data_dir: str | Path) -> Path:

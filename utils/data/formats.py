@@ -1,4 +1,4 @@
-"""How each competition wants its submission: columns, rows, the order of pixels, the metric."""
+"""Submission formats of the supported competitions: columns, rows, pixel order and metric."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -14,25 +14,25 @@ from utils.data.image_ids import id_column
 
 @dataclass(frozen=True)
 class Format:
-    """The rules that a submission follows."""
+    """Rules for the submissions of a competition."""
 
     name: str
     columns: tuple[str, str]
-    """(id, run-lengths)."""
+    """Names of the id column and the run-length column."""
     of_instances: bool
-    """one row an object, several an image, an empty cell for none; otherwise one row an image."""
+    """True: one row per object, or one row with an empty cell if an image has no object. False: one row per image."""
     by_row: bool
-    """pixels are numbered left to right, then top to bottom; otherwise top to bottom first."""
+    """True: pixels are numbered left to right, then top to bottom. False: top to bottom, then left to right."""
     metric: str
-    """what the competition scores by: iout, dsb2018 or airbus (utils/scoring/instance_metrics.py), dice."""
+    """Metric of the competition: iout, dice, or dsb2018 and airbus (utils/scoring/instance_metrics.py)."""
     has_empty: bool
-    """images with nothing in them belong to the set, so that a submission without an empty mask looks odd."""
+    """True if the test set contains images without any object, so that a submission without empty masks is unusual."""
 
     @property
     def wrong_order(self) -> str:
-        """What to say where masks make more sense with pixels numbered the other way."""
+        """Hint for masks that fit better with pixels numbered in the other order; {} is what the masks then do."""
         other, first = ("column by column", "left to right") if self.by_row else ("row by row", "top to bottom")
-        return f"read {other} the masks {{}}; run-lengths go {first} first"
+        return f"if pixels are read {other}, the masks {{}}; this format numbers pixels {first} first"
 
 
 FORMATS: dict[str, Format] = {
@@ -48,16 +48,17 @@ FORMATS: dict[str, Format] = {
         Format("carvana", ("img", "rle_mask"), of_instances=False, by_row=True, metric="dice", has_empty=False),
     )
 }
-"""Name -> the rules of the TGS Salt Identification Challenge, the 2018 Data Science Bowl, the Airbus Ship Detection
-Challenge and the Carvana Image Masking Challenge, each from the competition's page "Evaluation"."""
+"""Name -> rules of the TGS Salt Identification Challenge, the 2018 Data Science Bowl, the Airbus Ship Detection
+Challenge and the Carvana Image Masking Challenge, each taken from the competition's page "Evaluation"."""
 RLE_COLUMNS = tuple(dict.fromkeys(entry.columns[1] for entry in FORMATS.values()))
+"""Known names of run-length columns."""
 
 
 def run_length_columns(header: list[str], path: str | Path) -> tuple[str, str]:
-    """The names of the columns of ids and of run-lengths in a csv, such as id,rle_mask or ImageId,EncodedPixels.
+    """Return the names of a csv's id column and run-length column, such as (id, rle_mask) or (ImageId, EncodedPixels).
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of the two columns is missing.
     """
     ids = id_column(header, path)
     run_lengths = next((name for name in RLE_COLUMNS if name in header), None)
@@ -67,16 +68,16 @@ def run_length_columns(header: list[str], path: str | Path) -> tuple[str, str]:
 
 
 def format_of(header: list[str], ids: Iterable[str], path: str | Path = "submission") -> Format:
-    """The format that a csv has by its columns.
+    """Return the format of a csv by its columns.
 
-    The nuclei's and the ships' columns are the same, but the ships' ids end in .jpg. Known columns in a pair of their
-    own (ImageId,rle_mask) follow the rules of the column of ids; where that is of no competition (image_id), those of
-    the run-lengths.
+    DSB2018 and Airbus use the same columns, but the ids of Airbus end in .jpg. If no competition uses this pair of
+    columns (ImageId,rle_mask), the rules follow the id column; if no competition uses that id column (image_id), they
+    follow the run-length column.
 
     Args:
-        header: the csv's.
-        ids: its ids; one is looked at.
-        path: the csv, for the message.
+        header: column names of the csv.
+        ids: ids of the csv; only the first is read.
+        path: the csv, for the error message.
 
     Raises:
         UserError: a column is missing.
@@ -90,7 +91,11 @@ def format_of(header: list[str], ids: Iterable[str], path: str | Path = "submiss
 
 
 def read_format(path: str | Path) -> Format:
-    """The format of a csv file; only its first rows are read. Raises a UserError as `read_rows` and `format_of` do."""
+    """Return the format of a csv file, reading only its first rows.
+
+    Raises:
+        UserError: as `read_rows` and `format_of`.
+    """
     rows = read_rows(path)
     _, header = next(rows)
     id_column, _ = run_length_columns(header, path)

@@ -1,4 +1,4 @@
-"""ImageClasses of whole images: from a column of train.csv, or "is there anything in the mask?"."""
+"""Classes of images: read from a column of train.csv, or derived from masks (empty or not)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,43 +11,43 @@ from utils.core.tables import read_table
 from utils.data.image_ids import as_packed, id_column
 
 NOT_EMPTY = "not_empty"
-"""The one label of a gate: there is something in the mask."""
+"""The only class of a gate: the mask is not empty."""
 
 
 @dataclass(frozen=True)
 class ImageClasses:
-    """What is known of N images."""
+    """Classes of N images."""
 
     names: list[str]
-    """K names: whole numbers by size, else in alphabetical order."""
+    """K class names: in numeric order if all are whole numbers, otherwise in alphabetical order."""
     matrix: np.ndarray
-    """(N, K) uint8, 1 where the image has the label."""
+    """(N, K) uint8, 1 where the image has the class."""
     exclusive: bool
-    """whether an image has exactly one of them."""
+    """True if every image has exactly one class."""
 
 
 def read_classes(path: str | Path, column: str, ids: Sequence[str]) -> ImageClasses:
-    """The labels in a column of a csv with a row an image, such as train_with_folds.csv.
+    """Read the classes of images from a column of a csv with one row per image, such as train_with_folds.csv.
 
-    One label in every cell (cat, dog, 0, 1): an image has exactly one of them. Several words in some cell, between
-    blanks (Planet's tags): an image has any number of them, each word is a label. Which labels there are, and of which
-    kind, is taken from the whole column, so that it is the same for every fold.
+    If every cell holds one word (cat, dog, 0, 1), an image has exactly one class. If any cell holds several words,
+    separated by blanks (Planet's tags), every word is a class and an image has any number of them. The names of the
+    classes and their kind are determined from the complete column, so they are the same for every fold.
 
     Args:
-        path: the csv; utils/data/image_ids.py has the names that its column of ids may have.
-        column: the one with the labels.
-        ids: N images, whose rows are returned in this order.
+        path: the csv; utils/data/image_ids.py lists the names that its id column may have.
+        column: name of the column with the classes.
+        ids: ids of N images; the rows of the result are in this order.
 
     Raises:
-        UserError: no such file or column (of labels or of ids), an id without a row or with two that differ, an empty
-            cell, one label only, or another one for each image.
+        UserError: the file, the column or the id column is missing, an id has no row or two different ones, a cell is
+            empty, the column has only one class, or every image has a different class.
     """
     table = read_table(path, column)
     cells: dict[str, list[str]] = {}
     for name, cell in zip(as_packed(table[id_column(table, path)], ids), table[column], strict=True):
         words = cell.split()
         if cells.setdefault(name, words) != words:
-            raise UserError(f"{path}: two rows of {name} have different labels in column {column}; leave one of them")
+            raise UserError(f"{path}: two rows of {name} have different classes in column {column}; keep one of them")
     if missing := [name for name in ids if name not in cells]:
         raise UserError(f"{path}: no row for {len(missing)} of the {len(ids)} images (such as {missing[0]})")
     if empty := [name for name in ids if not cells[name]]:
@@ -55,9 +55,12 @@ def read_classes(path: str | Path, column: str, ids: Sequence[str]) -> ImageClas
     exclusive = all(len(words) <= 1 for words in cells.values())
     names = _in_order({word for words in cells.values() for word in words})
     if len(names) < 2:
-        raise UserError(f"{path}: column {column} has only one label, {names[0]}, so there is nothing to tell apart")
+        raise UserError(f"{path}: column {column}: expected two or more classes, found only {names[0]}")
     if exclusive and len(names) == len(cells) > 2:
-        raise UserError(f"{path}: column {column} has another label for each of the {len(cells)} images, so no classes")
+        raise UserError(
+            f"{path}: column {column}: expected classes that images share, "
+            f"found a different value for each of the {len(cells)} images"
+        )
     place = {name: number for number, name in enumerate(names)}
     matrix = np.zeros((len(ids), len(names)), dtype=np.uint8)
     for row, name in enumerate(ids):
@@ -66,7 +69,7 @@ def read_classes(path: str | Path, column: str, ids: Sequence[str]) -> ImageClas
 
 
 def nonempty_class(masks: np.ndarray) -> ImageClasses:
-    """Whether there is anything in each of N masks (N, H, W), what is not 0 is mask; read one at a time."""
+    """Return the class `not_empty` for N masks (N, H, W), read one at a time; nonzero pixels are mask."""
     matrix = np.fromiter((bool(mask.any()) for mask in masks), dtype=np.uint8, count=len(masks))
     return ImageClasses([NOT_EMPTY], matrix[:, None], exclusive=False)
 

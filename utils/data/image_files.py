@@ -1,4 +1,4 @@
-"""One picture file -> numpy: images as uint8, masks as 0 and 1, and errors that name the file."""
+"""Image files as numpy arrays: images as uint8, masks as 0 and 1, with errors that name the file."""
 
 import os
 from collections.abc import Iterator
@@ -14,25 +14,26 @@ if TYPE_CHECKING:
 
 
 class BrokenImage(UserError):
-    """An image that cannot be packed: it or its truth is broken, or the two do not fit together.
+    """An image that cannot be packed, because it or its truth is broken or the two do not match.
 
-    The message names the file and ends with what to do about it. Errors of the disk are OSErrors, not this one: a
-    picture is not broken because it could not be reached.
+    The message names the file and ends with what to do about it. Disk errors remain OSErrors, because an image that
+    could not be read from the disk is not necessarily broken.
     """
 
 
 def probe(path: str, with_pixels: bool) -> tuple[tuple[int, int], bool]:
-    """The size of an image, and whether it is grey.
+    """Return the size of an image and whether it is grey.
 
     Args:
         path: the image file.
-        with_pixels: decode colour images too, to find the grey ones among them; otherwise only the header is read.
+        with_pixels: decode the pixels, to find colour images whose channels are equal; otherwise only the header is
+            read.
 
     Returns:
-        ((height, width), grey): grey is True for one channel, and for three that are equal (if `with_pixels`).
+        ((height, width), grey): grey is True for one channel and, if `with_pixels`, for three equal channels.
 
     Raises:
-        BrokenImage: not a whole picture.
+        BrokenImage: truncated or invalid image file.
     """
     with _opened(path) as picture:
         size = picture.size[1], picture.size[0]
@@ -43,17 +44,17 @@ def probe(path: str, with_pixels: bool) -> tuple[tuple[int, int], bool]:
 
 
 def read_image(path: str, channels: int) -> np.ndarray:
-    """An image, without its alpha channel; 16-bit grey keeps its upper 8 bits.
+    """Read an image without its alpha channel; 16-bit grey is reduced to its upper 8 bits.
 
     Args:
         path: the image file.
-        channels: 1 takes the first channel, 3 repeats a single one.
+        channels: 1 takes the first channel, 3 repeats the channel of a grey image.
 
     Returns:
         (H, W, channels) uint8, [0, 255].
 
     Raises:
-        BrokenImage: not a whole picture.
+        BrokenImage: truncated or invalid image file.
     """
     with _opened(path) as picture:
         pixels = _pixels(picture, path)
@@ -65,16 +66,17 @@ def read_image(path: str, channels: int) -> np.ndarray:
 
 
 def read_mask(path: str) -> tuple[np.ndarray, list[str]]:
-    """A mask: what is brighter than half of the file's range (8 or 16 bit; a colour is as bright as its best channel).
+    """Read a mask: pixels brighter than half of the file's range (8 or 16 bit) are mask.
 
-    A file that holds 0 and 1 only is taken as it is: half of the range would lose all of it.
+    The brightness of a colour pixel is its largest channel. A file that contains only 0 and 1 is used as it is,
+    because all of its pixels are below half of the range.
 
     Returns:
-        (mask, flaws): (H, W) uint8, 0 or 1; and which of "masks_not_binary" (more than two values) and "masks_too_dark"
-        (something in it, but nothing above half of the range) apply.
+        (mask, flaws): (H, W) uint8, 0 or 1; and a list with "masks_not_binary" if the file has more than two values and
+        "masks_too_dark" if it has values greater than 1 but none above half of the range.
 
     Raises:
-        BrokenImage: not a whole picture.
+        BrokenImage: truncated or invalid image file.
     """
     with _opened(path) as picture:
         pixels = _pixels(picture, path)
@@ -90,7 +92,7 @@ def read_mask(path: str) -> tuple[np.ndarray, list[str]]:
 
 
 def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W, C) uint8 -> (*shape, C): the mean over areas where it shrinks, bilinear otherwise."""
+    """Resize (H, W, C) uint8 to (*shape, C): by area averaging if neither side grows, otherwise bilinearly."""
     import cv2
 
     shrinks = shape[0] <= image.shape[0] and shape[1] <= image.shape[1]
@@ -99,43 +101,45 @@ def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint8 or uint16 -> `shape`: the nearest pixel, so that no value is made up."""
+    """Resize (H, W) uint8 or uint16 to `shape` with nearest-neighbour sampling, so that no new values appear."""
     import cv2
 
-    # plain INTER_NEAREST takes the upper left pixel instead of the middle one, half a pixel off from the image
+    # INTER_NEAREST takes the upper left pixel instead of the middle one, which shifts the mask by half a pixel
     return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 @contextmanager
 def _opened(path: str) -> Iterator["Image"]:
-    """The file, opened; whatever a decoder raises becomes one line that names it."""
+    """Open an image file; turn any error of the decoder into one line that names the file."""
     from PIL import Image
 
     if os.path.getsize(path) == 0:
-        raise BrokenImage(f"{path}: expected a picture, found an empty file of 0 bytes; fetch it again")
+        raise BrokenImage(f"{path}: expected an image, found an empty file of 0 bytes; download it again")
     try:
         with Image.open(path) as picture:
             if picture.format in ("GIF", "TIFF") and picture.is_animated:
-                raise BrokenImage(f"{path}: expected one picture, found several frames or pages; keep one of them")
+                raise BrokenImage(f"{path}: expected one image, found several frames or pages; keep one of them")
             yield picture
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... for broken files
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and others
         if isinstance(error, OSError) and error.errno:
-            raise  # the disk or the permissions, not the picture
-        reason = "no known picture format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise BrokenImage(f"{path}: expected a whole picture, found a broken one ({reason}); fetch it again") from None
+            raise  # a disk or permission error, so the image itself may be valid
+        reason = "unknown image format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise BrokenImage(
+            f"{path}: expected an image, found a truncated or invalid file ({reason}); download it again"
+        ) from None
 
 
 def _pixels(picture: "Image", path: str) -> np.ndarray:
-    """(H, W) or (H, W, 3), uint8 or (grey only) uint16."""
+    """Return the pixels of an opened image: (H, W) or (H, W, 3), uint8 or (grey only) uint16."""
     mode = picture.mode
     if mode in ("P", "PA"):
-        return np.asarray(picture.convert("RGBA"))[..., :3]  # straight to RGB warns where the palette has alpha
+        return np.asarray(picture.convert("RGBA"))[..., :3]  # Pillow warns if a palette with alpha is converted to RGB
     if mode.startswith("I;16"):
         return np.asarray(picture).astype(np.uint16)
     if mode in ("I", "F"):
-        raise BrokenImage(f"{path}: expected 8 or 16 bits a channel, found 32 bits (mode {mode}); convert it")
+        raise BrokenImage(f"{path}: expected 8 or 16 bits per channel, found 32 bits (mode {mode}); convert it")
     if mode in ("L", "RGB"):
         return np.asarray(picture)
     if mode in ("LA", "RGBA"):

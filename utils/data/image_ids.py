@@ -1,4 +1,4 @@
-"""Ids of images in csv files: which column holds them, and which packed image each one means."""
+"""Image ids in csv files: the column that holds them, and the packed image that each one refers to."""
 
 import os
 from collections.abc import Collection, Iterable
@@ -8,24 +8,25 @@ from utils.core.errors import UserError
 from utils.core.names import nearest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
-"""Of pictures."""
+"""Suffixes of image files, in lower case."""
 
 ID_COLUMNS = (
     *("id", "ImageId", "img", "image_id", "image_name", "image", "Image"),
     *("filename", "file_name", "file", "id_code", "Id"),
 )
-"""What columns of ids are called; the first that a csv has is the one (`Id` beside `Image` is a class of whales)."""
+"""Known names of id columns; the first that a csv has is used. `Id` comes last, because in the whale competition it is
+the class, next to `Image`."""
 
 
 def id_column(header: Collection[str], path: str | Path) -> str:
-    """The name of the column of ids.
+    """Return the name of the id column.
 
     Args:
-        header: names of columns.
-        path: the csv, for the message.
+        header: column names of the csv.
+        path: the csv, for the error message.
 
     Raises:
-        UserError: there is none.
+        UserError: no column has one of the known names.
     """
     for name in ID_COLUMNS:
         if name in header:
@@ -34,20 +35,20 @@ def id_column(header: Collection[str], path: str | Path) -> str:
 
 
 def stem_of(name: str) -> str:
-    """An id without the suffix of a picture, where it has one."""
+    """Return an id without its image suffix, if it has one."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in SUFFIXES else name
 
 
 def as_packed(names: Iterable[str], ids: Collection[str]) -> list[str]:
-    """Ids of a csv as the packed images are called.
+    """Return the ids of a csv in the form that the packed images have.
 
-    Packing takes the suffix of a picture off where a layout tells images by their stem, while the csv keeps it: what is
-    no packed id loses its suffix.
+    In layouts that identify images by their stem, packing removes the image suffix, while the csv may keep it.
+    Therefore the suffix is removed from every id that is not a packed id.
 
     Args:
-        names: of the csv.
-        ids: of the packed images.
+        names: ids of the csv.
+        ids: ids of the packed images.
     """
     known = set(ids)
     return [name if name in known else stem_of(name) for name in names]

@@ -1,6 +1,6 @@
-"""The folder layouts that images and masks come in: which one a folder has, and what belongs to what.
+"""Known folder layouts of images and masks: detection of the layout, and matching of images with their truth.
 
-A layout is one function (folder -> Source, or None where the folder looks otherwise) and one entry in LAYOUTS.
+A layout is one function (folder -> Source, or None if the folder has another layout) and one entry in LAYOUTS.
 """
 
 import os
@@ -26,46 +26,47 @@ from utils.data.source_files import (
 
 
 class Item(NamedTuple):
-    """One image, and where its truth is. Paths are text: a Path takes several times the memory."""
+    """One image and the location of its truth. Paths are str, because a Path takes several times the memory."""
 
     id: str
     image: str
     mask: str | None = None
-    """A mask file."""
+    """Path of the mask file."""
     objects: str | None = None
-    """A folder of mask files, one object each."""
+    """Path of a folder with one mask file per object."""
     run_lengths: tuple[str, ...] | None = None
-    """The cells of its rows in a csv: the truth itself where there are no files, else what files are compared with."""
+    """Run-lengths of the image in a csv: the truth if there are no mask files, otherwise compared with them."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was found in a folder, in the order in which it is to be packed."""
+    """Images and tables found in a folder, in the order in which they are packed."""
 
     train: list[Item]
     test: list[Item] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
     """csv files that the packed folder needs too: train.csv, depths.csv, sample_submission.csv."""
     run_length_table: Path | None = None
-    """The csv that holds the run-lengths of `train`."""
+    """csv with the run-lengths of `train`."""
     class_table: Path | None = None
-    """The csv that says of each image of `train` what it shows; then there are no masks."""
+    """csv with the classes of the images in `train`, if they have classes instead of masks."""
     has_instances: bool = False
-    """Whether the truth tells objects apart."""
+    """True if the truth distinguishes the objects of an image."""
     layout: str = ""
     folder: str = ""
 
     @property
     def parts(self) -> dict[str, list[Item]]:
-        """{"train": items, "test": items}, without a part that has no images."""
+        """{"train": items, "test": items}, without parts that have no images."""
         return {part: items for part, items in (("train", self.train), ("test", self.test)) if items}
 
 
 def find_source(data_dir: str | Path) -> Source:
-    """Find out which layout a folder has, and list it.
+    """Detect the layout of a folder and list its images.
 
     Raises:
-        UserError: no such folder, no known layout, or a layout with something missing, double or unlisted.
+        UserError: the folder does not exist, has no known layout, or has files that are missing, duplicated or not
+            listed in its csv.
     """
     folder = Path(data_dir)
     if not folder.is_dir():
@@ -76,7 +77,7 @@ def find_source(data_dir: str | Path) -> Source:
     for name, (_, finder) in LAYOUTS.items():
         source = finder(folder)
         if source and not source.train:
-            raise UserError(f"--data_dir {folder}: expected images with masks (layout {name}), found test images only")
+            raise UserError(f"--data_dir {folder}: expected training images (layout {name}), found only test images")
         if source:
             return replace(source, layout=name, folder=str(folder))
     looked_for = "; ".join(f"{name}: {looks}" for name, (looks, _) in LAYOUTS.items())
@@ -104,7 +105,9 @@ def _flat(folder: Path) -> Source | None:
     if train_rows is None:
         train_rows = {stem: [] for stem in pictures if stem not in test_rows}
     if both := [name for name in train_rows if name in test_rows]:
-        raise UserError(f"{test_table}: {both[0]} is in train.csv too ({len(both)} such); an image is of one part only")
+        raise UserError(
+            f"{test_table}: {both[0]} is also in train.csv (affected: {len(both)}); remove it from one of the two"
+        )
     need(train_rows, pictures, train_table, f"has no image in {images}")
     need(test_rows, pictures, test_table, f"has no image in {images}")
     need(pictures, {*train_rows, *test_rows}, images, f"is in neither {train_table.name} nor {test_table.name}")
@@ -125,7 +128,7 @@ def _carvana(folder: Path) -> Source | None:
         return None
     of_image = {stem.removesuffix("_mask"): path for stem, path in pictures_in(masks).items()}
     test = _test(folder / "test", folder / "sample_submission.csv")
-    # its train_masks.csv counts row by row, not column by column: nothing to compare with
+    # train_masks.csv of Carvana numbers pixels row by row, so that the masks are not compared with it
     train = _pair(images_in(images), images, of_image, masks)
     return Source(train, test, _tables(folder))
 
@@ -156,7 +159,7 @@ def _airbus(folder: Path) -> Source | None:
     pictures = in_csv_order(images_in(images), rows, images, table)
     train = [Item(name, path, run_lengths=tuple(rows[name])) for name, path in pictures.items()]
     test, order = _test_and_order(folder, "test_v2", "test/images", "test")
-    if any(name != stem_of(name) for name in rows):  # ids are names of files here
+    if any(name != stem_of(name) for name in rows):  # the ids of this csv are file names
         test = [item._replace(id=os.path.basename(item.image)) for item in test]
     return Source(train, test, order, table, has_instances=True)
 
@@ -181,15 +184,21 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Source | None]]] = {
     "carvana": ("train and train_masks/*_mask.gif", _carvana),
     "dsb2018": ("stage1_train/<id>/images and masks", _dsb2018),
     "airbus": ("train_v2, train or images, and a csv of run-lengths", _airbus),
-    "labels": ("train, train-jpg or images, a csv with a column of labels, and no masks", _labels),
+    "labels": ("train, train-jpg or images, a csv with a column of classes, and no masks", _labels),
 }
-"""Name -> (what a folder of this layout holds, the function that lists it); the first that fits is taken."""
+"""Name -> (contents of a folder with this layout, function that lists it); the first layout that matches is used."""
 NOT_FOR_TRAINING = ("train_with_folds.csv", "truth.csv")
-"""csv files with run-lengths that are made from others, or are of the test images (utils/make_demo.py)."""
+"""csv files with run-lengths that are derived from train.csv or belong to the test images (utils/make_demo.py)."""
 
 
 def _run_length_table(folder: Path) -> Path | None:
-    """The csv with run-lengths (or else the one for training, whose columns are then complained of)."""
+    """Return the csv with run-lengths, or None.
+
+    Without run-lengths and classes, the training csv is returned, whose columns then cause an error.
+
+    Raises:
+        UserError: there are several.
+    """
     tables = [
         path
         for path in sorted(folder.glob("*.csv"))
@@ -201,7 +210,7 @@ def _run_length_table(folder: Path) -> Path | None:
     tables = with_run_lengths or [path for path in tables if path.name.startswith("train")]
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
-        raise UserError(f"{folder}: expected one csv of run-lengths, found {names}; move the others away")
+        raise UserError(f"{folder}: expected one csv with run-lengths, found {names}; move the others away")
     return tables[0] if tables else None
 
 
@@ -212,7 +221,11 @@ def _pair(
     masks_dir: Path,
     rows: dict[str, list[str]] | None = None,
 ) -> list[Item]:
-    """Each image with its mask and, from `rows`, its run-lengths."""
+    """Return each image with its mask and, from `rows`, its run-lengths.
+
+    Raises:
+        UserError: a mask or an image is missing.
+    """
     need(images, masks, images_dir, f"has no mask in {masks_dir}")
     need(masks, images, masks_dir, f"has no image in {images_dir}")
     cells = rows or {}
@@ -220,16 +233,16 @@ def _pair(
 
 
 def _test(images: Path, order: Path) -> list[Item]:
-    """The images without truth, in the order of the sample submission."""
+    """Return the images without truth, in the order of the sample submission."""
     if not images.is_dir():
         return []
-    rows = rows_of(order, as_written=True)  # a submission has to have these very ids
+    rows = rows_of(order, as_written=True)  # a submission must have exactly these ids
     return [Item(name, path) for name, path in in_csv_order(images_in(images), rows, images, order).items()]
 
 
 def _test_and_order(folder: Path, *places: str) -> tuple[list[Item], list[Path]]:
-    """The images without truth from the first of some folders, and the sample submission, if there is one."""
-    order = max(folder.glob("sample_submission*.csv"), default=folder / "sample_submission.csv")  # _v2 before none
+    """Return the images without truth from the first of some folders, and the sample submission, if there is one."""
+    order = max(folder.glob("sample_submission*.csv"), default=folder / "sample_submission.csv")  # prefers _v2
     images = next((folder / place for place in places if (folder / place).is_dir()), folder / places[0])
     return _test(images, order), [order] if order.is_file() else []
 

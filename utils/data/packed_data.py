@@ -1,12 +1,12 @@
-"""The stacked arrays on disk: one folder holds all images of a set, memory-mapped, with a manifest that describes them.
+"""Packed folders: all images of a set in memory-mapped arrays, and a manifest that describes them.
 
-manifest.json      what is there: ids in order, shapes, dtypes, sha256, the layout it came from
+manifest.json      ids in order, shapes, dtypes, sha256, the layout of the source
 train_images.npy   (N, H, W, C) uint8, C = 1 (grey) or 3 (RGB)
-train_masks.npy    (N, H, W) uint8, 0 or 1; not where images have labels in train.csv instead
-train_labels.npy   (N, H, W) uint16, 0 = background, 1.. = objects; where the source has objects
-test_images.npy    as train_images.npy
-train.csv          a row an image; utils/data/image_ids.py has the names that its column of ids may have
-train_with_folds.csv   the same with a column `fold` (utils/make_folds.py)
+train_masks.npy    (N, H, W) uint8, 0 or 1; missing if train.csv has classes of images instead
+train_labels.npy   (N, H, W) uint16, 0 = background, 1.. = objects; only if the source distinguishes objects
+test_images.npy    like train_images.npy
+train.csv          one row per image; utils/data/image_ids.py lists the names that its id column may have
+train_with_folds.csv   train.csv with a column `fold` (utils/make_folds.py)
 """
 
 import hashlib
@@ -25,45 +25,45 @@ from utils.core.records import from_plain, to_plain
 MANIFEST = "manifest.json"
 FORMAT = 1
 Shapes = tuple[int, int] | Mapping[str, tuple[int, int]]
-"""(height, width) of all masks, or of each id."""
+"""(height, width) of all images, or id -> (height, width)."""
 
 
 @dataclass(frozen=True)
 class ArrayEntry:
-    """What the manifest says of an array."""
+    """Manifest entry of an array."""
 
     file: str
     shape: tuple[int, ...]
     dtype: str
     sha256: str
-    """Of its bytes, without the header."""
+    """Digest of the array's bytes, without the header of the file."""
 
 
 @dataclass(frozen=True)
 class PartEntry:
-    """What the manifest says of a part."""
+    """Manifest entry of a part (train or test)."""
 
     ids: list[str]
     arrays: dict[str, ArrayEntry]
-    """images, masks, labels."""
+    """Entries by name: images, masks, labels."""
     sizes: list[list[int]] | None = None
-    """(height, width) of each source image where packing resized them."""
+    """(height, width) of each source image; None if packing did not resize them."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a packed folder says of itself."""
+    """Description of a packed folder."""
 
     layout: str = ""
-    """The folder layout that it was packed from."""
+    """Layout of the source folder."""
     fingerprint: str = ""
-    """A digest of the source, to see whether it is packed already."""
+    """Digest of the source, to detect that it is already packed."""
     tables: dict[str, str] = field(default_factory=dict)
-    """csv files that packing has copied or made -> their sha256."""
+    """csv files that packing copied or created -> their sha256."""
     parts: dict[str, PartEntry] = field(default_factory=dict)
-    """By name, train or test."""
+    """Entries by part, train or test."""
     report: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What was seen while packing, for each part."""
+    """Findings of packing, by part (utils/data/packing_report.py)."""
 
 
 @dataclass(frozen=True)
@@ -75,25 +75,26 @@ class PackedImages:
     masks: np.ndarray | None
     """(N, H, W) uint8, 0 or 1, memory-mapped; None for images without truth."""
     instances: np.ndarray | None
-    """(N, H, W) uint16, objects numbered from 1; None where the source has none."""
+    """(N, H, W) uint16, 0 = background, objects numbered from 1; None if the source does not distinguish objects."""
     ids: list[str]
     sizes: list[tuple[int, int]] | None
-    """(height, width) of each source image where packing resized them; None where sizes are as they were."""
+    """(height, width) of each source image; None if packing did not resize them."""
     digest: str
-    """sha256 of images (and masks) as packed: what a snapshot says it was trained on."""
+    """First 16 digits of each array's sha256, joined by ":"; snapshots record it to identify their training data."""
 
     @property
     def images_digest(self) -> str:
-        """The digest of the images alone, whatever is known of their masks."""
+        """Digest of the images alone, regardless of their masks."""
         return self.digest.partition(":")[0]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width) of every image here."""
+        """(height, width) of every packed image."""
         return self.images.shape[1], self.images.shape[2]
 
     @property
     def channels(self) -> int:
+        """Channels of every packed image: 1 (grey) or 3 (RGB)."""
         return self.images.shape[3]
 
 
@@ -101,29 +102,29 @@ def read_manifest(data_dir: str | Path) -> Manifest:
     """Read the manifest of a packed folder.
 
     Raises:
-        UserError: the folder is missing or not packed (the message has the command that packs it).
+        UserError: the folder is missing or not packed (the message contains the command that packs it).
     """
     folder = Path(data_dir)
     if not folder.is_dir():
         raise UserError(f"--data_dir {folder}: no such folder")
     if not (folder / MANIFEST).is_file():
         raise UserError(
-            f"--data_dir {folder}: no {MANIFEST} in it, so it is not packed (or packing was cut short); "
+            f"--data_dir {folder}: it has no {MANIFEST}, so it is not packed (or packing was interrupted); "
             f"run: python utils/stack_and_save.py --data_dir {folder}"
         )
     values = read_json(folder / MANIFEST)
     if not isinstance(values, dict) or values.get("format") != FORMAT or "parts" not in values:
-        raise UserError(f"{folder / MANIFEST}: not a manifest of format {FORMAT}; pack the folder again")
+        raise UserError(f"{folder / MANIFEST}: expected a manifest of format {FORMAT}; pack the folder again")
     return from_plain(Manifest, values, str(folder / MANIFEST), "pack the folder again")
 
 
 def write_manifest(data_dir: Path, manifest: Manifest) -> None:
-    """Write the manifest, after everything that it describes."""
+    """Write the manifest; call this after everything that it describes has been written."""
     write_json(data_dir / MANIFEST, {"format": FORMAT, **to_plain(manifest)})
 
 
 def manifest_if_any(data_dir: str | Path) -> Manifest:
-    """Read the manifest of a packed folder; an empty one where there is none that can be read."""
+    """Read the manifest of a packed folder; return an empty one if it is missing or invalid."""
     try:
         return read_manifest(data_dir)
     except UserError:
@@ -131,19 +132,19 @@ def manifest_if_any(data_dir: str | Path) -> Manifest:
 
 
 def skipped_images(data_dir: str | Path) -> dict[str, str]:
-    """Return the training images that --skip_broken left out when a folder was packed: id -> reason."""
+    """Return id -> reason for the training images that --skip_broken left out when a folder was packed."""
     return manifest_if_any(data_dir).report.get("train", {}).get("skipped", {})
 
 
 def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
-    """One part of a packed folder, memory-mapped.
+    """Open one part of a packed folder, memory-mapped.
 
     Raises:
-        UserError: not packed, no such part, or an array that is not what the manifest says.
+        UserError: the folder is not packed, has no such part, or has an array that does not match the manifest.
     """
     folder, manifest = Path(data_dir), read_manifest(data_dir)
     if part not in manifest.parts:
-        raise UserError(f"{folder}: holds no {part} images, only {', '.join(manifest.parts)}")
+        raise UserError(f"{folder}: expected {part} images, found only {', '.join(manifest.parts)}")
     described = manifest.parts[part]
     arrays = {name: _open_described(folder, entry) for name, entry in described.arrays.items()}
     return PackedImages(
@@ -160,22 +161,22 @@ def _open_described(folder: Path, entry: ArrayEntry) -> np.ndarray:
     array = open_array(folder / entry.file)
     if array.shape != entry.shape or str(array.dtype) != entry.dtype:
         raise UserError(
-            f"{folder / entry.file}: the manifest says {entry.dtype} {entry.shape}, "
+            f"{folder / entry.file}: expected {entry.dtype} {entry.shape} as in the manifest, "
             f"found {array.dtype} {array.shape}; pack the folder again"
         )
     return array
 
 
 def ids_digest(ids: Iterable[str]) -> str:
-    """16 hex digits that say which images these are, and in which order."""
+    """Return 16 hex digits that identify the images and their order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 def shapes_of(data_dir: str | Path) -> Shapes:
-    """Sizes of the source images of a packed folder: one for all, or by id where they differ.
+    """Return the source sizes of the images in a packed folder: one size for all, or sizes by id if they differ.
 
     Raises:
-        UserError: not packed.
+        UserError: the folder is not packed.
     """
     shapes: dict[str, tuple[int, int]] = {}
     for described in read_manifest(data_dir).parts.values():

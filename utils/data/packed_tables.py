@@ -1,6 +1,6 @@
-"""The csv files of a packed folder: copied from the source or made.
+"""csv files of a packed folder: copied from the source, or written by packing.
 
-A file that somebody else wrote is never replaced.
+A file that packing did not write is never replaced.
 """
 
 import hashlib
@@ -18,26 +18,26 @@ from utils.data.source_files import OWN_COLUMNS, header_of, is_own_table
 
 
 def check_tables(tables: Sequence[Path], out_dir: Path, written: Mapping[str, str]) -> None:
-    """See that no csv file of somebody else is in the way of `copy_tables`.
+    """Check that `copy_tables` would replace only csv files that packing wrote.
 
     Args:
         tables: the csv files of the source.
         out_dir: the packed folder.
-        written: name -> sha256 of what the last packing copied there (what `copy_tables` returned).
+        written: name -> sha256 of the csv files that the last packing wrote there (returned by `copy_tables`).
 
     Raises:
-        UserError: one is.
+        UserError: it would replace another file.
     """
     for path in tables:
         target = out_dir / path.name
         if target.is_file() and digest_of(target) != digest_of(path) and not is_ours(target, written):
             raise UserError(
-                f"{target}: differs from {path}, which belongs to these images; move it away or name another --out_dir"
+                f"{target}: differs from {path}, which belongs to these images; move it away or use another --out_dir"
             )
 
 
 def copy_tables(tables: Sequence[Path], out_dir: Path) -> dict[str, str]:
-    """Copy csv files as they are; name -> sha256 of each copy. What lies in `out_dir` already is not touched."""
+    """Copy csv files unchanged, except for files that already are in `out_dir`; return name -> sha256 of each copy."""
     written = {}
     for path in tables:
         target = out_dir / path.name
@@ -52,7 +52,7 @@ def copy_tables(tables: Sequence[Path], out_dir: Path) -> dict[str, str]:
 def write_own_table(
     columns: Mapping[str, Sequence[object]], tables: Sequence[Path], out_dir: Path, written: Mapping[str, str]
 ) -> None:
-    """Write train.csv, unless the source has one or one is there that packing did not write.
+    """Write train.csv, unless the source has one or `out_dir` has one that packing did not write.
 
     `tables` and `written` are as for `check_tables`.
     """
@@ -64,25 +64,25 @@ def write_own_table(
 
 
 def is_ours(path: Path, written: Mapping[str, str]) -> bool:
-    """Whether packing has made or copied a csv (`written` as for `check_tables`)."""
+    """Return True if packing created or copied a csv; `written` is as for `check_tables`."""
     return is_own_table(path) or written.get(path.name) == digest_of(path)
 
 
 def digest_of(path: Path) -> str:
-    """The sha256 of a file."""
+    """Return the sha256 of a file as hex digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 CLASS_TABLES = ("train.csv", "train_v2.csv", "train_labels.csv", "labels.csv", "train_classes.csv")
-"""Names of the csv."""
+"""Names of csv files that may hold classes."""
 NOT_CLASSES = {*OWN_COLUMNS, "objects", "background", "z", "fold"}
-"""Columns that say something else of an image."""
+"""Columns with other properties of an image."""
 RUN_LENGTHS = re.compile(r"(^|_)rle(_|$)|pixels", re.IGNORECASE)
-"""What columns of run-lengths are called, also where the name is not quite the right one."""
+"""Pattern of run-length columns, which also matches names that are slightly wrong."""
 
 
 def class_columns(header: Sequence[str]) -> list[str]:
-    """The columns of a csv that may hold labels; none where it has run-lengths, which are masks."""
+    """Return the columns of a csv that may hold classes; none if it has run-lengths, because those are masks."""
     if any(name in RLE_COLUMNS or RUN_LENGTHS.search(name) for name in header):
         return []
     ids = next((name for name in ID_COLUMNS if name in header), None)
@@ -90,7 +90,7 @@ def class_columns(header: Sequence[str]) -> list[str]:
 
 
 def find_class_table(folder: Path) -> Path | None:
-    """The csv with labels in a source folder, None if there is none; train.csv that packing made of it is passed over.
+    """Return the csv with classes in a source folder, or None; a train.csv that packing wrote from it is ignored.
 
     Raises:
         UserError: there are several.
@@ -100,32 +100,32 @@ def find_class_table(folder: Path) -> Path | None:
     tables = [path for path in tables if not is_ours(path, written)]
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
-        raise UserError(f"{folder}: expected one csv of labels, found {names}; move the others away")
+        raise UserError(f"{folder}: expected one csv with classes, found {names}; move the others away")
     return tables[0] if tables else None
 
 
 def check_class_table(table: Path, out_dir: Path, written: Mapping[str, str]) -> None:
-    """See that no train.csv of somebody else is in the way of `write_class_table`.
+    """Check that `write_class_table` would not replace a train.csv that packing did not write.
 
-    `written` is what the last packing wrote, as for `packed_tables.check_tables`.
+    `written` is as for `check_tables`.
 
     Raises:
-        UserError: one is.
+        UserError: it would replace another file.
     """
     target = out_dir / "train.csv"
     if not target.is_file() or target.samefile(table) or is_ours(target, written):
         return
     if read_table(target) != _renamed(table):
         raise UserError(
-            f"{target}: differs from {table}, which belongs to these images; move it away or name another --out_dir"
+            f"{target}: differs from {table}, which belongs to these images; move it away or use another --out_dir"
         )
 
 
 def write_class_table(table: Path, out_dir: Path) -> dict[str, str]:
-    """Write train.csv: the csv with its column of ids named `id`. What is train.csv already is not touched.
+    """Write train.csv: the csv with its id column renamed to `id`. If the csv already is this file, leave it unchanged.
 
     Returns:
-        name -> sha256 of what was written, as `packed_tables.copy_tables` does.
+        name -> sha256 of the file that was written, as `copy_tables` does.
     """
     target = out_dir / "train.csv"
     if target.exists() and target.samefile(table):

@@ -1,4 +1,4 @@
-"""Pack a listed source: arrays, csv files and manifest of a packed folder (see packed_data.py)."""
+"""Packing of a listed source: writes the arrays, csv files and manifest of a packed folder (see packed_data.py)."""
 
 import hashlib
 import math
@@ -35,8 +35,8 @@ from utils.data.source_files import OWN_COLUMNS, is_own_table, pictures_in
 
 
 def fingerprint(source: Source, size: tuple[int, int] | None, skip_broken: bool = False) -> str:
-    """A digest of what would be packed and how: names, sizes and times of the files, layout, size and --skip_broken."""
-    flags = f"{size} skip_broken" if skip_broken else f"{size}"  # unchanged without it: packed folders stay packed
+    """Return a digest of the names, sizes and times of the source's files, its layout, `size` and `skip_broken`."""
+    flags = f"{size} skip_broken" if skip_broken else f"{size}"  # keeps fingerprints from before --skip_broken valid
     digest = hashlib.sha256(f"{FORMAT} {source.layout} {flags}\n".encode())
     for path in _files(source):
         status = os.stat(path)
@@ -46,7 +46,7 @@ def fingerprint(source: Source, size: tuple[int, int] | None, skip_broken: bool 
 
 
 def is_packed(out_dir: Path, mark: str) -> bool:
-    """Whether `out_dir` holds, whole, what a source with the fingerprint `mark` is packed into."""
+    """Return True if `out_dir` holds everything that packing a source with the fingerprint `mark` writes."""
     manifest = manifest_if_any(out_dir)
     if manifest.fingerprint != mark:
         return False
@@ -61,7 +61,7 @@ def is_packed(out_dir: Path, mark: str) -> bool:
 
 
 def _files(source: Source) -> Iterator[str]:
-    """Every file that packing reads."""
+    """Yield every file that packing reads."""
     for items in source.parts.values():
         for item in items:
             yield item.image
@@ -76,23 +76,23 @@ def _files(source: Source) -> Iterator[str]:
 
 A, B = TypeVar("A"), TypeVar("B")
 AT_ONCE = 16
-"""Images that are in memory at a time."""
+"""Number of images that are in memory at a time."""
 WAY_OUT = {
-    "train": "or leave such images out with --skip_broken",
-    "test": "--skip_broken leaves out training images only, as a submission needs every test image",
+    "train": ", or leave such images out with --skip_broken",
+    "test": "; --skip_broken leaves out only training images, because a submission needs every test image",
 }
-"""What else can be done about a broken image, by its part."""
+"""End of the error about a broken image, by part: how to continue without the image, or why that is not possible."""
 
 
 def without_broken(source: Source) -> tuple[Source, dict[str, str]]:
     """Leave out the training images that cannot be packed.
 
-    All training images and their truth are read for it, before anything is written: shapes, channels and csv files are
-    then those of a folder that never held the broken ones. Test images are not looked at; a broken one stops the
-    packing, because a submission has to answer for every test image.
+    All training images and their truth are read before anything is written, so that shapes, channels and csv files are
+    the same as for a source without the broken images. Test images are not checked here; a broken test image stops the
+    packing, because a submission needs every test image.
 
     Returns:
-        the source without them, and why each was left out: {id: reason}, in the order of the source.
+        the source without the broken images, and {id: reason} of the images left out, in the order of the source.
 
     Raises:
         UserError: all training images are broken.
@@ -109,34 +109,34 @@ def without_broken(source: Source) -> tuple[Source, dict[str, str]]:
     skipped = {item.id: reason for item, reason in zip(source.train, reasons, strict=True) if reason}
     if len(skipped) == len(source.train):
         raise UserError(
-            f"{source.folder}: all {len(skipped)} training images are broken, so --skip_broken leaves none; the first: "
-            f"{next(iter(skipped.values()))}"
+            f"{source.folder}: all {len(skipped)} training images are broken, so --skip_broken leaves none; "
+            f"the first error: {next(iter(skipped.values()))}"
         )
     return replace(source, train=[item for item in source.train if item.id not in skipped]), skipped
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the arrays of a source will look like; known before the first is written."""
+    """Shapes and dtypes of all arrays of a source, known before the first is written."""
 
     shape: tuple[int, int]
     """(height, width) of every packed image."""
     channels: int
     """1 if all images are grey, else 3."""
     sizes: dict[str, np.ndarray]
-    """Part -> int32 (N, 2), height and width of each source image."""
+    """Part -> (N, 2) int32, height and width of each source image."""
     arrays: dict[str, dict[str, tuple[tuple[int, ...], str]]]
     """Part -> array -> (shape, dtype)."""
 
 
 def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
-    """Look over all images: their sizes, and whether all are grey.
+    """Read the sizes of all images, find out whether all are grey, and plan the arrays.
 
-    Pixels are decoded until the first coloured image shows itself; from there on headers are enough.
+    Pixels are decoded until the first colour image is found; after that, only headers are read.
 
     Args:
-        source: what to pack.
-        size: (height, width) to resize to; None keeps the one size that all images have.
+        source: source to pack.
+        size: (height, width) to resize to; None keeps the size, which all images must share.
 
     Raises:
         UserError: an image is broken, or sizes are mixed and `size` is None.
@@ -149,7 +149,7 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
     for part, items in source.parts.items():
         sizes[part] = np.empty((len(items), 2), dtype=np.int32)
         with _way_out(part):
-            for row, (image_size, grey) in enumerate(_in_order(look, items, f"look at {part}")):
+            for row, (image_size, grey) in enumerate(_in_order(look, items, f"inspect {part}")):
                 sizes[part][row] = image_size
                 all_grey = all_grey and grey
     shape, channels = size or _common_size(sizes, source.folder), 1 if all_grey else 3
@@ -164,24 +164,24 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
 
 
 def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[str, str] | None = None) -> Manifest:
-    """Write arrays, csv files and, last, the manifest.
+    """Write the arrays, the csv files and, last, the manifest.
 
-    All of it is written beside what is there and renamed at the end. The old manifest goes before the first array is
-    replaced, so that arrays of two runs never pass for one.
+    Arrays are written next to their targets under temporary names and renamed at the end. The old manifest is removed
+    before the first array is replaced, so that arrays of two packings are never combined.
 
     Args:
-        source: what to pack.
-        plan: what `make_plan` says of it.
-        out_dir: the folder for it.
-        mark: the source's fingerprint, for the manifest.
-        skipped: what `without_broken` left out of the source, for the manifest.
+        source: source to pack.
+        plan: result of `make_plan` for this source.
+        out_dir: folder to write to.
+        mark: fingerprint of the source, for the manifest.
+        skipped: images that `without_broken` left out of the source, for the manifest.
 
     Returns:
         the manifest.
 
     Raises:
-        UserError: the source is broken or does not fit together; what was in `out_dir` is as it was.
-        OSError: no room or no permission; likewise.
+        UserError: the source is broken or inconsistent; `out_dir` then keeps what it had.
+        OSError: no space or no permission; `out_dir` then keeps what it had.
     """
     old = manifest_if_any(out_dir)
     written = old.tables
@@ -192,7 +192,7 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
     surveys: dict[str, Survey] = {}
     out_dir.mkdir(parents=True, exist_ok=True)
     check_room(out_dir, [spec for arrays in plan.arrays.values() for spec in arrays.values()])
-    with ExitStack() as files:  # all arrays appear when all are there
+    with ExitStack() as files:  # the arrays are renamed to their targets only after all are written
         for part in source.parts:
             surveys[part] = Survey(kinds_of(source, part), surveys)
             manifest.parts[part] = _write_part(part, source, plan, out_dir, files, surveys[part])
@@ -229,9 +229,10 @@ def _write_part(part: str, source: Source, plan: Plan, out_dir: Path, files: Exi
 
 
 def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequence[object]]:
-    """train.csv: id, height and width of the source image, share of the packed image that is mask, objects, background.
+    """Return the columns of train.csv: id, height and width of the source image, coverage, objects, background.
 
-    New columns go to the end: a table is known as packing's own by how it starts (`is_own_table`).
+    Coverage is the share of the packed image that is mask. New columns must be added at the end, because
+    `is_own_table` recognises the file by its first columns.
     """
     height, width = plan.sizes["train"].T.tolist()
     columns = dict(zip(OWN_COLUMNS, ([item.id for item in source.train], height, width, survey.coverage), strict=True))
@@ -240,7 +241,7 @@ def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequen
 
 
 def _forget(old: Manifest, new: Manifest, out_dir: Path) -> None:
-    """Remove the manifest of an earlier packing, and those of its arrays that no array of `new` is about to replace."""
+    """Remove the manifest of an earlier packing and all of its arrays that `new` does not replace."""
     (out_dir / MANIFEST).unlink(missing_ok=True)
     for name in _array_files(old) - _array_files(new):
         (out_dir / name).unlink(missing_ok=True)
@@ -255,7 +256,7 @@ def _common_size(sizes: dict[str, np.ndarray], folder: str) -> tuple[int, int]:
     usual = counts.most_common(1)[0][0]
     if len(counts) > 1:
         raise UserError(
-            f"{folder}: expected images of one size, found {len(counts)} (height x width): "
+            f"{folder}: expected images of one size, found {len(counts)} sizes (height x width): "
             f"{shown_sizes(dict(counts.most_common()))}; resize them with --size, such as --size {usual}"
         )
     height, width = next(iter(sizes.values()))[0].tolist()
@@ -263,36 +264,36 @@ def _common_size(sizes: dict[str, np.ndarray], folder: str) -> tuple[int, int]:
 
 
 def entry_of(path: Path, shape: Sequence[int], dtype: str, writer: ArrayWriter) -> ArrayEntry:
-    """Return what the manifest says of an array that was written."""
+    """Return the manifest entry of an array that was written."""
     return ArrayEntry(path.name, tuple(shape), dtype, writer.sha256)
 
 
 def check_room(out_dir: Path, specs: Iterable[tuple[tuple[int, ...], str]]) -> None:
-    """See that the disk has room for arrays of these shapes and dtypes.
+    """Check that the disk has room for arrays of these shapes and dtypes.
 
     Raises:
-        UserError: it has not.
+        UserError: there is not enough room.
     """
     needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in specs)
     free = shutil.disk_usage(out_dir).free
     if needed > free:
         raise UserError(
-            f"{out_dir}: the arrays take {needed / 1e6:,.1f} MB, there is room for {free / 1e6:,.1f} MB; "
-            "make room, name another --out_dir or a smaller --size"
+            f"{out_dir}: the arrays need {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free; "
+            "free some space, or use another --out_dir or a smaller --size"
         )
 
 
 @contextmanager
 def _way_out(part: str) -> Iterator[None]:
-    """Say in the error about a broken image what --skip_broken can do about it."""
+    """Turn a BrokenImage into a UserError whose message also says whether --skip_broken helps."""
     try:
         yield
     except BrokenImage as error:
-        raise UserError(f"{error}, {WAY_OUT[part]}") from None
+        raise UserError(f"{error}{WAY_OUT[part]}") from None
 
 
 def _in_order(function: Callable[[A], B], items: Sequence[A], title: str) -> Iterator[B]:
-    """`function` of every item, in order, on all cores; only a few results wait to be taken."""
+    """Yield `function` of every item in order, computed by up to 8 threads; at most AT_ONCE results are in memory."""
     from concurrent.futures import ThreadPoolExecutor
 
     def results() -> Iterator[B]:

@@ -1,4 +1,4 @@
-"""What was seen while packing: counts and examples, for the manifest and for the screen."""
+"""Findings of packing: counts and examples, for the manifest and for the screen."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,23 +9,23 @@ from utils.data.samples import Sample
 
 N_EXAMPLES = 3
 COMMON = ("objects", "empty_masks")
-"""Findings that are no oddity: counted, without examples."""
+"""Findings that are normal, so they are counted without examples."""
 
 MEANING = {
-    "overlapping_pixels": "claimed by a second object; the first has them",
+    "overlapping_pixels": "claimed by several objects; the first one keeps them",
     "objects_without_pixels": "left out: their masks are empty",
-    "objects_hidden": "left out: other objects have all of their pixels",
+    "objects_hidden": "left out: other objects cover all of their pixels",
     "objects_lost_by_resizing": "left out: too small to have a pixel at this size",
 }
-"""What became of a finding, told where there are some."""
+"""Explanation of a finding, printed if its count is not 0."""
 
 
 class Survey:
-    """Counts findings over the images of one part, in their order.
+    """Counts of findings in the images of one part, which are added in their order.
 
     Args:
-        kinds: findings to report even where there are none.
-        others: the surveys of other parts (by name), whose images are looked for in this one.
+        kinds: findings to report even if their count is 0.
+        others: surveys of other parts by name; images that are also in those parts are counted.
     """
 
     def __init__(self, kinds: Iterable[str], others: Mapping[str, "Survey"]) -> None:
@@ -34,16 +34,16 @@ class Survey:
         self._counts: dict[str, int] = dict.fromkeys(kinds, 0)
         self._examples: dict[str, list[str]] = {}
         self.digests: set[bytes] = set()
-        """Of the images seen so far."""
+        """Digests of the images added so far."""
         self.coverage: list[float] = []
         """Share of each packed image that is mask, [0, 1]."""
         self.objects: list[int] = []
-        """Objects in each packed image."""
+        """Number of objects in each packed image."""
         self.backgrounds: list[str] = []
-        """What each image's objects lie on: dark, bright or coloured."""
+        """Background of each image: dark, bright or coloured."""
 
     def add(self, name: str, sample: Sample) -> None:
-        """Take in the sample with the id `name`."""
+        """Add the sample with the id `name`."""
         self._sizes[sample.source_size] += 1
         self.backgrounds.append(sample.background)
         if "masks" in sample.arrays:
@@ -59,7 +59,7 @@ class Survey:
                 examples.append(name)
 
     def report(self) -> dict[str, Any]:
-        """Plain values: {"images": n, "sizes": {"HxW": n}, "counts": {kind: n}, "examples": {kind: ids}}."""
+        """Return plain values: {"images": n, "sizes": {"HxW": n}, "counts": {kind: n}, "examples": {kind: ids}}."""
         return {
             "images": self._sizes.total(),
             "sizes": {f"{height}x{width}": number for (height, width), number in self._sizes.most_common()},
@@ -69,7 +69,7 @@ class Survey:
 
 
 def kinds_of(source: Source, part: str) -> list[str]:
-    """What is looked for in a part, in the order of the report."""
+    """Return the findings that are always reported for a part, in the order of the report."""
     kinds = ["constant_images", "exact_duplicates"]
     if part != "train":
         return kinds
@@ -84,11 +84,11 @@ def kinds_of(source: Source, part: str) -> list[str]:
 
 
 def report_lines(part: str, report: dict[str, Any]) -> Iterator[str]:
-    """The lines for the screen that a part's report comes to."""
+    """Yield the lines that the screen shows for a part's report."""
     yield line(f"{part} images", report["images"])
     yield line("  height x width", shown_sizes(report["sizes"]))
     if skipped := report.get("skipped"):
-        yield line("  skipped images", f"{len(skipped):<7}  (left out: they are broken)")
+        yield line("  skipped images", f"{len(skipped):<7}  (left out because they are broken)")
         yield from (f"    {name}: {reason}" for name, reason in skipped.items())
     for kind, number in report["counts"].items():
         examples = report["examples"].get(kind, [])
@@ -99,11 +99,11 @@ def report_lines(part: str, report: dict[str, Any]) -> Iterator[str]:
 
 
 def shown_sizes(sizes: dict[str, int]) -> str:
-    """ "256x256 (334), 256x320 (112), ..." from size -> how many, in that order."""
+    """Return size -> count as text, in that order, such as "256x256 (334), 256x320 (112)"; at most 12 sizes."""
     shown = [f"{size} ({number})" for size, number in sizes.items()]
     return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
 
 
 def line(name: str, value: object) -> str:
-    """One aligned line of the report."""
+    """Return one aligned line of the report."""
     return f"{name:<26}  {value}"

@@ -1,4 +1,4 @@
-"""One listed image -> one row of the packed arrays, and what was noticed on the way."""
+"""Rows of the packed arrays: reads one listed image with its truth and counts findings."""
 
 import hashlib
 from collections import Counter
@@ -13,32 +13,32 @@ from utils.data.rle import decode_union
 from utils.data.source_files import pictures_in
 
 MAX_OBJECTS = 65_535
-"""What uint16 can number."""
+"""Largest object number in a uint16 label map."""
 COLOURED = 5
-"""Mean difference of the largest and the smallest channel, of 255, from which on an image counts as coloured."""
+"""Images with at least this mean difference between largest and smallest channel, of 255, are coloured."""
 BRIGHT = 128
-"""Median grey value, of 255, from which on the background of a grey image counts as bright."""
+"""Grey images with at least this median grey value, of 255, have a bright background."""
 
 
 class Sample(NamedTuple):
     """A row of the packed arrays."""
 
     arrays: dict[str, np.ndarray]
-    """images (H, W, C) uint8; masks (H, W) uint8, 0 or 1; labels (H, W) uint16, 0 or 1.. without a gap."""
+    """images (H, W, C) uint8; masks (H, W) uint8, 0 or 1; labels (H, W) uint16, 0 = background, 1.. = objects."""
     source_size: tuple[int, int]
     digest: bytes
-    """The same for images of the same pixels."""
+    """Digest of the source image's shape and pixels."""
     seen: Counter[str]
-    """Findings: a kind -> how many of it in this image."""
+    """Kind of finding -> its count in this image."""
     background: str
-    """What `background_of` says of the source image."""
+    """Result of `background_of` for the source image."""
 
 
 def load_sample(item: Item, source: Source, shape: tuple[int, int], channels: int) -> Sample:
-    """Read an image and its truth, at the size and with the channels they are packed in.
+    """Read an image and its truth, with the size and the channels of the packed arrays.
 
     Raises:
-        BrokenImage: a file is broken, a mask is not of its image's size, or run-lengths are malformed.
+        BrokenImage: a file is broken, a mask and its image have different sizes, or run-lengths are malformed.
     """
     image = read_image(item.image, channels)
     size = image.shape[:2]
@@ -54,17 +54,17 @@ def load_sample(item: Item, source: Source, shape: tuple[int, int], channels: in
 
 
 def check_item(item: Item, source: Source) -> None:
-    """Read an image and its truth as `load_sample` does, and keep nothing of them.
+    """Read an image and its truth only to see whether `load_sample` can read them.
 
     Raises:
-        BrokenImage: as `load_sample` does.
+        BrokenImage: as for `load_sample`.
     """
     size = read_image(item.image, channels=1).shape[:2]
     _read_truth(item, size, source, Counter())
 
 
 def _read_truth(item: Item, size: tuple[int, int], source: Source, seen: Counter[str]) -> dict[str, np.ndarray]:
-    """Read the masks (and labels) of an image at its own `size`; an image without truth has none."""
+    """Read the mask (and label map) of an image at its source `size`; return no arrays for an image without truth."""
     arrays: dict[str, np.ndarray] = {}
     if item.objects or (item.run_lengths is not None and not item.mask):
         try:
@@ -85,12 +85,13 @@ def _read_truth(item: Item, size: tuple[int, int], source: Source, seen: Counter
 
 
 def background_of(image: np.ndarray) -> str:
-    """Which kind of picture an image is, by the ground that its objects lie on.
+    """Return the kind of background that an image has.
 
-    coloured: the channels of a pixel differ by 5 of 255 or more in the mean (stained tissue, photographs);
-    bright: otherwise, and the median grey value is 128 or more (bright field); dark: else (fluorescence).
-    In the nuclei set all grey images have equal channels and medians up to 44 or from 226 on, and the palest stained
-    image has a difference of 12.
+    coloured: the channels of a pixel differ by 5 of 255 or more on average (stained tissue, photographs);
+    bright: not coloured, and the median grey value is 128 or more (bright field);
+    dark: all other images (fluorescence).
+    In the nuclei set, all grey images have equal channels and a median of at most 44 or at least 226, and the palest
+    stained image has a mean difference of 12.
 
     Args:
         image: (H, W, C) uint8, [0, 255], C = 1 or 3.
@@ -104,19 +105,19 @@ def background_of(image: np.ndarray) -> str:
 
 
 def number_instances(objects: Iterable[np.ndarray], size: tuple[int, int], seen: Counter[str]) -> np.ndarray:
-    """Number objects from 1 in one map; a pixel belongs to the first object that claims it.
+    """Combine the masks of objects into a label map; a pixel belongs to the first object that claims it.
 
     Args:
         objects: masks (H, W) uint8, 0 or 1.
         size: (H, W).
-        seen: counts what is added to it: overlapping_pixels, and objects that get no number because they have no pixel
-            (objects_without_pixels) or none left by those before (objects_hidden).
+        seen: counter of findings to add to: overlapping_pixels, and objects that get no number because they have no
+            pixels (objects_without_pixels) or because earlier objects have all of them (objects_hidden).
 
     Returns:
-        (H, W) uint16, 0 = background, numbers without a gap.
+        (H, W) uint16, 0 = background, objects numbered from 1 without gaps.
 
     Raises:
-        ValueError: more objects than uint16 can number.
+        ValueError: there are more objects than uint16 can number.
     """
     labels, number = np.zeros(size, dtype=np.uint16), 0
     for mask in objects:
@@ -139,15 +140,15 @@ def _objects(item: Item, size: tuple[int, int], source: Source, seen: Counter[st
             yield _mask_of(path, size, item.image, seen)
     else:
         for cell in item.run_lengths or ():
-            if cell.strip():  # an empty cell says that there is no object
+            if cell.strip():  # an empty cell means that there is no object
                 yield _decoded(item, size, source, [cell])
 
 
 def _mask_of(path: str, size: tuple[int, int], image: str, seen: Counter[str]) -> np.ndarray:
     mask, flaws = read_mask(path)
     if mask.shape != size:
-        sizes = f"{size[0]}x{size[1]} as {image}, found {mask.shape[0]}x{mask.shape[1]}"
-        raise BrokenImage(f"{path}: expected a mask of {sizes} (height x width); replace one of the two")
+        sizes = f"{size[0]}x{size[1]} like {image}, found {mask.shape[0]}x{mask.shape[1]}"
+        raise BrokenImage(f"{path}: expected a mask of {sizes} (height x width); replace one of the two files")
     seen.update(flaws)
     return mask
 
@@ -156,7 +157,7 @@ def _decoded(item: Item, size: tuple[int, int], source: Source, cells: Iterable[
     try:
         return decode_union(list(cells), size)
     except ValueError as error:
-        raise BrokenImage(f"{source.run_length_table}: the mask of {item.id}: {error}; mend this row") from None
+        raise BrokenImage(f"{source.run_length_table}: the mask of {item.id}: {error}; correct this row") from None
 
 
 def _resized(arrays: dict[str, np.ndarray], shape: tuple[int, int], seen: Counter[str]) -> dict[str, np.ndarray]:

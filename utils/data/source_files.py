@@ -1,4 +1,4 @@
-"""Listing what a source folder holds: pictures by stem, ids and run-lengths from csv files, and who misses whom."""
+"""Contents of a source folder: image files by stem, ids and run-lengths from csv files, checks that they match."""
 
 import csv
 import os
@@ -12,14 +12,14 @@ from utils.data.formats import RLE_COLUMNS, run_length_columns
 from utils.data.image_ids import SUFFIXES, id_column, stem_of
 
 OWN_COLUMNS = ["id", "height", "width", "coverage"]
-"""How a train.csv starts that packing wrote itself: it says nothing about the source."""
+"""First columns of a train.csv that packing wrote, which is therefore not part of the source."""
 
 
 def pictures_in(folder: str | Path) -> dict[str, str]:
-    """Stem -> path of every picture in a folder (not below it), sorted by stem; hidden files are passed over.
+    """Return stem -> path of every image file in a folder (not in subfolders), sorted by stem; skip hidden files.
 
     Raises:
-        UserError: two pictures with the same stem.
+        UserError: two image files have the same stem.
     """
     pictures: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):
@@ -33,7 +33,7 @@ def pictures_in(folder: str | Path) -> dict[str, str]:
 
 
 def images_in(folder: Path) -> dict[str, str]:
-    """As `pictures_in`, for a folder that must not be without; raises a UserError if it is."""
+    """Return stem -> path as `pictures_in` does; raise UserError if there are no image files."""
     pictures = pictures_in(folder)
     if not pictures:
         raise UserError(f"{folder}: expected images ({', '.join(SUFFIXES)}), found none")
@@ -41,10 +41,10 @@ def images_in(folder: Path) -> dict[str, str]:
 
 
 def image_folders_in(folder: Path) -> dict[str, str]:
-    """Id -> path, for <folder>/<id>/images/<the one image>, sorted by id.
+    """Return id -> path for <folder>/<id>/images/<the only image>, sorted by id.
 
     Raises:
-        UserError: no such folders, or no image or several in one.
+        UserError: there are no such folders, or one of them does not contain exactly one image.
     """
     images = {}
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
@@ -59,15 +59,15 @@ def image_folders_in(folder: Path) -> dict[str, str]:
 
 
 def rows_of(table: Path, many: bool = False, as_written: bool = False) -> dict[str, list[str]] | None:
-    """Id -> the cells of its run-lengths (none without such a column), in the order of the csv.
+    """Return id -> its run-lengths, one cell per row, in the order of the csv; without such a column, id -> [].
 
     Args:
-        table: the csv; where it does not exist, or is one that packing wrote, the answer is None.
-        many: an id may have several rows, there must be run-lengths, and ids are kept as they are written.
-        as_written: ids are kept as they are written; otherwise the suffix of a picture is taken off.
+        table: the csv; the result is None if it does not exist or if packing wrote it.
+        many: allow several rows per id, require run-lengths, and keep ids as they are written.
+        as_written: keep ids as they are written instead of removing image suffixes.
 
     Raises:
-        UserError: no column of ids or (if `many`) of run-lengths, or an id is there twice (unless `many`).
+        UserError: there is no id column, no run-length column (if `many`), or an id has several rows (unless `many`).
     """
     if not table.is_file() or is_own_table(table):
         return None
@@ -81,7 +81,7 @@ def rows_of(table: Path, many: bool = False, as_written: bool = False) -> dict[s
     if not many and len(rows) < len(ids):
         double = next(name for name, times in Counter(ids).items() if times > 1)
         raise UserError(
-            f"{table}: {double} has several rows ({len(ids) - len(rows)} too many in all); keep one an image"
+            f"{table}: {double} has several rows ({len(ids) - len(rows)} extra rows in total); keep one row per image"
         )
     if rle_column:
         for name, cell in zip(ids, columns[rle_column], strict=True):
@@ -92,9 +92,12 @@ def rows_of(table: Path, many: bool = False, as_written: bool = False) -> dict[s
 def in_csv_order(
     pictures: dict[str, str], rows: Mapping[str, object] | None, folder: Path, table: Path
 ) -> dict[str, str]:
-    """Id -> path in the order of the csv, after seeing that csv and folder hold the same; without a csv as it is.
+    """Return id -> path in the order of the csv, after checking that csv and folder list the same images.
 
-    Ids may have the suffix of a picture.
+    Ids may have an image suffix. If `rows` is None (no csv), `pictures` is returned unchanged.
+
+    Raises:
+        UserError: an id has no image, or an image is not listed.
     """
     if rows is None:
         return pictures
@@ -104,21 +107,21 @@ def in_csv_order(
 
 
 def need(names: Iterable[str], known: Collection[str], place: Path, fault: str) -> None:
-    """Raise a UserError that shows the first name that is not known, and counts them."""
+    """Raise UserError with the first name that is not in `known` and the count of such names."""
     names = list(names)
     missing = [name for name in names if name not in known]
     if missing:
-        count = f"{len(missing)} such of {len(names)}"
-        raise UserError(f"{place}: {missing[0]} {fault} ({count}); complete the files or remove the rest")
+        count = f"affected: {len(missing)} of {len(names)}"
+        raise UserError(f"{place}: {missing[0]} {fault} ({count}); add what is missing or remove the rest")
 
 
 def is_own_table(path: Path) -> bool:
-    """Whether a csv was written by packing (and not by a person or a competition)."""
+    """Return True if a csv was written by packing (not by a person or a competition)."""
     return header_of(path)[: len(OWN_COLUMNS)] == OWN_COLUMNS
 
 
 def header_of(path: Path) -> list[str]:
-    """The first row of a csv; empty where there is no file."""
+    """Return the first row of a csv; an empty list if the file does not exist or is empty."""
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""Divide the images of a train.csv into folds: read the table, cut values into classes, split (scikit-learn)."""
+"""Division of the images of a train.csv into folds: read the table, bin values into classes, split (scikit-learn)."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -18,16 +18,18 @@ Table = dict[str, list[str]]
 
 
 def read_images(path: Path, skipped: Collection[str] = ()) -> Table:
-    """Read a table with one row an id: rows of one id (its objects) become one with the union of their run-lengths.
+    """Read a csv and return a table with one row per image.
 
-    A table whose rows were objects gets a column `objects`, unless it has one: how many of an id's rows have a mask.
+    If an id has several rows (its objects), they become one row with the union of their run-lengths, and the table gets
+    a column `objects`, unless it has one, with the number of rows that have a mask.
 
     Args:
         path: the csv.
-        skipped: ids of images that packing left out; so are their rows, unread, as it may be them that are malformed.
+        skipped: ids of images that packing left out; their rows are left out too, without reading their run-lengths,
+            which may be malformed.
 
     Raises:
-        UserError: no ids, no images, or an id twice although its rows are not different objects.
+        UserError: there is no id column, there are no images, or an id has several rows that are not different objects.
     """
     table = read_table(path)
     names = as_packed(table[id_column(table, path)], skipped)
@@ -44,7 +46,7 @@ def read_images(path: Path, skipped: Collection[str] = ()) -> Table:
     rle_column = next((name for name in RLE_COLUMNS if name in table), None)
     for name, places in rows.items():
         if len(places) > 1 and (rle_column is None or len({table[rle_column][row] for row in places}) < len(places)):
-            raise UserError(f"{path}: the id {name} is on {len(places)} rows, which are no different objects of it")
+            raise UserError(f"{path}: the id {name} has {len(places)} rows that are not different objects; keep one")
     images = {name: [column[places[0]] for places in rows.values()] for name, column in table.items()}
     cells = {name: [table[rle_column][row] for row in places] for name, places in rows.items()}
     images[rle_column] = [_checked(rle.merge, of_image, path, name) for name, of_image in cells.items()]
@@ -53,7 +55,11 @@ def read_images(path: Path, skipped: Collection[str] = ()) -> Table:
 
 
 def coverage_of(images: Table, path: Path) -> np.ndarray | None:
-    """(N,) float64, 0 where the mask is empty: the column coverage, else pixels by the run-lengths, else None."""
+    """Return the mask area of each image, (N,) float64, 0 for an empty mask.
+
+    It is the column `coverage` if there is one, otherwise the number of pixels in the run-lengths; without either
+    column, the result is None.
+    """
     if "coverage" in images:
         return numbers(images["coverage"], "coverage", path)
     column = next((name for name in RLE_COLUMNS if name in images), None)
@@ -66,7 +72,11 @@ def coverage_of(images: Table, path: Path) -> np.ndarray | None:
 
 
 def objects_of(images: Table, path: Path) -> np.ndarray | None:
-    """(N,) float64, objects in each image: the column objects, else 1 for run-lengths and 0 for none, else None."""
+    """Return the number of objects in each image, (N,) float64.
+
+    It is the column `objects` if there is one, otherwise 1 for a mask and 0 for empty run-lengths; without either
+    column, the result is None.
+    """
     if "objects" in images:
         return numbers(images["objects"], "objects", path)
     column = next((name for name in RLE_COLUMNS if name in images), None)
@@ -74,79 +84,81 @@ def objects_of(images: Table, path: Path) -> np.ndarray | None:
 
 
 def depths_of(images: Table, path: Path) -> np.ndarray:
-    """(N,) float64: the column z of train.csv, else of the depths.csv beside it.
+    """Return the depth of each image, (N,) float64: the column z of train.csv, or of depths.csv in the same folder.
 
     Raises:
-        UserError: neither is there, or not for all images.
+        UserError: there is no such column, or an image has no depth.
     """
     if "z" in images:
         return numbers(images["z"], "z", path)
-    beside = path.with_name("depths.csv")
-    if not beside.is_file():
-        raise UserError(f"--stratify depth: {path} has no column z, and there is no {beside}")
-    table, names = read_table(beside, "z"), images[id_column(images, path)]
-    z_of = dict(zip(as_packed(table[id_column(table, beside)], names), table["z"], strict=True))
+    depths = path.with_name("depths.csv")
+    if not depths.is_file():
+        raise UserError(f"--stratify depth: {path} has no column z, and {depths} does not exist")
+    table, names = read_table(depths, "z"), images[id_column(images, path)]
+    z_of = dict(zip(as_packed(table[id_column(table, depths)], names), table["z"], strict=True))
     if missing := [name for name in names if name not in z_of]:
-        raise UserError(f"{beside}: no depth for {len(missing)} images of {path} (such as {missing[0]})")
+        raise UserError(f"{depths}: no depth for {len(missing)} images of {path} (such as {missing[0]})")
     return numbers([z_of[name] for name in names], "z", path)
 
 
 def numbers(cells: list[str], name: str, path: Path) -> np.ndarray:
-    """(N,) float64, all finite.
+    """Convert the cells of a column to (N,) float64, all finite.
 
     Raises:
-        UserError: they are not.
+        UserError: a cell is not a finite number.
     """
     try:
         values = np.array(cells, dtype=np.float64)
     except ValueError as error:
         raise UserError(f"{path}: column {name}: expected numbers ({error})") from None
     if not np.isfinite(values).all():
-        raise UserError(f"{path}: column {name}: {int((~np.isfinite(values)).sum())} entries are not finite")
+        raise UserError(f"{path}: column {name}: {int((~np.isfinite(values)).sum())} entries are not finite numbers")
     return values
 
 
 def _checked(function: Callable[..., T], cells: Any, path: Path, name: str) -> T:
-    """`function(cells)`, with the place of malformed run-lengths."""
+    """Return `function(cells)`; turn a ValueError (malformed run-lengths) into a UserError that names file and id."""
     try:
         return function(cells)
     except ValueError as error:
         raise UserError(f"{path}: run-lengths of {name}: {error}") from None
 
 
-MANY_VALUES = 20  # a numeric column of more distinct values is no set of classes, and is cut into deciles
+MANY_VALUES = 20  # a numeric column with more distinct values is cut into deciles instead of used as classes
 
 
 def values_of(images: Table, stratify: str, path: Path) -> dict[str, np.ndarray]:
-    """What each name in --stratify stands for; several are joined by "+", unless a column is called so.
+    """Return the values of each name in --stratify.
+
+    Several names are joined by "+", unless `stratify` is the name of a column.
 
     Args:
-        images: a row an image, as `read_images` gives them.
+        images: table with one row per image, as returned by `read_images`.
         stratify: "none", "coverage", "background+objects", ...
-        path: where they come from.
+        path: the csv of `images`, for error messages.
 
     Returns:
         name -> (N,) float64, or str for classes; empty for "none".
 
     Raises:
-        UsageError: no such column, or a name twice.
-        UserError: a column, or where it is computed from, is not there or no number.
+        UsageError: a column does not exist, or a name is repeated.
+        UserError: values cannot be computed, because their source is missing or not numeric.
     """
     if stratify == "none":
         return {}
     names = [stratify] if stratify in images else stratify.split("+")
     if len(set(names)) < len(names):
-        raise UsageError(f"--stratify {stratify}: names something twice; expected different names joined by +")
+        raise UsageError(f"--stratify {stratify}: expected different names joined by +, found a name twice")
     return {name: STRATIFIERS.get(name, _column)(images, name, path) for name in names}
 
 
 def classes_of(values: dict[str, np.ndarray], n_images: int, n_splits: int) -> np.ndarray:
-    """(N,) int64: the class of each image; for several names, the combination of their classes.
+    """Return the class of each image, (N,) int64; for several names, the combination of their classes.
 
-    Numbers are cut into deciles (fewer where a tenth would be less than an image a fold), zero being a class of its
-    own where they are amounts of mask. What comes later is cut within each class of what comes before, so that
-    "background+objects" tells images of few objects from images of many on every background; a combination of fewer
-    images than folds joins another of the same first class.
+    Numbers are cut into deciles (into fewer bins if a decile would have fewer images than there are folds). For amounts
+    of mask (AMOUNTS), zero is a separate class. Values of a later name are cut within each class of the names before,
+    so that "background+objects" separates images with few and with many objects on every background. A combination
+    with fewer images than there are folds joins another one of the same earlier class.
     """
     classes = np.zeros(n_images, dtype=np.int64)
     for place, (name, of_image) in enumerate(values.items()):
@@ -162,7 +174,18 @@ def classes_of(values: dict[str, np.ndarray], n_images: int, n_splits: int) -> n
 
 
 def as_column(images: Table, name: str, flag: str, path: Path, *words: str) -> list[str]:
-    """A column of the table; `words` are what `flag` knows besides. Raises a UsageError if it is not there."""
+    """Return a column of the table.
+
+    Args:
+        images: table with one row per image.
+        name: name of the column.
+        flag: flag that named the column, for the error message.
+        path: the csv of `images`, for the error message.
+        words: other values that `flag` accepts, to suggest in the error message.
+
+    Raises:
+        UsageError: the column does not exist.
+    """
     if name not in images:
         raise UsageError(f"{flag} {name}: no such column in {path}; {nearest(name, [*words, *images])}")
     return images[name]
@@ -184,7 +207,7 @@ def _column(images: Table, name: str, path: Path) -> np.ndarray:
         try:
             np.array(cells, dtype=np.float64)
         except ValueError:
-            pass  # many different words: classes as they are
+            pass  # the cells are words, which are classes regardless of their number
         else:
             return numbers(cells, name, path)
     return np.array(cells)
@@ -201,18 +224,18 @@ def _amount(function: Callable[[Table, Path], np.ndarray | None]) -> Callable[[T
 
 
 AMOUNTS = ("coverage", "objects")
-"""Of these, zero is a class of its own."""
+"""Names whose zero is a separate class."""
 
 STRATIFIERS: dict[str, Callable[[Table, str, Path], np.ndarray]] = {
     "coverage": _amount(coverage_of),
     "depth": lambda images, _, path: depths_of(images, path),
     "objects": _amount(objects_of),
 }
-"""Name -> the values; any other name is a column."""
+"""Name -> function that computes the values; any other name is a column."""
 
 
 def deciles(values: np.ndarray, n_splits: int) -> np.ndarray:
-    """(N,) int64, 0..9: the tenth of the values that each is in; fewer and larger parts where a tenth is < n_splits."""
+    """Return the decile of each value, (N,) int64, 0..9; fewer and larger bins if a decile has < `n_splits` values."""
     n_bins = max(1, min(10, len(values) // n_splits))
     if n_bins == 1:
         return np.zeros(len(values), dtype=np.int64)
@@ -221,24 +244,24 @@ def deciles(values: np.ndarray, n_splits: int) -> np.ndarray:
 
 
 def split(classes: np.ndarray, groups: list[str] | None, n_splits: int, seed: int) -> np.ndarray:
-    """The fold of each image.
+    """Return the fold of each image.
 
     Args:
-        classes: (N,) int64; every fold gets about the same share of each.
-        groups: N names, or None; no group is in two folds.
+        classes: (N,) int64; every fold gets about the same share of each class.
+        groups: N names, or None; images of one group are in the same fold.
         n_splits: number of folds, at least 2 and at most N.
-        seed: of the shuffling.
+        seed: seed of the shuffling.
 
     Returns:
         (N,) int64, 0..n_splits - 1.
 
     Raises:
-        UserError: fewer groups than folds, or groups so uneven that a fold stays empty.
+        UserError: there are fewer groups than folds, or the groups are so uneven that a fold stays empty.
     """
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
     if groups and len(set(groups)) < n_splits:
-        raise UserError(f"--group: {len(set(groups))} groups, from which no {n_splits} folds can be made")
+        raise UserError(f"--group: expected at least as many groups as folds ({n_splits}), found {len(set(groups))}")
     classes = pool_rare(classes, n_splits)
     stratified = len(np.unique(classes)) > 1
     if groups:
@@ -249,16 +272,16 @@ def split(classes: np.ndarray, groups: list[str] | None, n_splits: int, seed: in
     parts = splitter(n_splits, shuffle=True, random_state=seed).split(classes, classes, groups)
     for fold, (_, held_out) in enumerate(parts):
         if not len(held_out):
-            raise UserError(f"--group: its groups are too uneven, fold {fold} stays empty; ask for fewer folds")
+            raise UserError(f"--group: the groups are too uneven, so fold {fold} stays empty; use fewer folds")
         folds[held_out] = fold
     return folds
 
 
 def pool_rare(classes: np.ndarray, n_splits: int) -> np.ndarray:
-    """Make one class of all that have fewer images than there are folds, and so cannot be in every fold.
+    """Merge all classes that have fewer images than there are folds into one class.
 
-    Together they are at least spread evenly; scikit-learn would warn, and place each by itself. If even together they
-    are too few, they join the smallest of the others.
+    Such a class cannot be in every fold, but the merged class is spread evenly; scikit-learn would warn and distribute
+    each class separately. If the merged class is also too small, it joins the smallest of the other classes.
     """
     names, place, sizes = np.unique(classes, return_inverse=True, return_counts=True)
     rare = sizes[place] < n_splits

@@ -1,1 +1,1 @@
-"""Predicted masks: files, averaging, instances, post-processing, the gate, ground truth."""
+"""Predicted masks: files, averaging, instances, post-processing, the empty-image gate and ground truth."""

@@ -1,4 +1,4 @@
-"""The border that train_border.py learns: where objects touch, and their rims."""
+"""Border targets for train_border.py: where instances touch, and their outlines."""
 
 import numpy as np
 
@@ -6,14 +6,16 @@ BORDERS = ("outline", "touching", "both")
 
 
 def border_of(objects: np.ndarray, kind: str, width: int) -> np.ndarray:
-    """The border in a map of objects.
+    """Return the border pixels of a label map.
 
-    Distances are counted in king's moves; beyond the image's frame there is nothing, so the frame is no border.
+    Distances are Chebyshev distances (king's moves). Pixels beyond the image frame are ignored, so the frame itself is
+    not a border.
 
     Args:
-        objects: (h, w) uint8 or uint16, 0 = background, objects numbered as they like; a plain mask is one object.
-        kind: outline: pixels of an object that have background or another object within `width`; touching: pixels, also
-            of the background, that have two objects within `width`; both: either.
+        objects: (h, w) uint8 or uint16, 0 = background, instances with any distinct numbers; a plain mask is one
+            instance.
+        kind: outline: pixels of an instance that have background or another instance within `width`; touching: pixels,
+            including background, that have two instances within `width`; both: the union of the two.
         width: pixels, at least 1.
 
     Returns:

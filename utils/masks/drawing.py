@@ -1,4 +1,4 @@
-"""Rows of pictures to look at: image | truth | probability | mask."""
+"""Rows of pictures for visual inspection: image | truth | probability | mask."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ GAP = 4
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """(h, w) or (h, w, 1 or 3) uint8, bool or float in [0, 1] -> (h, w, 3) uint8."""
+    """Convert (h, w) or (h, w, 1 or 3) uint8, bool or float in [0, 1] to (h, w, 3) uint8."""
     if picture.dtype != np.uint8:
         picture = np.round(255 * picture.astype(np.float32)).astype(np.uint8)
     picture = picture if picture.ndim == 3 else picture[..., None]
@@ -16,20 +16,20 @@ def as_rgb(picture: np.ndarray) -> np.ndarray:
 
 
 def coloured(labels: np.ndarray) -> np.ndarray:
-    """A label map (h, w) in colours, (h, w, 3) uint8: black background, objects next in number far apart in hue."""
-    hue = (labels.astype(np.float64) * 0.618034) % 1  # the golden section never comes near to where it has been
+    """Colour a label map (h, w) as (h, w, 3) uint8: black background, distant hues for consecutive numbers."""
+    hue = (labels.astype(np.float64) * 0.618034) % 1  # golden-ratio steps keep successive hues far apart
     angle = 6 * hue[..., None] + np.array([0, 4, 2])
     bright = np.clip(np.abs(angle % 6 - 3) - 1, 0, 1)
     return np.where(labels[..., None] == 0, 0, 55 + 200 * bright).astype(np.uint8)
 
 
 def outlined(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with its true pixels tinted green and the predicted ones red; where both are, yellow.
+    """Tint the true pixels of an image green, the predicted ones red, and pixels that are both yellow.
 
     Args:
         image: (h, w, 1 or 3) uint8.
-        truth: (h, w), what is not 0 is mask.
-        mask: the same.
+        truth: (h, w), non-zero pixels are mask.
+        mask: (h, w), non-zero pixels are mask.
 
     Returns:
         (h, w, 3) uint8.
@@ -41,7 +41,7 @@ def outlined(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarr
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of equally many pictures of one size, with white gaps -> one (H, W, 3) uint8 picture."""
+    """Arrange rows of equally many pictures of one size in one (H, W, 3) uint8 picture with white gaps."""
     tiles = [[as_rgb(picture) for picture in row] for row in rows]
     height, width = tiles[0][0].shape[:2]
     canvas = np.full((len(rows) * (height + GAP) + GAP, len(tiles[0]) * (width + GAP) + GAP, 3), 255, dtype=np.uint8)
@@ -53,15 +53,15 @@ def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 
 def labelled(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str], least: int = 160) -> np.ndarray:
-    """Rows of pictures with a title above each column and a caption above each row.
+    """Arrange rows of pictures with a title above each column and a caption above each row.
 
     Args:
         rows: (caption, pictures), all pictures of one size.
-        titles: a word for each column.
-        least: pictures smaller than so many pixels are enlarged by a whole factor.
+        titles: one word for each column.
+        least: pictures whose longer side is shorter than this many pixels are enlarged by an integer factor.
 
     Returns:
-        (H, W, 3) uint8, on light grey, so that the edge of a white mask is seen.
+        (H, W, 3) uint8, on light grey so that the edge of a white mask is visible.
     """
     from PIL import Image, ImageDraw
 

@@ -1,4 +1,4 @@
-"""True masks and objects by image id: from a packed folder, a csv of run-lengths, a .npy with ids beside it."""
+"""True masks and instances by image id, read from a packed folder, a csv of run-lengths or a .npy with a .json."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from utils.masks.mask_file import Masks, check_same_images
 
 
 def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
-    """Id -> its run-lengths, one for each row of that id (a row is a mask, or one object of it)."""
+    """Read a csv as id -> run-lengths, one for each row of that id (a row is a mask, or one instance of it)."""
     table = read_table(path)
     id_column, rle_column = run_length_columns(list(table), path)
     cells: dict[str, list[str]] = {}
@@ -26,7 +26,7 @@ def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
 
 
 def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]:
-    """The true mask of each image of a mask file, in its order, one at a time.
+    """Yield the true mask of each image of a mask file, one at a time and in the order of the file.
 
     Args:
         masks: an opened mask file, (N, H, W).
@@ -34,10 +34,11 @@ def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray
             None: the packed folder that the mask file names.
 
     Yields:
-        (H, W), integers or bool; what is not 0 is mask.
+        (H, W), integers or bool; non-zero pixels are mask.
 
     Raises:
-        UserError: no truth there, of another size, or not for all images; before the first mask is asked for.
+        UserError: the true masks are missing, of another size, or do not cover all images. The error is raised by the
+            call itself, before the first mask is requested.
     """
     source = truth_fn or _recorded_folder(masks)
     shape = masks.array.shape[1:]
@@ -60,29 +61,32 @@ def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray
             check_same_images(masks.path, masks.info, packed, source)
         array, ids = packed.masks, packed.ids
     if array is None:
-        raise UserError(f"{source}: its images are packed without masks, so there is no truth to compare with")
+        raise UserError(f"{source}: its images are packed without masks; pass the true masks with --truth_fn")
     if array.shape[1:] != shape:
-        raise UserError(f"{masks.path}: masks of {shape}, but the true ones in {source} are {array.shape[1:]}")
+        raise UserError(
+            f"{masks.path}: expected masks of {array.shape[1:]}, the size of the true masks in {source}, found {shape}"
+        )
     return _by_id(masks, {name: row for row, name in enumerate(ids)}, array.__getitem__, source)
 
 
 def true_instances(
     masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """The true objects of each image of a mask file, in its order, one at a time.
+    """Yield the true label map of each image of a mask file, one at a time and in the order of the file.
 
     Args:
         masks: an opened mask file, (N, H, W).
-        truth_fn: a packed folder with labels, or a csv with a row an object (ImageId, EncodedPixels; an empty cell on
-            the only row of an image says that it has none); None: the packed folder that the mask file names.
-        rows: of which images of the mask file; None: of all.
+        truth_fn: a packed folder with labels, or a csv with one row per instance (ImageId, EncodedPixels; an image
+            without instances has a single row with an empty cell); None: the packed folder that the mask file names.
+        rows: rows of the mask file to read; None: all rows.
 
     Yields:
-        (H, W), integers: 0 = background, a number for each object.
+        (H, W), integers: 0 = background, a number for each instance.
 
     Raises:
-        UserError: no truth there, one that does not tell objects apart, of another size, or not for all images, before
-            the first map is asked for; objects of a csv that overlap, have no pixels or are too many, when it is.
+        UserError: the truth is missing, does not tell instances apart, is of another size, or does not cover all
+            images; raised by the call itself, before the first map is requested. Instances in a csv that overlap, have
+            no pixels or are too many are reported when their map is requested.
     """
     source = truth_fn or _recorded_folder(masks)
     shape = masks.array.shape[1:]
@@ -98,17 +102,22 @@ def true_instances(
 
         return _by_id(masks, found, objects_of, source, rows)
     if Path(source).suffix == ".npy":
-        raise UserError(f"--truth_fn {source}: masks do not tell objects apart; name a packed folder or a csv")
+        raise UserError(
+            f"--truth_fn {source}: a .npy of masks does not tell objects apart; pass a packed folder with labels or a "
+            "csv with a row for each object"
+        )
     packed = open_packed(source, "train")
     if truth_fn is None:
         check_same_images(masks.path, masks.info, packed, source)
     if packed.instances is None:
         raise UserError(
             f"{source}: packed without labels, so its truth does not tell objects apart; pack a source with a mask or "
-            "a row for each object, or name a csv of that kind with --truth_fn"
+            "a csv row for each object, or pass such a csv with --truth_fn"
         )
     if packed.shape != shape:
-        raise UserError(f"{masks.path}: masks of {shape}, but the true objects in {source} are {packed.shape}")
+        raise UserError(
+            f"{masks.path}: expected masks of {packed.shape}, the size of the true objects in {source}, found {shape}"
+        )
     found = {name: row for row, name in enumerate(packed.ids)}
     return _by_id(masks, found, packed.instances.__getitem__, source, rows)
 
@@ -120,7 +129,7 @@ def _by_id(
     if missing:
         raise UserError(
             f"{source}: no true mask for {len(missing)} of the {len(masks.ids)} images of {masks.path} "
-            f"(such as {missing[0]}); --truth_fn names another source"
+            f"(such as {missing[0]}); pass another source with --truth_fn"
         )
     wanted = range(len(masks.ids)) if rows is None else rows
     return (truth_of(found[masks.ids[row]]) for row in wanted)
@@ -129,10 +138,12 @@ def _by_id(
 def _recorded_folder(masks: Masks) -> str:
     folder, part = masks.info.data_dir, masks.info.part or "train"
     if folder is None or part != "train":
-        found = "does not say of which data" if folder is None else f"is of the {part} images"
-        raise UsageError(f"{masks.path} {found}, so its true masks are not known; name them with --truth_fn")
+        found = "does not record its data folder" if folder is None else f"holds predictions for the {part} images"
+        raise UsageError(f"{masks.path}: {found}, so its true masks are unknown; pass them with --truth_fn")
     if not Path(folder).is_dir():
-        raise UserError(f"{masks.path} was made from {folder}, which is not here; name the true masks with --truth_fn")
+        raise UserError(
+            f"{masks.path}: predicted from {folder}, which does not exist; pass the true masks with --truth_fn"
+        )
     return folder
 
 
@@ -145,5 +156,5 @@ def _open_pair(path: Path) -> tuple[np.ndarray, list[str]]:
             f"{path}: expected true masks of 0 and 1 (images, height, width), found {array.dtype} {array.shape}"
         )
     if not isinstance(ids, list) or len(ids) != len(array):
-        raise UserError(f"{beside}: expected a list of {len(array)} ids for the masks of {path.name}")
+        raise UserError(f"{beside}: expected a list of {len(array)} ids, one for each mask in {path.name}")
     return array, ids

@@ -1,9 +1,11 @@
-"""Instances: from probabilities to numbered objects, and the files that hold label maps.
+"""Instances: label maps from probabilities, and the files that store label maps.
 
-Instances are connected components, or a watershed where a net predicts borders too. With a border net, mask minus
-border is high inside objects and low where two of them touch: its components are seeds, and the watershed (Meyer 1994;
-scikit-image) grows them into the mask until they meet, which is along the borders. Pixels are neighbours by their
-edges, not by their corners, everywhere here. NAME_labels.npy holds label maps as uint16, objects numbered from 1.
+Instances are the connected components of the mask if the network predicts no borders. If it does, mask minus border is
+high inside instances and low where two of them touch. The connected components where it is high are seeds, and a
+watershed (Meyer 1994; scikit-image) grows them into the mask until they meet, which happens along the borders.
+
+Pixels are neighbours if they share an edge (4-connectivity) everywhere in this module. NAME_labels.npy holds label maps
+as uint16 with instances numbered from 1.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,58 +23,58 @@ from utils.masks.mask_file import binarize
 
 @dataclass(frozen=True)
 class InstanceRules:
-    """How probabilities become objects."""
+    """Rules that turn probabilities into instances."""
 
     th: float = 0.5
-    """a pixel belongs to an object where its mask probability is greater, [0, 1]."""
+    """pixels with a mask probability greater than this belong to an instance, [0, 1]."""
     seed_th: float = 0.5
-    """and to a seed where mask minus border is greater, [0, 1]; without borders it has no say."""
+    """pixels where mask minus border is greater than this belong to a seed, [0, 1]; unused without borders."""
     min_area: int = 0
-    """objects of fewer pixels vanish."""
+    """instances with fewer pixels than this are removed."""
     fill_holes: bool = False
-    """background enclosed by one object becomes part of it (before its pixels are counted)."""
+    """True if background enclosed by one instance becomes part of it (before its pixels are counted)."""
 
 
 def label_instances(mask: np.ndarray, border: np.ndarray | None, rules: InstanceRules) -> np.ndarray:
-    """Number the objects of one image.
+    """Return the label map of one image.
 
     Args:
         mask: (H, W) float16, float32 or float64 probabilities, [0, 1].
-        border: the same shape, the probability that a pixel lies between two objects; None: no border net, so that the
-            connected components of the mask are the objects.
+        border: same shape, the probability that a pixel is between two instances; None if the network predicts no
+            borders, so that the instances are the connected components of the mask.
         rules: thresholds and clean-up.
 
     Returns:
-        (H, W) uint16, 0 = background, objects numbered from 1 without a gap; each hangs together.
+        (H, W) uint16, 0 = background, instances numbered from 1 without a gap; each instance is connected.
 
     Raises:
-        ValueError: shapes differ, or there are more objects than uint16 can number.
+        ValueError: shapes differ, or there are more instances than uint16 can number.
     """
     labels = grow_instances(mask, border, rules.th, rules.seed_th)
     return _numbered(fill_instance_holes(labels) if rules.fill_holes else labels, rules.min_area)
 
 
 def grow_instances(mask: np.ndarray, border: np.ndarray | None, th: float, seed_th: float) -> np.ndarray:
-    """The objects before any clean-up: (H, W) int32, 0 = background; arguments as for `label_instances`.
+    """Return the instances before any clean-up, (H, W) int32, 0 = background (arguments as for `label_instances`).
 
-    A component of the mask without a seed is an object of its own: where the border net sees nothing but border, that
-    is more often right than that there is nothing.
+    A component of the mask without a seed becomes one instance: where the network predicts nothing but border, this is
+    right more often than removing the component.
     """
     from scipy import ndimage
 
     if mask.ndim != 2 or (border is not None and border.shape != mask.shape):
         raise ValueError(
-            f"expected a mask (height, width), and a border like it, found {mask.shape}, {np.shape(border)}"
+            f"expected a mask (height, width) and a border of the same shape, found {mask.shape}, {np.shape(border)}"
         )
     inside = binarize(mask, th)
     components, n_components = ndimage.label(inside)
     if border is None or n_components == 0:
         return components
-    height = mask.astype(np.float32) - border.astype(np.float32)  # of float16 values: exact
-    # only within the mask: a bridge of seed outside of it would make one object of two that do not touch
+    height = mask.astype(np.float32) - border.astype(np.float32)  # exact for float16 values
+    # only within the mask: a bridge of seed pixels outside it would merge two instances that do not touch
     seeds, n_seeds = ndimage.label(binarize(height, seed_th) & inside)
     component_of = np.zeros(n_seeds + 1, dtype=np.int64)
-    component_of[seeds.ravel()] = components.ravel()  # a seed hangs together, so that it lies in one component
+    component_of[seeds.ravel()] = components.ravel()  # a seed is connected, so it is inside one component
     contested = np.bincount(component_of[1:], minlength=n_components + 1) > 1
     if not contested.any():
         return components
@@ -80,24 +82,24 @@ def grow_instances(mask: np.ndarray, border: np.ndarray | None, th: float, seed_
 
 
 def _flooded(components: np.ndarray, seeds: np.ndarray, height: np.ndarray, contested: np.ndarray) -> np.ndarray:
-    """`components` with those of several seeds divided among these."""
+    """Split each component with several seeds among these seeds."""
     from skimage.segmentation import watershed
 
-    ground = contested[components]  # the watershed is the slow part, and one seed alone would take all of it anyway
+    ground = contested[components]  # the watershed is slow, and a single seed would fill its component anyway
     divided = watershed(-height, np.where(ground, seeds, 0), mask=ground)
-    return np.where(ground, divided + (len(contested) - 1), components)  # numbers after those of the components
+    return np.where(ground, divided + (len(contested) - 1), components)  # new numbers follow the components' numbers
 
 
 def fill_instance_holes(labels: np.ndarray) -> np.ndarray:
-    """Give background that one object encloses to that object.
+    """Assign background that one instance encloses to that instance.
 
-    A hole that touches the frame of the image or a second object stays.
+    Background regions that touch the image frame or a second instance are not filled.
 
     Args:
         labels: (H, W) integers, 0 = background.
 
     Returns:
-        the same shape and dtype; `labels` itself if nothing is filled.
+        same shape and dtype; `labels` itself if nothing is filled.
     """
     from scipy import ndimage
 
@@ -125,7 +127,7 @@ def fill_instance_holes(labels: np.ndarray) -> np.ndarray:
 
 
 def _numbered(labels: np.ndarray, min_area: int) -> np.ndarray:
-    """Number 1.. without a gap, in the order of the numbers before, leaving out objects of fewer pixels."""
+    """Renumber instances from 1 without a gap, in their old order, after removing those under `min_area` pixels."""
     kept = np.bincount(labels.ravel()) >= max(min_area, 1)
     kept[0] = False
     n_objects = int(np.count_nonzero(kept))
@@ -136,21 +138,21 @@ def _numbered(labels: np.ndarray, min_area: int) -> np.ndarray:
 
 
 def instances_path(masks_path: str | Path) -> Path:
-    """Where the label maps of a mask file go: <stem>_labels.npy beside it."""
+    """Return the path for the label maps of a mask file: <stem>_labels.npy in the same folder."""
     return Path(masks_path).with_name(f"{Path(masks_path).stem}_labels.npy")
 
 
 def write_instance_maps(
     path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape: tuple[int, int], about: Mapping[str, Any]
 ) -> np.ndarray:
-    """Write the label maps of `ids`, one at a time; both files appear when all are there.
+    """Write the label maps of `ids` one at a time; both files appear only after the last map is written.
 
     Args:
-        path: the .npy; the ids and `about` go beside it, in .json.
+        path: the .npy; `ids` and `about` are stored in a .json of the same name.
         ids: N image ids.
-        maps: N times (H, W) uint16.
+        maps: N label maps (H, W) uint16.
         shape: (H, W).
-        about: plain values, what made them.
+        about: plain values that describe how the maps were made.
 
     Returns:
         (N, H, W) uint16, memory-mapped.
@@ -158,24 +160,26 @@ def write_instance_maps(
     with array_writer(path, (len(ids), *shape), np.uint16) as writer:
         for labels in maps:
             writer.append(labels[None])
-        path.with_suffix(".json").unlink(missing_ok=True)  # an array without its description is half of a pair
+        path.with_suffix(".json").unlink(missing_ok=True)  # an old description must not be paired with the new array
     write_json(path.with_suffix(".json"), {"ids": list(ids), **about})
     return open_array(path)
 
 
 def write_instance_png(path: Path, labels: np.ndarray) -> None:
-    """Write a label map (H, W) uint16 as a grey PNG of 16 bits."""
+    """Write a label map (H, W) uint16 as a 16-bit grey PNG."""
     import cv2
 
     done, content = cv2.imencode(".png", labels)
     if not done:
-        raise UserError(f"{path}: {labels.shape[0]}x{labels.shape[1]} cannot be written as PNG; leave --label_pngs out")
+        raise UserError(
+            f"{path}: cannot write a label map of {labels.shape[0]}x{labels.shape[1]} as PNG; leave out --label_pngs"
+        )
     with whole_file(path) as part:
         part.write_bytes(content.tobytes())
 
 
 def resize_instances(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint16 label map in another (height, width), each pixel the nearest one's; small objects may vanish."""
+    """Resize a label map (H, W) uint16 to `shape` (height, width) by nearest neighbour; small instances may vanish."""
     import cv2
 
     if labels.shape == shape:

@@ -1,4 +1,4 @@
-"""The weighted mean of mask files that hold the same images."""
+"""Weighted mean of mask files that hold the same images."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,73 +9,79 @@ import numpy as np
 from utils.core.errors import UsageError, UserError
 from utils.masks.mask_file import Masks, open_masks
 
-PIXELS_AT_ONCE = 2**22  # bounds memory at a few dozen MB, whatever the number and size of the images
+PIXELS_AT_ONCE = 2**22  # bounds memory at a few dozen MB, regardless of the number and size of the images
 
 
 def open_agreeing(paths: Sequence[str]) -> list[Masks]:
     """Open mask files of the same images and the same size.
 
     Raises:
-        UsageError: no file, or one file twice.
-        UserError: ids or shapes differ, or a file is no mask file.
+        UsageError: no file is given, or one file is given twice.
+        UserError: ids or shapes differ, or a file is not a mask file.
     """
     if not paths:
-        raise UsageError("no mask file named; expected the ones to average")
+        raise UsageError("no mask file given; name the files to average")
     resolved = [Path(path).resolve() for path in paths]
     for place, path in enumerate(resolved):
         if path in resolved[:place]:
-            raise UsageError(f"{paths[place]}: named twice; --weights gives one file more weight")
+            raise UsageError(f"{paths[place]}: given twice; use --weights to give one file more weight")
     first, *others = files = [open_masks(path) for path in paths]
     if not first.ids:
-        raise UserError(f"{first.path}: holds no masks")
+        raise UserError(f"{first.path}: holds no masks; predict again")
     if len(set(first.ids)) < len(first.ids):
-        raise UserError(f"{first.path}: the same id stands for several masks, so files cannot be matched by id")
+        raise UserError(
+            f"{first.path}: the same id is listed for several masks, so files cannot be matched by id; predict again"
+        )
     for other in others:
         if other.planes.shape[1:] != first.planes.shape[1:]:
             raise UserError(
-                f"{other.path}: masks of {other.planes.shape[1:]}, those of {first.path} are {first.planes.shape[1:]}"
+                f"{other.path}: expected masks of shape {first.planes.shape[1:]} like {first.path}, found "
+                f"{other.planes.shape[1:]}"
             )
         digests = {masks.info.images_digest for masks in (first, other)} - {None}
         if len(digests) > 1:
             raise UserError(
-                f"{other.path}: was predicted from other images than {first.path}, under the same ids (packed again in "
-                "between); predict both again"
+                f"{other.path}: was predicted from other images than {first.path} under the same ids (the images were "
+                "packed again in between); predict both again"
             )
         if other.ids != first.ids and sorted(other.ids) != sorted(first.ids):
             odd = sorted(set(other.ids) ^ set(first.ids))
             raise UserError(
-                f"{other.path}: not the images of {first.path}; {len(odd)} are in one only (such as {odd[0]})"
+                f"{other.path}: expected the images of {first.path}, but {len(odd)} are in only one of the two files "
+                f"(such as {odd[0]})"
             )
     return files
 
 
 def check_weights(weights: Sequence[float], n_files: int) -> np.ndarray:
-    """(n_files,) float64 shares that sum to 1; equal ones if no weights are given.
+    """Return (n_files,) float64 shares that sum to 1; equal shares if no weights are given.
 
     Raises:
-        UsageError: another number of weights than of files, or one that is not positive and finite.
+        UsageError: the number of weights differs from the number of files, or a weight is not positive and finite.
     """
     weights = weights or [1.0] * n_files
     if len(weights) != n_files:
-        raise UsageError(f"--weights: {len(weights)} weights for {n_files} mask files")
+        raise UsageError(f"--weights: expected one weight for each mask file, found {len(weights)} for {n_files} files")
     for weight in weights:
         if not (weight > 0 and math.isfinite(weight)):
-            raise UsageError(f"--weights {weight:g}: a weight is positive and finite; leave out a file that has none")
+            raise UsageError(
+                f"--weights {weight:g}: expected a positive finite number; leave out files that should not count"
+            )
     return np.array(weights, dtype=np.float64) / math.fsum(weights)
 
 
 def weighted_mean(files: Sequence[Masks], shares: np.ndarray) -> Iterator[np.ndarray]:
-    """The mean masks, in the order of the first file's ids.
+    """Yield the mean masks batch by batch, in the order of the first file's ids.
 
     Args:
-        files: as `open_agreeing` gives them.
-        shares: (len(files),) float64, sum 1.
+        files: as returned by `open_agreeing`.
+        shares: (len(files),) float64 with sum 1.
 
     Yields:
-        (k, H, W), or (k, 2, H, W) with borders, float32, [0, 1] but for rounding; batches whose k sum to N.
+        (k, H, W), or (k, 2, H, W) with borders, float32 in [0, 1] up to rounding; the batch sizes k sum to N.
 
     Raises:
-        UserError: a value is no probability.
+        UserError: a value is not a probability.
     """
     n_images, *shape = files[0].planes.shape
     step = max(1, PIXELS_AT_ONCE // math.prod(shape))
@@ -84,7 +90,7 @@ def weighted_mean(files: Sequence[Masks], shares: np.ndarray) -> Iterator[np.nda
         mean = np.zeros((min(step, n_images - start), *shape), dtype=np.float32)
         for masks, share, order in zip(files, shares, orders, strict=True):
             batch = masks.planes[order[start : start + step]].astype(np.float32)
-            if not (batch.min() >= 0 and batch.max() <= 1):  # also when there is a NaN
+            if not (batch.min() >= 0 and batch.max() <= 1):  # written so that NaN fails too
                 found = f"{batch.min():g} to {batch.max():g}"
                 raise UserError(f"{masks.path}: expected probabilities in [0, 1], found {found}; predict again")
             mean += np.float32(share) * batch
@@ -92,6 +98,6 @@ def weighted_mean(files: Sequence[Masks], shares: np.ndarray) -> Iterator[np.nda
 
 
 def _order(masks: Masks, ids: Sequence[str]) -> np.ndarray:
-    """The rows of a mask file in the order of `ids`."""
+    """Return the rows of a mask file in the order of `ids`."""
     row_of = {name: row for row, name in enumerate(masks.ids)}
     return np.array([row_of[name] for name in ids])

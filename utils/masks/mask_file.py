@@ -1,6 +1,6 @@
-"""Files of predicted masks: NAME.npy, float16 probabilities in [0, 1], and NAME.json, which says what they are.
+"""Mask files: NAME.npy with float16 probabilities in [0, 1], and NAME.json with ids and a description.
 
-The array is (N, H, W) masks, or (N, 2, H, W): the masks and the borders between objects (train_border.py).
+The array is (N, H, W) masks, or (N, 2, H, W) masks and borders between instances (train_border.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,37 +18,37 @@ from utils.core.records import from_plain, to_plain
 from utils.data.packed_data import PackedImages
 
 TAKEN = ("config", "gate", "labels", "manifest", "objects", "summary", "threshold")
-"""Names of .json files that mean something else."""
+"""Stems that a mask file cannot have, because the .json files of these names mean something else."""
 
 
 @dataclass(frozen=True)
 class PredictionInfo:
-    """What a file of predictions says of itself; files of earlier versions say less."""
+    """The description of a prediction file; files of earlier versions have fewer fields."""
 
     data_dir: str | None = None
-    """The packed folder of its images ..."""
+    """The packed folder of the predicted images."""
     part: str | None = None
-    """... which part of it they are, train or test ..."""
+    """The part of the packed folder: train or test."""
     images_digest: str | None = None
-    """... and a digest of their pixels, so that images that were packed again under the same ids are noticed."""
+    """A digest of the images' pixels, which reveals images that were packed again under the same ids."""
     fold: int | None = None
-    """The fold that the images are, where training wrote the file."""
+    """The fold of the images, if training wrote the file."""
     snapshots: tuple[str, ...] = ()
-    """Snapshot files whose mean it is."""
+    """The snapshot files whose predictions are averaged."""
     tta: str | None = None
-    """Views joined by _ whose mean it is; null for the image alone."""
+    """The averaged views joined by _; "null" for the image alone."""
     mean_of: tuple[str, ...] = ()
-    """Mask files whose mean it is ..."""
+    """The mask files that are averaged."""
     weights: tuple[float, ...] = ()
-    """... and the share of each."""
+    """The share of each file in `mean_of`."""
     joined_from: tuple[str, ...] = ()
-    """Validation files of single folds that it holds side by side."""
+    """The validation files of single folds that are concatenated."""
     target: str | None = None
-    """Column of train_with_folds.csv whose classes were learned."""
+    """The column of train_with_folds.csv with the learned classes."""
     exclusive: bool | None = None
-    """Whether each image has exactly one of the classes."""
+    """True if each image has exactly one of the classes."""
     border: str | None = None
-    """Which border was learned: outline, touching, both."""
+    """The kind of border that was learned: outline, touching or both."""
     border_width: int | None = None
 
 
@@ -58,46 +58,50 @@ class Masks:
 
     path: Path
     planes: np.ndarray
-    """(N, H, W) or (N, 2, H, W) float16 probabilities, memory-mapped: all that the file holds."""
+    """The array of the file: (N, H, W) or (N, 2, H, W) float16 probabilities, memory-mapped."""
     ids: list[str]
     info: PredictionInfo = field(default_factory=PredictionInfo)
 
     @property
     def array(self) -> np.ndarray:
-        """(N, H, W) float16: the masks."""
+        """The masks, (N, H, W) float16."""
         return self.planes if self.planes.ndim == 3 else self.planes[:, 0]
 
     @property
     def border(self) -> np.ndarray | None:
-        """(N, H, W) float16: the borders between objects; None if the file has none."""
+        """The borders between instances, (N, H, W) float16; None if the file has no borders."""
         return None if self.planes.ndim == 3 else self.planes[:, 1]
 
 
 @dataclass(frozen=True)
 class PendingPredictions:
-    """Predictions of an epoch, written under a temporary name until it is known whether they are kept."""
+    """Predictions of one epoch under a temporary name, until it is decided whether they are kept."""
 
     path: Path
 
     def keep(self, target: Path) -> None:
-        """Rename array and description, the array first: a pair that is cut in two is refused by `open_masks`."""
+        """Move the array and its description to `target`.
+
+        The old description is removed first and the new one moved last, so `open_masks` refuses the array if this is
+        interrupted.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         target.with_suffix(".json").unlink(missing_ok=True)
         self.path.replace(target)
         self.path.with_suffix(".json").replace(target.with_suffix(".json"))
 
     def discard(self) -> None:
-        """Remove them; what was kept is not touched."""
+        """Remove the temporary files; predictions kept earlier are not touched."""
         for path in (self.path, self.path.with_suffix(".json")):
             path.unlink(missing_ok=True)
 
 
 def binarize(probabilities: np.ndarray, th: float) -> np.ndarray:
-    """Return the mask: bool, True where the probability is strictly greater than `th`.
+    """Return the bool mask, True where the probability is strictly greater than `th`.
 
-    The comparison is exact for every dtype. `probabilities > th` would not be: beside a float16 array numpy 2 rounds a
-    Python float to float16 first (NEP 50), so that .3 becomes .30005 and pixels of .30005 drop out of the mask; a
-    float64 scalar keeps its type and the pixels are widened instead.
+    The comparison is exact for every dtype. `probabilities > th` is not exact for a float16 array: numpy 2 first rounds
+    the Python float to float16 (NEP 50), so .3 becomes .30005 and pixels of .30005 drop out of the mask. A float64
+    scalar keeps its type, and the pixels are widened instead.
     """
     return np.asarray(probabilities) > np.float64(th)
 
@@ -106,10 +110,10 @@ def binarize(probabilities: np.ndarray, th: float) -> np.ndarray:
 def mask_writer(
     path: str | Path, ids: Sequence[str], shape: tuple[int, ...], info: PredictionInfo
 ) -> Iterator[ArrayWriter]:
-    """Write the masks of `ids`, each of `shape` (H, W) or (2, H, W), in order, batch by batch.
+    """Yield a writer that takes the masks of `ids`, each of `shape` (H, W) or (2, H, W), in order, batch by batch.
 
-    Both files appear when all masks are there. The description is removed first and comes back last: an array without
-    one is half of a pair, and is refused.
+    Both files appear only after all masks are written. An old description is removed before the new array appears, and
+    the new description is written last; `open_masks` refuses an array without one.
     """
     path = Path(path)
     check_name(path)
@@ -123,8 +127,8 @@ def open_masks(path: str | Path) -> Masks:
     """Open a mask file, memory-mapped.
 
     Raises:
-        UserError: no such file, truncated, without its .json, not (N, H, W) or (N, 2, H, W) probabilities, or ids of
-            another number.
+        UserError: the file is missing, truncated, without its .json, or not (N, H, W) or (N, 2, H, W) floats, or the
+            number of ids is not N.
     """
     path = Path(path)
     array = open_array(path)
@@ -144,38 +148,42 @@ def open_masks(path: str | Path) -> Masks:
 
 
 def check_name(path: Path) -> None:
-    """Raise a UserError for a name that no array with a description beside it can have."""
+    """Raise UserError if a file of masks or probabilities cannot have this name."""
     if path.suffix != ".npy":
-        raise UserError(f"{path}: the name of a file of masks or probabilities ends in .npy")
+        raise UserError(f"{path}: expected a file name that ends in .npy")
     if path.stem in TAKEN:
         raise UserError(
-            f"{path}: its description would be {path.stem}.json, which is another file's name; choose another"
+            f"{path}: its description would be {path.stem}.json, a name used for another kind of file; choose another "
+            "name"
         )
 
 
 def write_description(path: Path, lists: dict[str, list[str]], info: PredictionInfo) -> None:
-    """Write the .json beside an array: its `lists` (ids, labels), and what is known of `info`."""
+    """Write the .json of an array: its `lists` (ids, labels) and the fields of `info` that are set."""
     known = {name: value for name, value in to_plain(info).items() if value is not None and value != []}
     write_json(path.with_suffix(".json"), {**lists, **known})
 
 
 def read_description(path: Path) -> tuple[dict[str, Any], PredictionInfo]:
-    """Read the .json beside an array: all it holds, and what it says of the predictions.
+    """Read the .json of an array.
+
+    Returns:
+        all values in the file, and the description of the predictions.
 
     Raises:
-        UserError: there is none, or it is no description.
+        UserError: the file is missing or is not a valid description.
     """
     beside = path.with_suffix(".json")
     if not beside.is_file():
         raise UserError(f"{path}: its {beside.name} with the ids is missing; keep the two together or predict again")
     values = read_json(beside)
-    return values, from_plain(PredictionInfo, values, str(beside), "keep it as it was written, or predict again")
+    return values, from_plain(PredictionInfo, values, str(beside), "restore it as it was written, or predict again")
 
 
 def check_same_images(path: Path, info: PredictionInfo, packed: PackedImages, folder: str | Path) -> None:
-    """Raise a UserError if the packed images are not those that the predictions were made from."""
+    """Raise UserError if the predictions were made from other images than the packed ones."""
     if info.images_digest is not None and info.images_digest != packed.images_digest:
         raise UserError(
-            f"{path}: was predicted from other images than {folder} holds now (they were packed again under the same "
-            "ids); predict again, or put the images back"
+            f"{path}: was predicted from other images than {folder} holds now (the images were packed again under the "
+            "same ids); predict again, or restore the images"
         )

@@ -1,13 +1,18 @@
-"""Post-processing: how the probabilities of an image become a mask, or a map of instances, in this order:
+"""Post-processing: turn the probabilities of an image into a mask or a label map.
 
-1. `crf` refines the probabilities by the image's edges, before the threshold: a dense conditional random field
-   (Krähenbühl and Koltun, NIPS 2011) of pydensecrf2, an extra that needs a C++ compiler (`pip install -e '.[crf]'`).
-2. `min_area` empties a mask of fewer pixels, as the threshold was fitted; `fill_holes` then gives what a mask encloses
-   to it. Instances are made from seeds over `seed_th`, filled, and then each counted (utils/masks/instances.py).
-3. `keep_largest` leaves the K largest connected components or instances.
-4. `constant_is_empty` empties images of one single colour, and `full_is_empty` masks that cover the whole image.
+The steps, in this order:
 
-Pixels are neighbours by their edges, not by their corners.
+1. `crf` refines the probabilities along the image's edges, before the threshold is applied. It is the dense conditional
+   random field of Krähenbühl and Koltun (NIPS 2011) in pydensecrf2, an optional dependency that needs a C++ compiler
+   (`pip install -e '.[crf]'`).
+2. Masks: `min_area` empties masks with fewer pixels, counted before holes are filled because the threshold was fitted
+   that way; then `fill_holes` fills background that the mask encloses. Instances: they are grown from seeds above
+   `seed_th`, their holes are filled, and then those with fewer pixels are removed (utils/masks/instances.py).
+3. `keep_largest` keeps the K largest connected components or instances.
+4. `constant_is_empty` empties the masks of images of one single colour, and `full_is_empty` empties masks that cover
+   the whole image.
+
+Pixels are neighbours if they share an edge (4-connectivity).
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -24,38 +29,38 @@ from utils.masks.instances import InstanceRules, fill_instance_holes, label_inst
 from utils.masks.mask_file import Masks, binarize
 
 LEAST = 1e-4
-"""Probabilities are kept this far from 0 and 1, where their logarithms end; float16 rounds to 1 from .99976."""
+"""Probabilities are clipped this far from 0 and 1, where logarithms diverge; float16 rounds to 1 from .99976."""
 
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """How the probabilities of one image become a mask, or instances."""
+    """Thresholds and rules that turn the probabilities of one image into a mask or a label map."""
 
     threshold: float = 0.5
-    """A pixel is mask where its probability is greater ..."""
+    """Pixels with a probability greater than this are mask."""
     min_area: int = 0
-    """... and a mask of fewer pixels is empty."""
+    """Masks with fewer pixels than this are emptied."""
     instances: InstanceRules = field(default_factory=InstanceRules)
-    """Threshold, seeds, minimum area and holes of instances."""
+    """Thresholds, minimum area and hole filling for instances."""
     rules: RuleSettings = field(default_factory=RuleSettings)
-    """The flags: CRF, holes of masks, largest components, full and constant images."""
+    """The flags for the CRF, holes in masks, largest components, full masks and constant images."""
 
 
 @dataclass(frozen=True)
 class PostProcessed:
-    """The masks and instances of a mask file after post-processing, made one image at a time."""
+    """The masks and instances of a mask file after post-processing, computed one image at a time."""
 
     masks: Masks
     how: PostProcessing
     shapes: Shapes
-    """(height, width) of the masks to make, for all or by id; probabilities of another size are resized."""
+    """(height, width) of the output masks, for all images or by id; probabilities of another size are resized."""
     image_of: Callable[[str], np.ndarray] | None = None
-    """id -> the packed image (H, W, C) uint8, where a rule needs it."""
+    """id -> the packed image (H, W, C) uint8; only used if a rule needs the image."""
     empty: Collection[str] = ()
-    """ids whose mask is empty whatever was predicted: gated out, or of one single colour."""
+    """ids whose mask is empty regardless of the prediction: gated out, or images of one single colour."""
 
     def each_mask(self, ids: Iterable[str]) -> Iterator[np.ndarray]:
-        """Yield the bool mask of each image, of the size that `shapes` gives it."""
+        """Yield the bool mask of each image, at its size in `shapes`."""
         rows = {name: row for row, name in enumerate(self.masks.ids)}
         return (self._mask(name, rows[name]) for name in ids)
 
@@ -63,12 +68,12 @@ class PostProcessed:
         """Yield the label map (H, W) uint16 of each image, in the order and at the size of the mask file.
 
         Raises:
-            UserError: more instances in an image than can be numbered.
+            UserError: an image has more instances than uint16 can number.
         """
         return (self._instance_map(name, row) for row, name in enumerate(self.masks.ids))
 
     def shape_of(self, name: str) -> tuple[int, int]:
-        """Return the (height, width) that an image's mask should have."""
+        """Return the (height, width) of an image's output mask."""
         return self.shapes if isinstance(self.shapes, tuple) else self.shapes[name]
 
     def _mask(self, name: str, row: int) -> np.ndarray:
@@ -90,55 +95,55 @@ class PostProcessed:
         try:
             labels = label_instances(self._probabilities(name, row), border, self.how.instances)
         except ValueError as error:
-            raise UserError(f"{self.masks.path}: {name}: {error}; a larger --th or --min_area leaves fewer") from None
+            raise UserError(f"{self.masks.path}: {name}: {error}; use a larger --th or --min_area") from None
         return clean_instances(labels, self.how.rules)
 
     def _probabilities(self, name: str, row: int) -> np.ndarray:
-        """(H, W) of one image, refined by its edges if the rules say so."""
+        """Return the (H, W) probabilities of one image, refined by the CRF if the rules ask for it."""
         probabilities = self.masks.array[row]
         return refined(probabilities, self.image_of(name)) if self.how.rules.crf else probabilities
 
 
 def _resized(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) probabilities as float32 of another (height, width)."""
+    """Resize (H, W) probabilities to `shape` (height, width), float32."""
     import cv2
 
     return cv2.resize(probabilities.astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 class Potentials(NamedTuple):
-    """How far a pixel speaks to others, in pixels and grey values of 0..255, and how much it counts."""
+    """Pairwise potentials of the CRF: standard deviations in pixels and in grey values (0..255), and weights."""
 
     smooth_xy: float = 3.0
-    """standard deviation of the distance at which pixels smooth each other, whatever their colour."""
+    """standard deviation of the distance between pixels that smooth each other regardless of colour."""
     smooth_weight: float = 3.0
-    """the cost of two such pixels disagreeing."""
+    """cost when two pixels within `smooth_xy` disagree."""
     colour_xy: float = 30.0
-    """the same for pixels of like colour: distance, ..."""
+    """standard deviation of the distance between pixels of similar colour that smooth each other."""
     colour_grey: float = 13.0
-    """... difference of colour, ..."""
+    """standard deviation of the colour difference that counts as similar."""
     colour_weight: float = 5.0
-    """... and cost."""
+    """cost when two pixels of similar colour disagree."""
     steps: int = 5
-    """of mean-field inference."""
+    """number of mean-field inference steps."""
 
 
 USUAL = Potentials()
 
 
 def need_crf() -> None:
-    """Raise a UsageError with the command that installs it, if pydensecrf2 is not there."""
+    """Raise UsageError with the install command if pydensecrf2 is not installed."""
     if find_spec("pydensecrf") is None:
         raise UsageError("--crf: needs pydensecrf2, which is not installed; run: pip install -e '.[crf]'")
 
 
 def refined(probabilities: np.ndarray, image: np.ndarray, potentials: Potentials = USUAL) -> np.ndarray:
-    """Probabilities after mean-field inference over mask and background.
+    """Return the probabilities after mean-field inference over mask and background.
 
     Args:
         probabilities: (H, W) float, [0, 1].
         image: (H, W, C) uint8, C = 1 (grey) or 3 (RGB).
-        potentials: of the pairs of pixels.
+        potentials: pairwise potentials.
 
     Returns:
         (H, W) float32, [0, 1].
@@ -152,7 +157,9 @@ def refined(probabilities: np.ndarray, image: np.ndarray, potentials: Potentials
 
     height, width = probabilities.shape
     if image.shape[:2] != (height, width):
-        raise ValueError(f"expected an image of {height}x{width}, as its mask, found {image.shape[0]}x{image.shape[1]}")
+        raise ValueError(
+            f"expected an image of {height}x{width}, the size of its mask, found {image.shape[0]}x{image.shape[1]}"
+        )
     inside = np.clip(probabilities.astype(np.float32), LEAST, 1 - LEAST).ravel()
     field = DenseCRF2D(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(-np.log(np.stack([1 - inside, inside]))))
@@ -167,18 +174,18 @@ def refined(probabilities: np.ndarray, image: np.ndarray, potentials: Potentials
 
 
 def check_rules(rules: RuleSettings) -> None:
-    """Raise a UsageError for a flag whose value makes no sense, or whose package is not installed."""
+    """Raise UsageError if a flag has an invalid value or needs a package that is not installed."""
     if rules.keep_largest is not None and rules.keep_largest < 1:
-        raise UsageError(f"--keep_largest {rules.keep_largest}: a number of components, 1 or more")
+        raise UsageError(f"--keep_largest {rules.keep_largest}: expected a number of components, 1 or more")
     if rules.crf:
         need_crf()
 
 
 def clean_mask(mask: np.ndarray, rules: RuleSettings) -> np.ndarray:
-    """Fill holes, keep the largest components, and empty a full mask, as the rules say.
+    """Fill holes, keep the largest components and empty a full mask, according to the rules.
 
     Args:
-        mask: (H, W) bool, already of `min_area` pixels.
+        mask: (H, W) bool, with at least `min_area` pixels.
         rules: the flags.
 
     Returns:
@@ -194,10 +201,10 @@ def clean_mask(mask: np.ndarray, rules: RuleSettings) -> np.ndarray:
 
 
 def clean_instances(labels: np.ndarray, rules: RuleSettings) -> np.ndarray:
-    """Keep the largest objects and empty a map that covers the whole image, as the rules say.
+    """Keep the largest instances and empty a label map without background, according to the rules.
 
     Args:
-        labels: (H, W) uint16, 0 = background, as `label_instances` makes it.
+        labels: (H, W) uint16, 0 = background, as returned by `label_instances`.
         rules: the flags.
 
     Returns:
@@ -209,14 +216,14 @@ def clean_instances(labels: np.ndarray, rules: RuleSettings) -> np.ndarray:
 
 
 def largest_instances(labels: np.ndarray, count: int) -> np.ndarray:
-    """The `count` largest objects (of equally large ones those numbered first), numbered anew in their old order.
+    """Keep the `count` largest instances and renumber them from 1 in their old order; ties keep the lower numbers.
 
     Args:
         labels: (H, W) integers, 0 = background.
         count: 1 or more.
 
     Returns:
-        the same shape and dtype.
+        same shape and dtype.
     """
     areas = np.bincount(labels.ravel())
     areas[0] = 0
@@ -228,7 +235,7 @@ def largest_instances(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def constant_images(ids: Iterable[str], picture_of: Callable[[str], np.ndarray]) -> set[str]:
-    """Those of `ids` whose image (H, W, C) has one single colour."""
+    """Return the ids whose image (H, W, C) has one single colour."""
     return {name for name in ids if _is_constant(picture_of(name))}
 
 

@@ -1,4 +1,4 @@
-"""Files of class probabilities: NAME.npy, float32 (images, classes) in [0, 1], and NAME.json with ids and classes."""
+"""Probability files: NAME.npy, float32 (images, classes) in [0, 1], and NAME.json with ids and class names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ from utils.masks.mask_file import PredictionInfo, check_name, read_description, 
 
 @dataclass(frozen=True)
 class Probabilities:
-    """An opened file of class probabilities."""
+    """An opened probability file."""
 
     path: Path
     array: np.ndarray
-    """(N, K) float32, [0, 1], in memory: it is small."""
+    """(N, K) float32, [0, 1]; held in memory because it is small."""
     ids: list[str]
-    """N images, each once."""
+    """N image ids, each once."""
     labels: list[str]
-    """K names of classes."""
+    """K class names."""
     info: PredictionInfo = field(default_factory=PredictionInfo)
 
     @property
     def planes(self) -> np.ndarray:
-        """(N, K) float32: all that the file holds, under the name that mask files have for it."""
+        """The array of the file, (N, K) float32, under the name that mask files use for it."""
         return self.array
 
 
@@ -35,18 +35,19 @@ def write_probabilities(
 ) -> None:
     """Write probabilities and their description.
 
-    The description is removed first and comes back last: an array without one is half of a pair, and is refused.
+    An old description is removed before the new array appears, and the new description is written last;
+    `open_probabilities` refuses an array without one.
 
     Args:
         path: ends in .npy.
-        ids: N images.
+        ids: N image ids.
         array: (N, K) floats, [0, 1]; stored as float32.
-        labels: K names of classes.
-        info: what made them.
+        labels: K class names.
+        info: description of the predictions.
 
     Raises:
-        UserError: another ending.
-        ValueError: the array has another shape.
+        UserError: `path` does not end in .npy, or its .json is a name used for another kind of file.
+        ValueError: the array is not (N, K).
     """
     path = Path(path)
     check_name(path)
@@ -59,19 +60,17 @@ def write_probabilities(
 
 
 def open_probabilities(path: str | Path) -> Probabilities:
-    """Read a file of class probabilities.
+    """Read a probability file.
 
     Raises:
-        UserError: no such file, truncated, without its .json, not (images, classes) float32, ids or classes of another
-            number, an id twice, or a value outside [0, 1].
+        UserError: the file is missing, truncated, without its .json or not (images, classes) float32, the number of
+            ids or classes differs, an id is listed twice, or a value is outside [0, 1].
     """
     path = Path(path)
     array = open_array(path)
     beside = path.with_suffix(".json")
     if array.dtype != np.float32 or array.ndim != 2:
-        what = (
-            "; this is a mask file, what train_classifier.py and its snapshots write is not" if array.ndim > 2 else ""
-        )
+        what = "; this is a mask file, expected one from train_classifier.py or its snapshots" if array.ndim > 2 else ""
         raise UserError(
             f"{path}: expected float32 probabilities (images, labels), found {array.dtype} {array.shape}{what}"
         )
@@ -84,6 +83,6 @@ def open_probabilities(path: str | Path) -> Probabilities:
     if len(set(ids)) < len(ids):
         again = next(name for name in ids if ids.count(name) > 1)
         raise UserError(f"{beside}: image {again} is listed twice; predict again")
-    if array.size and not (array.min() >= 0 and array.max() <= 1):  # also when there is a NaN
+    if array.size and not (array.min() >= 0 and array.max() <= 1):  # written so that NaN fails too
         raise UserError(f"{path}: expected probabilities in [0, 1], found {array.min():g} to {array.max():g}")
     return Probabilities(path, np.array(array), ids, labels, info)

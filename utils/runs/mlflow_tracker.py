@@ -1,8 +1,8 @@
-"""A run in MLflow: flags as parameters, metrics after each epoch, files at the end.
+"""The MLflow tracker: flags as parameters, metrics after each epoch, files at the end of the run.
 
-The server is that of MLFLOW_TRACKING_URI; without one, a file mlflow.db beside the runs, and mlartifacts for files. The
-experiment there is called by MLFLOW_EXPERIMENT_NAME, else "strata". tracker.json in the run's folder says which run
-there is this one, so that a run that is resumed here goes on there.
+MLFLOW_TRACKING_URI names the server. Without it, runs are stored in mlflow.db and files in mlartifacts/, both in the
+folder that contains the run folders. MLFLOW_EXPERIMENT_NAME names the experiment; the default is "strata". tracker.json
+in the run folder holds the id of the MLflow run, so that a resumed run continues the same MLflow run.
 """
 
 import fcntl
@@ -29,25 +29,29 @@ TRACKER_FILE = "tracker.json"
 MANNERS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; the package's own 120 and 7 retries wait for an hour
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # after 0, 4, 8 and 16 s: a server may be started anew meanwhile
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's defaults (120 s, 7 retries) wait for an hour
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # after 0, 4, 8 and 16 s: time for a server to restart
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""Variables of the environment that are set before MLflow is imported, where the user has not set them."""
+"""Environment variables that are set before MLflow is imported, unless the user has set them."""
 STATUS: dict[End, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 AT_ONCE = 100
-"""Parameters that one request may hold, by MLflow's own limit."""
+"""Maximum number of parameters in one request, a limit of MLflow."""
 
 
 class MlflowTracker:
-    """One run there; made, it is found or begun, and has the rows that log.csv holds already.
+    """A run in MLflow.
+
+    The constructor continues the run that tracker.json names or creates a new one, and logs the rows of log.csv that
+    MLflow does not have yet.
 
     Args:
-        folder: the run's.
-        flags: of the run.
+        folder: the run folder.
+        flags: the flags of the run.
 
     Raises:
-        Exception: whatever MLflow raises.
+        UserError: the run folder is missing, or the experiment is deleted in MLflow.
+        Exception: any error that MLflow raises.
     """
 
     def __init__(self, folder: Path, flags: Mapping[str, Any]) -> None:
@@ -55,23 +59,23 @@ class MlflowTracker:
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or _file_beside(folder)
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri(folder)
         self._client = MlflowClient(tracking_uri=uri)
-        self._run = self._found(folder) or self._begun(folder)
-        self._tell_flags(shown_flags(flags))
-        self._epochs = self._epochs_there(self._run)
+        self._run = self._find_run(folder) or self._create_run(folder)
+        self._log_flags(shown_flags(flags))
+        self._epochs = self._logged_epochs(self._run)
         for row in _rows(RunFolder(folder).log):
             self.epoch(row)
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Metrics of one epoch, unless they are there already."""
+        """Log the metrics of one epoch unless MLflow has them already."""
         step = int(row["epoch"])
         if step not in self._epochs:
             self._client.log_batch(self._id, metrics=_metrics(row, step))
             self._epochs.add(step)
 
     def finish(self, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """Final metrics, and the files that are there."""
+        """Log the final metrics and tags, and upload those of the files that exist."""
         last = max(self._epochs, default=0)
         self._client.log_batch(self._id, metrics=_metrics(final_metrics(summary), last))
         for name, text in final_texts(summary).items():
@@ -88,8 +92,8 @@ class MlflowTracker:
     def _id(self) -> str:
         return self._run.info.run_id
 
-    def _found(self, folder: Path) -> "Run | None":
-        """The run there that tracker.json names, going on again; None if there is none."""
+    def _find_run(self, folder: Path) -> "Run | None":
+        """Return the run that tracker.json names, set to running again; None if it does not exist or is deleted."""
         from mlflow.exceptions import MlflowException
 
         if not (folder / TRACKER_FILE).is_file():
@@ -105,7 +109,7 @@ class MlflowTracker:
         self._client.update_run(run.info.run_id, status="RUNNING")
         return run
 
-    def _begun(self, folder: Path) -> "Run":
+    def _create_run(self, folder: Path) -> "Run":
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
         run = self._client.create_run(self._experiment(folder), run_name=folder.name)
@@ -113,7 +117,7 @@ class MlflowTracker:
         return run
 
     def _experiment(self, folder: Path) -> str:
-        """The id of the experiment, which is made if it is not there."""
+        """Return the id of the experiment; create it if it does not exist."""
         from mlflow.exceptions import MlflowException
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "strata"
@@ -122,16 +126,19 @@ class MlflowTracker:
         if found is None:
             try:
                 return self._client.create_experiment(name, artifact_location=own_files)
-            except MlflowException as error:  # another run was quicker
+            except MlflowException as error:  # another run has created it meanwhile
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 found = self._client.get_experiment_by_name(name)
         if found.lifecycle_stage != "active":
-            raise UserError(f"the experiment {name} was deleted there; name another one in MLFLOW_EXPERIMENT_NAME")
+            raise UserError(f"MLflow experiment {name}: it is deleted; set MLFLOW_EXPERIMENT_NAME to another name")
         return found.experiment_id
 
-    def _tell_flags(self, flags: Mapping[str, float | str]) -> None:
-        """Flags as parameters, which cannot change; one that a resume has changed becomes a tag `resumed.<flag>`."""
+    def _log_flags(self, flags: Mapping[str, float | str]) -> None:
+        """Log flags as parameters.
+
+        MLflow's parameters cannot change, so a flag that has changed on resume becomes a tag `resumed.<flag>`.
+        """
         from mlflow.entities import Param
 
         texts, there = {name: as_text(value) for name, value in flags.items()}, self._run.data.params
@@ -142,9 +149,9 @@ class MlflowTracker:
             if there.get(name, text) != text:
                 self._client.set_tag(self._id, f"resumed.{name}", text)
 
-    def _epochs_there(self, run: "Run") -> set[int]:
-        """The epochs that MLflow has heard of."""
-        names = [name for name in run.data.metrics if "/" not in name]  # those of epochs
+    def _logged_epochs(self, run: "Run") -> set[int]:
+        """Return the epochs whose metrics MLflow has already."""
+        names = [name for name in run.data.metrics if "/" not in name]  # final metrics have a slash
         return {metric.step for metric in self._client.get_metric_history(self._id, names[0])} if names else set()
 
 
@@ -155,11 +162,11 @@ def _metrics(values: Mapping[str, float], step: int) -> "list[Metric]":
     return [Metric(name, float(value), now, step) for name, value in values.items() if name != "epoch"]
 
 
-def _file_beside(folder: Path) -> str:
-    """The sqlite file beside the run folders, as an address.
+def _default_uri(folder: Path) -> str:
+    """Return the URI of mlflow.db in the folder that contains the run folders; create the file if it is missing.
 
-    MLflow makes its tables in many steps, that two runs must not do at once and a kill must not break off: a new file
-    is made by one run while others wait, and appears whole.
+    MLflow creates its tables in many steps, which two runs must not execute at the same time and a kill must
+    not interrupt. One run creates the file while others wait, and the file appears when it is complete.
     """
     from mlflow import MlflowClient
 
@@ -178,7 +185,7 @@ def _address(path: Path) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time through; a lock of a process that was killed is none."""
+    """Hold an exclusive lock on a folder; the lock of a killed process is released."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -188,7 +195,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _rows(log: Path) -> list[dict[str, float]]:
-    """The rows of log.csv; none where there is no such file yet."""
+    """Return the rows of log.csv; an empty list if the file does not exist yet."""
     if not log.is_file():
         return []
     table = read_table(log, "epoch")

@@ -1,6 +1,7 @@
-"""Messages about how a run ended, by apprise: mail, Telegram, Slack and a hundred more. None of them can harm the run.
+"""Notifications of how a run ended, sent by apprise: mail, Telegram, Slack and about a hundred other services.
 
-An address holds passwords and tokens: it is written nowhere, and no message shows more of it than its scheme.
+A notification that fails does not affect the run. Addresses hold passwords and tokens, so they are not stored, and
+messages show only their scheme.
 """
 
 import logging
@@ -27,20 +28,20 @@ if TYPE_CHECKING:
 
 VARIABLE = "STRATA_NOTIFY"
 SECONDS = 20
-"""The longest that a run waits for its messages to be sent."""
+"""Maximum number of seconds that a run waits for its messages to be sent."""
 Kind = Literal["success", "failure", "warning"]
 
 
 def urls_of(flag: Sequence[str]) -> list[str]:
-    """The addresses of --notify, and those of STRATA_NOTIFY (several with blanks between), each once."""
+    """Return the addresses of --notify and of STRATA_NOTIFY (separated by whitespace), without duplicates."""
     return list(dict.fromkeys([*flag, *os.environ.get(VARIABLE, "").split()]))
 
 
 def check_notify(urls: Sequence[str]) -> None:
-    """See that apprise understands every address; nothing is sent.
+    """Check that apprise understands every address; send nothing.
 
     Raises:
-        UsageError: it does not understand one, which is named by its scheme only.
+        UsageError: apprise does not understand an address; the message shows only its scheme.
     """
     for url in urls:
         scheme = _scheme(url)
@@ -49,29 +50,30 @@ def check_notify(urls: Sequence[str]) -> None:
         if _service(url) is None:
             raise UsageError(
                 f"--notify (or {VARIABLE}) {scheme}://...: apprise does not understand this address; "
-                "`apprise --details` shows how each is written"
+                "`apprise --details` lists the form of each service's addresses"
             )
 
 
 @contextmanager
 def telling(urls: Sequence[str], folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Send word of how the run in `folder` ended, after a block around its training.
+    """Notify `urls` of how the training in the `with` block ended.
 
     The block gets a function that takes the summary of the finished run (summary.json) and sends it. An error that
-    leaves the block is sent as the one line that it will print, and goes on unchanged.
+    leaves the block is sent as the one line that the script prints for it, and is raised unchanged; only ToldElsewhere
+    is not sent, because another process of the run has reported it.
 
     Args:
-        urls: addresses that `check_notify` has passed; none: nothing is sent.
-        folder: the run's.
+        urls: addresses that have passed `check_notify`; if empty, nothing is sent.
+        folder: the run folder.
     """
     name = Path(os.path.abspath(folder)).name
 
-    def told(summary: Mapping[str, Any]) -> None:
+    def send_summary(summary: Mapping[str, Any]) -> None:
         score, lines = _finished(summary, folder)
         send(urls, f"{name}: finished, {score}", lines, "success")
 
     try:
-        yield told
+        yield send_summary
     except ToldElsewhere:
         raise
     except (Exception, KeyboardInterrupt) as error:
@@ -83,20 +85,20 @@ def telling(urls: Sequence[str], folder: Path) -> Iterator[Callable[[Mapping[str
 
 
 def send(urls: Sequence[str], title: str, lines: Sequence[str], kind: Kind) -> None:
-    """Send a message to all addresses at once; one that cannot be reached is a line on stderr.
+    """Send a message to all addresses in parallel, and print a line on stderr for each failure.
 
-    Returns after SECONDS at most, or when Ctrl-C or SIGTERM does not want to wait.
+    Return after at most SECONDS, or earlier on Ctrl-C or SIGTERM.
     """
     failures: dict[str, str | None] = dict.fromkeys(urls, f"not sent within {SECONDS} s")
 
     def send_to(url: str) -> None:
         failures[url] = _sent(url, title, "\n".join(lines), kind)
 
-    # Threads of our own, that do not keep the process from ending when a server hangs.
+    # Daemon threads do not keep the process alive when a server hangs.
     threads = [Thread(target=send_to, args=(url,), daemon=True) for url in urls]
     deadline = time.monotonic() + SECONDS
     try:
-        with _unheard():
+        with _log_detached():
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -109,7 +111,7 @@ def send(urls: Sequence[str], title: str, lines: Sequence[str], kind: Kind) -> N
 
 
 def _sent(url: str, title: str, text: str, kind: Kind) -> str | None:
-    """Send a message; what went wrong, or None."""
+    """Send a message to one address; return the reason of a failure, or None."""
     from apprise import NotifyFormat
 
     try:
@@ -117,33 +119,33 @@ def _sent(url: str, title: str, text: str, kind: Kind) -> str | None:
         result = service.notify(text, title=title, notify_type=kind, body_format=NotifyFormat.TEXT)
         if result:
             return None
-        said = [entry.message for entry in result.logs()]
-    except Exception as error:  # whatever a service raises: the run has ended, and its word counts
-        said = [f"{type(error).__name__}: {error}"]
-    return _without_address(said[-1] if said else "", url)
+        reasons = [entry.message for entry in result.logs()]
+    except Exception as error:  # no error of a service may replace the result of the run
+        reasons = [f"{type(error).__name__}: {error}"]
+    return _without_address(reasons[-1] if reasons else "", url)
 
 
 def _without_address(text: str, url: str) -> str:
-    """What a service says, if it repeats no piece of the address; else that it failed."""
+    """Return a service's message on one line, or a general one if it repeats a part of the address."""
     pieces = re.findall(r"\w{3,}", unquote(url).partition("://")[2] + " " + url.partition("://")[2])
     if not text or any(piece.lower() in text.lower() for piece in pieces):
-        return "the message could not be sent (`apprise -vv --body test ADDRESS` says why)"
+        return "the message could not be sent (`apprise -vv --body test ADDRESS` shows the reason)"
     return " ".join(text.split())[:200]
 
 
 def _service(url: str) -> "Apprise | None":
-    """apprise with one service, or None if it does not understand the address."""
+    """Return apprise with one service, or None if it does not understand the address."""
     from apprise import Apprise, AppriseAsset
 
-    with _unheard():
-        asset = AppriseAsset(app_id="Strata", app_desc="Strata", service_timeout=0)  # no limit: no threads of its own
+    with _log_detached():
+        asset = AppriseAsset(app_id="Strata", app_desc="Strata", service_timeout=0)  # 0: no time limit, no threads
         service = Apprise.instantiate(url, asset=asset)
         return None if service is None else Apprise(service, asset=asset)
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep apprise's own log, which may name addresses, from logs that somebody has set up."""
+def _log_detached() -> Iterator[None]:
+    """Keep apprise's log messages, which may contain addresses, from the handlers of other loggers."""
     log = logging.getLogger("apprise")
     before, log.propagate = log.propagate, False
     try:
@@ -160,12 +162,12 @@ def _scheme(url: str) -> str:
 def _reason(error: BaseException, folder: Path) -> str:
     line = open_text(explain(error)[1])
     if isinstance(error, KeyboardInterrupt) and RunFolder(folder).state.is_file():
-        line += "; the same command with --resume goes on from the last finished epoch"
+        line += "; the same command with --resume continues from the last finished epoch"
     return line
 
 
 def _finished(summary: Mapping[str, Any], folder: Path) -> tuple[str, list[str]]:
-    """The score of a finished run, as a title names it, and the lines of the message."""
+    """Return the score of a finished run for the title, and the lines of the message."""
     measure = snapshot_file(summary["best_snapshot"]).measure
     score = f"{measure} {summary[measure]:.4f}"
     return score, [
@@ -177,7 +179,7 @@ def _finished(summary: Mapping[str, Any], folder: Path) -> tuple[str, list[str]]
 
 
 def _place(measure: str, score: float, folder: Path) -> str:
-    """Where a run stands among the finished ones beside it that are ranked by the same measure."""
+    """Return a line about a run's place among the finished runs in the same folder that have the same measure."""
     here = Path(os.path.abspath(folder))
     others = [path for path in here.parent.glob("*/summary.json") if path.parent != here]
     scores = {path.parent.name: rival for path in others if (rival := _score(path, measure)) is not None}
@@ -190,11 +192,11 @@ def _place(measure: str, score: float, folder: Path) -> str:
 
 
 def _score(path: Path, measure: str) -> float | None:
-    """The score in a summary.json; None where there is none by this measure."""
+    """Return the score in a summary.json, or None if the file has no score by this measure."""
     try:
         summary = read_json(path)
         if snapshot_file(summary["best_snapshot"]).measure == measure:
             return float(summary[measure])
     except (UserError, OSError, KeyError, TypeError, ValueError):
-        return None  # not ours, or cannot be read
+        return None  # unreadable, or not the summary of a run
     return None

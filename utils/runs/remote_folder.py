@@ -1,6 +1,6 @@
-"""A folder that may be elsewhere: on this disk, in an object store (s3://, gs://), on a machine behind ssh (ssh://).
+"""A folder on this disk, in an object store (s3://, gs://) or on a machine that ssh reaches (ssh://).
 
-Files appear in it whole, and no message shows a password.
+A file appears in the folder when it is complete, and no message shows a password.
 """
 
 import hashlib
@@ -19,37 +19,37 @@ from utils.core.errors import Interrupted, UsageError, UserError
 from utils.core.files import whole_file
 
 PACKAGES = {"file": "fsspec", "s3": "s3fs", "gs": "gcsfs", "ssh": "paramiko"}
-"""Kind of folder -> the package that reaches it."""
+"""Kind of folder -> the package that accesses it."""
 SCHEMES = {"file": "file", "s3": "s3", "gs": "gs", "gcs": "gs", "ssh": "ssh", "sftp": "ssh"}
 EXPECTED = "expected a folder, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or ssh://HOST/FOLDER"
 CHUNK = 2**20
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"}
 SAID_WITHOUT = ("Anonymous caller", "No authentication methods")
-"""What gcsfs and paramiko say of the same, in errors of a general kind."""
+"""Texts of missing credentials in errors of gcsfs and paramiko whose class is too general to tell."""
 DENIED = {"PermissionError", "AuthenticationException", "CredentialRetrievalError", "TokenRetrievalError"}
 UNREACHABLE = {"gaierror", "ConnectionError", "TimeoutError", "NoValidConnectionsError", "HTTPClientError"}
 UNREACHABLE |= {"EndpointConnectionError", "ConnectionClosedError", "ClientConnectionError", "FSTimeoutError"}
-"""Names of the errors of botocore, google-auth, aiohttp, paramiko and Python, with their parents' names."""
+"""Names of error classes of botocore, google-auth, aiohttp, paramiko and Python; base classes match too."""
 Seen = Callable[[int], object]
-"""Told how many bytes of a file have moved so far."""
+"""Callback that gets the number of bytes of a file transferred so far."""
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """An opened folder; the names of its files are relative to it, with `/` between."""
+    """An opened folder; the names of its files are relative to it, separated by `/`."""
 
     shown: str
     """Its URL without a password, for messages."""
     kind: str
     """file, s3, gs or ssh."""
     files: Any
-    """The fsspec filesystem that it is in."""
+    """The fsspec filesystem that contains the folder."""
     path: str
-    """Where in that."""
+    """Path of the folder in the filesystem."""
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None if it is not there."""
-        with _told(self.shown):
+        """Return the size of a file in bytes, or None if the file does not exist."""
+        with _errors_of(self.shown):
             try:
                 found = self.files.info(self._path(name))
             except (FileNotFoundError, NotADirectoryError) as error:
@@ -59,8 +59,8 @@ class RemoteFolder:
             return found["size"] if found["type"] == "file" else None
 
     def is_empty(self) -> bool:
-        """Whether nothing is in the folder, or there is none."""
-        with _told(self.shown):
+        """Return whether the folder is empty or does not exist."""
+        with _errors_of(self.shown):
             try:
                 return not self.files.ls(self.path, detail=False)
             except FileNotFoundError as error:
@@ -69,15 +69,15 @@ class RemoteFolder:
                 return True
 
     def read(self, name: str) -> bytes:
-        """All of a small file."""
-        with _told(self.shown):
+        """Return the content of a small file."""
+        with _errors_of(self.shown):
             return self.files.cat_file(self._path(name))
 
     def sha256(self, name: str, seen: Seen) -> str:
-        """The checksum of a file, read as it is there."""
+        """Return the SHA-256 checksum of a file in hexadecimal digits; the file is read to the end."""
         digest, done = hashlib.sha256(), 0
-        with _told(self.shown), self.files.open(self._path(name), "rb") as file:
-            if hasattr(file, "prefetch"):  # over ssh: otherwise each 32 kB wait for an answer
+        with _errors_of(self.shown), self.files.open(self._path(name), "rb") as file:
+            if hasattr(file, "prefetch"):  # ssh: without it every 32 kB wait for a reply
                 file.prefetch(self.files.info(self._path(name))["size"])
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
@@ -85,25 +85,25 @@ class RemoteFolder:
         return digest.hexdigest()
 
     def fetch(self, name: str, target: Path, seen: Seen) -> None:
-        """Copy a file from here to `target`, which may be seen half-written."""
-        with _told(self.shown):
+        """Copy a file from this folder to the local path `target`, which is incomplete during the copy."""
+        with _errors_of(self.shown):
             self.files.get_file(self._path(name), str(target), callback=_callback(seen))
 
     def send(self, source: Path, name: str, seen: Seen) -> None:
-        """Copy a file to here, whole or not at all; one of that name is replaced."""
+        """Copy a local file to this folder; it appears when it is complete and replaces a file of the same name."""
         if self.kind == "file":
             with whole_file(self._path(name)) as part:
                 shutil.copyfile(source, part)
             return
-        with _told(self.shown):
+        with _errors_of(self.shown):
             if self.kind == "ssh":
                 self._send_and_rename(source, name, seen)
                 return
-            try:  # an object is there when all of it is
+            try:  # an object appears when its upload is complete
                 self.files.put_file(str(source), self._path(name), callback=_callback(seen))
             except (KeyboardInterrupt, Interrupted):
                 if self.kind == "s3":
-                    with suppress(Exception):  # the interruption is told, not this
+                    with suppress(Exception):  # report the interruption, not a failed cleanup
                         self._drop_parts(self._path(name))
                 raise
 
@@ -115,12 +115,12 @@ class RemoteFolder:
             self.files.put_file(str(source), part, callback=_callback(seen))
             self.files.mv(part, path)
         except BaseException:
-            with suppress(Exception):  # what ended the copy is told, not this
+            with suppress(Exception):  # report what ended the copy, not a failed cleanup
                 self.files.rm_file(part)
             raise
 
     def _drop_parts(self, path: str) -> None:
-        """Remove the parts of a large object that never came to be: nobody sees them, but they are paid for."""
+        """Abort the unfinished uploads of a large object, whose parts are invisible but cost storage."""
         bucket, _, key = path.partition("/")
         for upload in self.files.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key).get("Uploads", []):
             if upload["Key"] == key:
@@ -132,16 +132,18 @@ class RemoteFolder:
 
 @contextmanager
 def remote_folder(url: str) -> Iterator[RemoteFolder]:
-    """Open the folder that a URL names; it need not be there yet.
+    """Open the folder that a URL names; it need not exist yet.
 
     Args:
-        url: a folder, `s3://BUCKET/FOLDER`, `gs://BUCKET/FOLDER`, `ssh://[USER@]HOST[:PORT]/FOLDER` (`/~/FOLDER`: below
-            the home folder). Credentials are those that the usual clients take: AWS' environment variables, files and
-            `AWS_ENDPOINT_URL`; Google's application default credentials; ssh's agent, keys and `~/.ssh/config`.
+        url: a folder, `s3://BUCKET/FOLDER`, `gs://BUCKET/FOLDER`, `ssh://[USER@]HOST[:PORT]/FOLDER` (`/~/FOLDER`: in
+            the home folder). Credentials are taken from where the usual clients take them: AWS environment variables
+            (also `AWS_ENDPOINT_URL`) and files; Google's application default credentials; ssh's agent, keys and
+            `~/.ssh/config`.
 
     Raises:
-        UsageError: another kind of URL.
-        UserError: the package for it is missing, or the place cannot be reached or entered.
+        UsageError: the URL has another form.
+        UserError: the package for this kind of URL is not installed, or the server cannot be reached or denies
+            access.
     """
     kind, shown = _kind_of(url), without_password(url)
     try:
@@ -156,12 +158,12 @@ def remote_folder(url: str) -> Iterator[RemoteFolder]:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown."""
+    """Return a URL with its password replaced by ***."""
     return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url)
 
 
 def _kind_of(url: str) -> str:
-    """file, s3, gs or ssh; raises a UsageError for anything else that looks like a URL."""
+    """Return file, s3, gs or ssh; raise UsageError if `url` is none of them but looks like a URL."""
     shown = without_password(url)
     scheme, mark, rest = url.partition("://")
     if not mark:
@@ -174,31 +176,31 @@ def _kind_of(url: str) -> str:
     if kind is None or not named:
         raise UsageError(f"{shown}: {EXPECTED}")
     if kind == "ssh" and not re.fullmatch(r"([^@/]*@)?(\[[^@/]+\]|[^@/:]+)(:\d+)?", first):
-        raise UsageError(f"{shown}: {EXPECTED}; in a password, %2F, %40 and %23 stand for /, @ and #")
+        raise UsageError(f"{shown}: {EXPECTED}; in a password, write /, @ and # as %2F, %40 and %23")
     if kind in ("s3", "gs") and "@" in first:
-        raise UsageError(f"{shown}: no key or password belongs in it; {kind} takes the credentials of its usual client")
+        raise UsageError(f"{shown}: leave out the key or password; {kind} takes the credentials of its usual client")
     return kind
 
 
 def _opened(kind: str, url: str, shown: str) -> tuple[Any, str]:
-    """The filesystem, and the path in it."""
+    """Return the filesystem and the path in it."""
     import fsspec
 
     if kind == "file":
         return fsspec.filesystem("file"), str(Path(url.removeprefix("file://")))
-    with _told(shown):
+    with _errors_of(shown):
         if kind == "ssh":
             return open_ssh(url)
-        options = {"skip_instance_cache": True}  # the environment may name another place by now
+        options = {"skip_instance_cache": True}  # the environment may have changed since
         if kind == "s3":
             import s3fs
 
             files = s3fs.S3FileSystem(config_kwargs={"connect_timeout": 10}, **options)
         else:
-            # the one of gcsfs itself first asks, by another protocol and for a minute, what kind of bucket it is
+            # gcsfs.GCSFileSystem first asks for the type of the bucket by another protocol, for up to a minute
             from gcsfs.core import GCSFileSystem
 
-            logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # it would print what it raises, and more
+            logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # otherwise its errors are printed too
             files = GCSFileSystem(**options)
         return files, url.partition("://")[2].rstrip("/")
 
@@ -210,8 +212,8 @@ def _callback(seen: Seen) -> Any:
 
 
 @contextmanager
-def _told(shown: str) -> Iterator[None]:
-    """Turn what a client raises into one line without a secret; errors of this machine's own files pass."""
+def _errors_of(shown: str) -> Iterator[None]:
+    """Raise UserError, one line without secrets, for an error of a client; errors of local files pass unchanged."""
     try:
         yield
     except (UserError, ImportError):
@@ -224,32 +226,32 @@ def _told(shown: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    if kinds & NO_CREDENTIALS or any(words in said for words in SAID_WITHOUT):
-        return f"no credentials ({said}); set them up as for the usual client of this service"
+    message = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    if kinds & NO_CREDENTIALS or any(words in message for words in SAID_WITHOUT):
+        return f"no credentials found ({message}); set them up as for the usual client of this service"
     if kinds & DENIED:
-        return f"access denied ({said}); check the credentials, and what they allow"
+        return f"access denied ({message}); check the credentials and their permissions"
     if kinds & UNREACHABLE:
-        return f"cannot be reached ({said}); check the address and the network"
+        return f"cannot be reached ({message}); check the address and the network"
     if "FileNotFoundError" in kinds:
-        return f"is not there ({said}); check the name; a bucket has to be made first"
-    return f"{type(error).__name__}: {said}"
+        return f"not found ({message}); check the name; a bucket must be created first"
+    return f"{type(error).__name__}: {message}"
 
 
 def open_ssh(url: str) -> tuple[Any, str]:
-    """The filesystem of `ssh://[USER[:PASSWORD]@]HOST[:PORT]/FOLDER`, and the folder's path in it.
+    """Return the filesystem of `ssh://[USER[:PASSWORD]@]HOST[:PORT]/FOLDER` and the folder's path in it.
 
     Raises:
-        UserError: the host is not in ~/.ssh/known_hosts, or has another key than there.
-        ImportError: paramiko is missing.
-        Exception: whatever paramiko raises when it cannot connect.
+        UserError: the host is not in ~/.ssh/known_hosts, or its key differs from the one there.
+        ImportError: paramiko is not installed.
+        Exception: any error that paramiko raises when it cannot connect.
     """
     import paramiko
     from fsspec.callbacks import DEFAULT_CALLBACK, Callback
     from fsspec.implementations.sftp import SFTPFileSystem
 
     class KnownHosts(SFTPFileSystem):
-        """fsspec's own trusts any host, and does not tell how far a copy is."""
+        """Like fsspec's SFTPFileSystem, but checks the host's key and reports the progress of a copy."""
 
         def _connect(self) -> None:
             self.client = paramiko.SSHClient()
@@ -265,7 +267,7 @@ def open_ssh(url: str) -> tuple[Any, str]:
         def get_file(self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, **_: Any) -> None:
             self.ftp.get(rpath, lpath, callback=lambda done, _size: callback.absolute_update(done))
 
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it would print the tracebacks of what it raises
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # otherwise its tracebacks are printed too
     parts = urlsplit(url)
     options = _options(paramiko, parts.hostname or "")
     given = {"username": parts.username, "password": parts.password, "port": parts.port}
@@ -276,21 +278,21 @@ def open_ssh(url: str) -> tuple[Any, str]:
         files = KnownHosts(host, timeout=15, skip_instance_cache=True, **options)
     except paramiko.BadHostKeyException:
         raise UserError(
-            f"{name}: has another key than in ~/.ssh/known_hosts: it was set up anew, or another machine "
-            "answers in its place; ask whoever runs it"
+            f"{name}: its key differs from the one in ~/.ssh/known_hosts; the host was reinstalled, or another machine "
+            "answers in its place; ask the administrator"
         ) from None
     except paramiko.SSHException as error:
         if "known_hosts" not in str(error):
             raise
         raise UserError(
-            f"{name}: is not in ~/.ssh/known_hosts; `ssh {name}` once (with -p where it has a port of its own), "
+            f"{name}: not in ~/.ssh/known_hosts; run `ssh {name}` once (with -p PORT if the URL has a port), "
             "compare its key, and try again"
         ) from None
     return files, unquote(parts.path).removeprefix("/~/").rstrip("/")
 
 
 def _options(paramiko: Any, host: str) -> dict[str, Any]:
-    """What ~/.ssh/config says of a host: its name or address, and where given port, user and keys."""
+    """Return what ~/.ssh/config holds for a host: its name or address and, if given, port, user and keys."""
     path = os.path.expanduser("~/.ssh/config")
     found = paramiko.SSHConfig.from_path(path).lookup(host) if os.path.isfile(path) else {}
     options = {"hostname": found.get("hostname", host)}

@@ -1,4 +1,4 @@
-"""What of a run is shared, and the manifest beside it: name, size and checksum of every file."""
+"""The files of a run that utils/share.py copies, and their manifest with the name, size and checksum of each."""
 
 import hashlib
 import json
@@ -15,42 +15,42 @@ from utils.runs.run_folder import RunFolder, snapshots_in
 MANIFEST = "share.json"
 FORMAT = 1
 FITTED = ("threshold.json", "objects.json", "gate.json", "labels.json")
-"""What optimize_threshold.py writes; each names the mask (or probability) files that it is from."""
+"""Files that optimize_threshold.py writes; each names the mask or probability files that it was fitted on."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 ALONE = ("log.csv", "summary.json", "status.json", "threshold.png", "MODEL_CARD.md", "failures.png")
 
 
 @dataclass(frozen=True)
 class SharedFile:
-    """One entry of the manifest."""
+    """Entry of the manifest."""
 
     name: str
-    """Relative to the run folder, with `/` between."""
+    """Path relative to the run folder, with `/` as separator."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
     sha256: str
-    """64 hexadecimal digits."""
+    """SHA-256 checksum, 64 hexadecimal digits."""
 
 
 def names_to_share(folder: Path, every_snapshot: bool) -> list[str]:
-    """The files of a run that a colleague needs to predict with it and to compare it, relative to its folder.
+    """Return the files that a colleague needs to predict with a run and to compare it, relative to its folder.
 
-    config.json comes first, so that a copy that was cut short says which run it is of; arrays before their
-    descriptions, as an array without one is refused.
+    config.json comes first, so that an incomplete copy shows which run it belongs to. An array comes before its
+    description, because an array without one is refused.
 
     Args:
-        folder: of the run.
-        every_snapshot: all snapshots with their validation masks, not only the best.
+        folder: the run folder.
+        every_snapshot: include all snapshots with their validation masks, not only the best.
 
     Raises:
-        UserError: no run, or no snapshot in it.
+        UserError: the folder holds no run, or the run has no snapshots.
     """
     run = RunFolder(folder)
     if not run.config.is_file():
         raise UserError(f"{folder}: expected the folder of a run, found no {run.config.name} in it")
     snapshots = snapshots_in(folder)
     if not snapshots:
-        raise UserError(f"{folder}: no snapshots in it, so there is nothing to predict with; train first")
+        raise UserError(f"{folder}: no snapshots in this folder, so there is nothing to predict with; train first")
     paths = [run.config, *_arrays(folder)]
     for snapshot in snapshots if every_snapshot else snapshots[:1]:
         paths += [*_with_description(snapshot.val_masks), snapshot.path]
@@ -59,22 +59,22 @@ def names_to_share(folder: Path, every_snapshot: bool) -> list[str]:
 
 
 def described(folder: Path, name: str) -> SharedFile:
-    """The entry of a file as it is now."""
+    """Return the manifest entry of a file, computed from its current content."""
     with open(folder / name, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return SharedFile(name, file.tell(), digest)
 
 
 def as_manifest(files: Iterable[SharedFile]) -> dict[str, Any]:
-    """What share.json holds."""
+    """Return the content of share.json."""
     return {"format": FORMAT, "files": [asdict(file) for file in files]}
 
 
 def read_manifest_text(text: bytes, origin: str) -> list[SharedFile]:
-    """The entries of a share.json, which a stranger may have written.
+    """Return the entries of a share.json; its text is not trusted.
 
     Raises:
-        UserError: no manifest of this project, or one with a name that leads out of the run folder.
+        UserError: the text is not a manifest of this project, or a name in it leads out of the run folder.
     """
     try:
         values = json.loads(text)
@@ -91,19 +91,19 @@ def read_manifest_text(text: bytes, origin: str) -> list[SharedFile]:
         path = PurePosixPath(file.name)
         inside = path.parts and not path.is_absolute() and ".." not in path.parts
         if not inside or str(path) != file.name or not file.name.isprintable():
-            raise UserError(f"{origin}: refused, it names {file.name!r}, which is no file inside a run folder")
+            raise UserError(f"{origin}: refused, it names {file.name!r}, which is not a file inside a run folder")
     return files
 
 
 def place_of(folder: Path, name: str) -> Path:
-    """Where a shared file goes in a run folder.
+    """Return the path of a shared file in a run folder.
 
     Raises:
-        UserError: a link there leads out of the folder.
+        UserError: a symbolic link leads out of the folder.
     """
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{path}: refused, a link there leads out of {folder}; remove it or name another folder")
+        raise UserError(f"{path}: refused, a link leads out of {folder}; remove the link or name another folder")
     return path
 
 
@@ -117,7 +117,7 @@ def _is_well_formed(file: SharedFile) -> bool:
 
 
 def _arrays(folder: Path) -> Iterator[Path]:
-    """The files inside the run folder that its thresholds were fitted on, each with its description."""
+    """Yield the files in the run folder that its thresholds were fitted on, each with its description."""
     for path in (folder / name for name in FITTED):
         stored = read_json(path) if path.is_file() else {}
         lists = (
@@ -129,7 +129,7 @@ def _arrays(folder: Path) -> Iterator[Path]:
 
 
 def _inside(folder: Path, path: Path) -> Path | None:
-    """A path in the run folder, written as it was where the run was made; None: it was somewhere else."""
+    """Map a stored path, possibly from another machine, into the run folder; return None if it is outside of it."""
     if path.resolve().is_relative_to(folder.resolve()):
         return folder / path.resolve().relative_to(folder.resolve())
     parts, own = path.parts, folder.resolve().name

@@ -1,4 +1,4 @@
-"""Whether a run is going on, has finished, was interrupted or failed: status.json in its folder."""
+"""The status of a run, stored in status.json in its folder: running, finished, interrupted or failed."""
 
 import os
 import socket
@@ -19,47 +19,47 @@ STATES = ("running", "finished", "interrupted", "failed")
 
 @dataclass(frozen=True)
 class Status:
-    """What status.json says, written at the start of a run and at its end."""
+    """Content of status.json, which is written at the start and at the end of a run."""
 
     state: State
     reason: str
-    """Why it failed or was interrupted, one line; empty otherwise."""
+    """Why the run failed or was interrupted, in one line; empty otherwise."""
     began: str
-    """When this run, or its continuation, was started: ISO 8601, UTC."""
+    """Time when the run was started or resumed: ISO 8601, UTC."""
     ended: str | None
-    """When it ended, the same; None while it goes on."""
+    """Time when the run ended: ISO 8601, UTC; None while it is running."""
     host: str
-    """The machine that it runs on ..."""
+    """Name of the machine that the run is on."""
     pid: int
-    """... its process there ..."""
+    """Id of the run's process on that machine."""
     started: int | None
-    """... and when the kernel started that, in its own ticks: a process of the same number is not taken for it."""
+    """Start time of the process in kernel clock ticks, which tells it from a later process with the same id."""
 
 
 def begun() -> Status:
-    """The status of a run that this process starts now."""
+    """Return the status of a run that this process starts now."""
     pid = os.getpid()
     return Status("running", "", _now(), None, socket.gethostname(), pid, _started(pid))
 
 
 def ended(status: Status, state: State, reason: str = "") -> Status:
-    """The status of a run that ends now."""
+    """Return the status of a run that ends now."""
     return Status(**{**asdict(status), "state": state, "reason": reason, "ended": _now()})
 
 
 def write_status(folder: Path, status: Status) -> None:
-    """Write status.json of a run."""
+    """Write the status.json of a run."""
     write_json(folder / STATUS_FILE, asdict(status))
 
 
 def read_status(folder: Path) -> Status | None:
-    """What became of a run, or None if nothing says it.
+    """Read the status of a run; return None if it has no status.json.
 
-    A run that says "running" although its process is gone (a kill -9, a reboot) is interrupted. Of a run on another
-    machine nothing but what the file says can be known.
+    If the file says "running" but the process no longer exists (kill -9, reboot), the returned state is "interrupted".
+    The process of a run on another machine cannot be checked, so its status is returned as stored.
 
     Raises:
-        UserError: the file is not what a run writes.
+        UserError: the file is not the status of a run.
     """
     path = folder / STATUS_FILE
     if not path.is_file():
@@ -67,20 +67,20 @@ def read_status(folder: Path) -> Status | None:
     status = _checked(read_json(path), path)
     if status.state != "running" or status.host != socket.gethostname():
         return status
-    if _goes_on(status):
+    if _is_alive(status):
         return status
-    return Status(**{**asdict(status), "state": "interrupted", "reason": "its process ended without a word"})
+    return Status(**{**asdict(status), "state": "interrupted", "reason": "its process ended without reporting why"})
 
 
 def check_free(folder: Path) -> None:
-    """Raise a UsageError if another process of this machine trains in this folder now; what is no status is no sign."""
+    """Raise UsageError if another process of this machine trains in this folder; an invalid status.json is ignored."""
     try:
         status = read_status(folder)
     except UserError:
         return
     here = status is not None and status.host == socket.gethostname() and status.pid != os.getpid()
     if here and status.state == "running":
-        raise UsageError(f"--resume: process {status.pid} trains in {folder} now; stop it first, or let it finish")
+        raise UsageError(f"--resume: process {status.pid} is training in {folder}; stop it, or wait until it ends")
 
 
 def _checked(values: Any, path: Path) -> Status:
@@ -91,7 +91,7 @@ def _checked(values: Any, path: Path) -> Status:
         for name, kind in Status.__annotations__.items():
             check_type(getattr(status, name), kind)
     except (TypeError, TypeCheckError):
-        raise UserError(f"{path}: expected the status of a run, found something else; remove it") from None
+        raise UserError(f"{path}: expected the status of a run, found something else; remove this file") from None
     return status
 
 
@@ -99,9 +99,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _goes_on(status: Status) -> bool:
-    """Whether the process is still there, and still the same."""
-    if not Path("/proc/self/stat").exists():  # a system that only says whether there is any process of this number
+def _is_alive(status: Status) -> bool:
+    """Return whether the process that wrote the status still exists."""
+    if not Path("/proc/self/stat").exists():  # without /proc, only test whether any process has this id
         try:
             os.kill(status.pid, 0)
         except OSError as error:
@@ -111,25 +111,25 @@ def _goes_on(status: Status) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """When the kernel started a process, in ticks since it booted; None if it has ended or /proc does not say."""
+    """Return when a process was started, in clock ticks since boot; None if it has ended or /proc has no entry."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if words[0] in "ZX" else int(words[19])  # dead, but its parent has not looked yet
+        return None if words[0] in "ZX" else int(words[19])  # Z, X: ended, but not yet waited for
     except (OSError, IndexError, ValueError):
         return None
 
 
 @contextmanager
 def kept_status(folder: Path) -> Iterator[None]:
-    """Around a training: status.json says that it is running, and afterwards how it ended."""
+    """Write status.json when the `with` block starts and when it ends; errors are raised unchanged."""
     status = begun()
     write_status(folder, status)
     try:
         yield
     except BaseException as error:
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        if folder.is_dir():  # one that was removed is not made anew
-            with suppress(OSError):  # on a full disk it goes on saying "running", of a process that is gone
+        if folder.is_dir():  # do not create a removed folder again
+            with suppress(OSError):  # on a full disk the file still says "running"; `read_status` corrects it
                 write_status(folder, ended(status, state, explain(error)[1]))
         raise
     write_status(folder, ended(status, "finished"))

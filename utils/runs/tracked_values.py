@@ -1,4 +1,4 @@
-"""What TensorBoard and the trackers are told of a run: its flags and its final metrics, as plain values."""
+"""Flags and final metrics of a run as plain values for TensorBoard and the trackers."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,28 +6,28 @@ from typing import Any, Literal
 from utils.core.redaction import open_values
 
 End = Literal["finished", "failed", "interrupted"]
-"""How a run ended."""
+"""Ways in which a run can end."""
 
 
 def shown_flags(flags: Mapping[str, Any]) -> dict[str, float | str]:
-    """Flags as numbers and texts: lists and switches as text; no secrets, and nothing where a flag is not set."""
+    """Return flags as numbers or text (lists and switches as text); leave out secrets and flags that are not set."""
     given = {name: value for name, value in open_values(dict(flags)).items() if value not in (None, [], ())}
     return {name: value if _is_number(value) else as_text(value) for name, value in given.items()}
 
 
 def final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a run's summary: `best/<measure>` and `best/epoch` of its best epoch, `total/seconds` of all."""
+    """Return the numbers of a run's summary: `best/<name>` for its best epoch, and `total/seconds` for the run."""
     numbers = {name: float(value) for name, value in summary.items() if _is_number(value)}
     return {f"{'total' if name == 'seconds' else 'best'}/{name}": value for name, value in numbers.items()}
 
 
 def final_texts(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What else a run's summary says, such as which snapshot is best."""
+    """Return the other values of a run's summary as text, such as the best snapshot."""
     return {name: as_text(value) for name, value in summary.items() if value is not None and not _is_number(value)}
 
 
 def as_text(value: Any) -> str:
-    """A value as it would be typed: the entries of a list one after the other."""
+    """Return a value as text; entries of a list are separated by a space."""
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""The process that sends what a run tells its tracker: reads lines of JSON from stdin, answers once, at its end."""
+"""The process that sends a run's messages to its tracker: reads JSON lines from stdin, replies once at its end."""
 
 import json
 import os
@@ -17,32 +17,32 @@ from utils.runs.trackers import TRACKERS
 
 SERVER = re.compile(r"\w+://[^/\s'\"]+")
 LONGEST_REASON = 300
-"""Characters of a message."""
+"""Maximum number of characters in the reason of a failure."""
 SHORTEST_SECRET = 4
-"""Characters; what is shorter would tear holes into any text."""
+"""Minimum number of characters of a secret that is replaced; shorter ones may be parts of ordinary words."""
 
 
 def serve() -> NoReturn:
-    """Send what comes in for the tracker that the command line names, until the run has ended or a sending fails.
+    """Send the messages on stdin to the tracker named on the command line, until the run ends or sending fails.
 
-    The answer on stdout is {"failed": reason}, null where all went well.
+    The reply on stdout is {"failed": reason}; the reason is null if nothing failed.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the training is told, and then ends this process
-    os.nice(10)  # where all cores are taken, the training goes first
-    answers = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a package prints is no answer
+        signal.signal(number, signal.SIG_IGN)  # the training handles it and then ends this process
+    os.nice(10)  # if all cores are busy, the training has priority
+    replies = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keep what the package prints out of the reply
     try:
         _send(sys.argv[1], _messages())
         failed = None
     except Exception as error:
         failed = reason_of(error)
-    os.write(answers, json.dumps({"failed": failed}).encode())
-    os._exit(0)  # without waiting for threads of the package
+    os.write(replies, json.dumps({"failed": failed}).encode())
+    os._exit(0)  # do not wait for threads of the package
 
 
 def _messages() -> Iterator[tuple[str, Any]]:
-    """What comes in. A thread takes it off the pipe at once, so that the training never finds it full."""
+    """Yield the messages on stdin. A thread reads them at once, so that the pipe to the training is never full."""
     lines: SimpleQueue[str] = SimpleQueue()
 
     def read() -> None:
@@ -51,7 +51,7 @@ def _messages() -> Iterator[tuple[str, Any]]:
         lines.put("")
 
     Thread(target=read, daemon=True).start()
-    while (line := lines.get()).endswith("\n"):  # a kill may have cut the last one
+    while (line := lines.get()).endswith("\n"):  # a kill may have truncated the last line
         what, values = json.loads(line)
         yield what, values
 
@@ -71,34 +71,34 @@ def _send(name: str, messages: Iterator[tuple[str, Any]]) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says what went wrong, without secrets: the machine's own word for it, where there is one."""
+    """Return the reason of an error in one line without secrets; prefer the operating system's text if there is one."""
     chain: list[BaseException] = []
     while error and error not in chain:
         chain.append(error)
-        wrapped = next((value for value in error.args if isinstance(value, BaseException)), None)  # as urllib3 does it
+        wrapped = next((value for value in error.args if isinstance(value, BaseException)), None)  # as in urllib3
         error = error.__cause__ or error.__context__ or wrapped
     text = open_text((str(chain[0]).strip() or type(chain[0]).__name__).splitlines()[0])
     for link in reversed(chain):
-        if word := _word_for(link):
+        if reason := _system_reason(link):
             address = SERVER.search(text)
             where = link.filename or (address and address[0])
-            text = f"{where}: {word}" if where else word
+            text = f"{where}: {reason}" if where else reason
             break
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text[:LONGEST_REASON]
 
 
-def _word_for(error: BaseException) -> str | None:
+def _system_reason(error: BaseException) -> str | None:
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return "no reply in time"
     if isinstance(error, ConnectionError):
         return error.strerror or str(error)
     return error.strerror if isinstance(error, OSError) else None
 
 
 def _secrets() -> set[str]:
-    """What no message may hold: passwords and tokens in the environment, also those within addresses."""
+    """Return the passwords and tokens in the environment, including passwords in addresses."""
     found = {value for name, value in os.environ.items() if SECRET_NAME.search(name)}
     for address in filter(IN_ADDRESS.search, os.environ.values()):
         password = IN_ADDRESS.search(address)[0].removesuffix("@").partition(":")[2]

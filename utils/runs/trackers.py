@@ -1,7 +1,7 @@
-"""Trackers: where a run's flags, metrics and files go as well, such as an MLflow server; none of them can harm the run.
+"""Trackers, such as an MLflow server, that also receive a run's flags, metrics and files.
 
-A process of its own sends everything. What a tracker's package imports, prints, retries or waits for stays there; the
-training writes a line into a pipe after each epoch, and never waits before it is done.
+A separate process sends everything, so a tracker cannot harm the run: imports, output, retries and waits of its package
+stay in that process. The training only writes a line into a pipe after each epoch, and waits only at its end.
 """
 
 import json
@@ -23,21 +23,21 @@ from utils.runs.tracked_values import End
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS_FINISHED = 120
-"""The longest wait at the end of a run that has finished: files are on their way."""
+"""Maximum wait in seconds at the end of a finished run, when files are uploaded."""
 SECONDS_BROKEN_OFF = 15
-"""The same of a run that has failed or was interrupted, whose process may be killed any moment."""
+"""Maximum wait in seconds at the end of a failed or interrupted run, whose process may be killed at any moment."""
 SECONDS_IN_SILENCE = 3
-"""A longer wait is announced."""
+"""A wait longer than this number of seconds is announced."""
 
 
 class Tracker(Protocol):
-    """What a tracker does with a run; made in the sending process from the run's folder and its flags."""
+    """Interface of a tracker; the sending process creates it from the run folder and the flags."""
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Take a row of log.csv."""
+        """Log one row of log.csv."""
 
     def finish(self, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """Take the summary of a finished run, and files to keep with it."""
+        """Log the summary of a finished run and upload its files."""
 
     def end(self, end: End) -> None:
         """Close the run."""
@@ -50,14 +50,14 @@ def _mlflow(folder: Path, flags: Mapping[str, Any]) -> Tracker:
 
 
 TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {"mlflow": _mlflow}
-"""By name; the package that is needed and the extra that installs it are called the same."""
+"""Name -> tracker; the required package and the extra that installs it have the same name."""
 
 
 def check_tracker(name: str | None) -> None:
-    """See that there is such a tracker and that its package is installed, without importing it.
+    """Check that the tracker exists and that its package is installed, without importing it.
 
     Raises:
-        UsageError: it is not.
+        UsageError: there is no such tracker, or its package is not installed.
     """
     if name is None:
         return
@@ -67,13 +67,13 @@ def check_tracker(name: str | None) -> None:
 
 
 class Tracking:
-    """What a run tells its tracker; without one nothing happens.
+    """The connection of a run to its tracker; does nothing if `name` is None.
 
-    The first failure is one line on stderr, and ends it: the run goes on without it.
+    The first failure prints one line on stderr and ends the tracking; the run continues without it.
     """
 
     def __init__(self, name: str | None, folder: RunFolder, flags: Mapping[str, Any]) -> None:
-        self._name, self._process, self._unsent, self._answer = name, None, b"", b""
+        self._name, self._process, self._unsent, self._reply = name, None, b"", b""
         if name is None:
             return
         path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))
@@ -83,59 +83,59 @@ class Tracking:
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # what goes wrong comes as an answer
-                start_new_session=True,  # Ctrl-C is for the training
+                stderr=subprocess.DEVNULL,  # failures come in the reply on stdout
+                start_new_session=True,  # only the training receives Ctrl-C
             )
         except OSError as error:
             self._give_up(error.strerror)
             return
         for stream in (self._process.stdin, self._process.stdout):
             os.set_blocking(stream.fileno(), False)
-        self._tell("begin", {"folder": str(folder.path.absolute()), "flags": dict(flags)})
+        self._send("begin", {"folder": str(folder.path.absolute()), "flags": dict(flags)})
 
     def epoch(self, row: Mapping[str, float | int]) -> None:
-        """Tell a row of log.csv; returns at once."""
-        self._tell("epoch", dict(row))
+        """Send a row of log.csv; return at once."""
+        self._send("epoch", dict(row))
 
     def finish(self, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """Tell the summary and the files of a finished run; returns when they are sent, or the time for it is over."""
+        """Send the summary and the files of a finished run; return when they are sent or after SECONDS_FINISHED."""
         names = [str(Path(file).absolute()) for file in files]
-        self._tell("finish", {"summary": dict(summary), "files": names})
+        self._send("finish", {"summary": dict(summary), "files": names})
         self.end("finished")
 
     def end(self, end: End) -> None:
-        """Close the run there, if that was not done yet, and wait until it is."""
-        self._tell("end", end)
+        """Close the run at the tracker if it is still open; return when that is done or after the time limit."""
+        self._send("end", end)
         try:
             self._wait(SECONDS_FINISHED if end == "finished" else SECONDS_BROKEN_OFF)
         finally:
             self._drop()
 
-    def _tell(self, what: str, values: Any) -> None:
+    def _send(self, what: str, values: Any) -> None:
         if self._process:
             self._unsent += json.dumps([what, values], default=str).encode() + b"\n"
             self._write()
-            self._listen()
+            self._read_reply()
 
     def _write(self) -> None:
-        """Write what the pipe takes now; the rest waits for the next time."""
+        """Write what the pipe accepts now; the rest is written at the next call."""
         try:
             self._unsent = self._unsent[os.write(self._process.stdin.fileno(), self._unsent) :]
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            self._unsent = b""  # it has ended, and its answer says why
+            self._unsent = b""  # the process has ended; its reply has the reason
 
-    def _listen(self) -> None:
-        """Hear whether the process has ended, and why."""
+    def _read_reply(self) -> None:
+        """Check whether the process has ended; report the failure if its reply has one."""
         try:
-            while said := os.read(self._process.stdout.fileno(), 65536):
-                self._answer += said
+            while chunk := os.read(self._process.stdout.fileno(), 65536):
+                self._reply += chunk
         except BlockingIOError:
             return
         self._process.wait()
         try:
-            failure = json.loads(self._answer)["failed"]
+            failure = json.loads(self._reply)["failed"]
         except ValueError:
             failure = f"its process ended (exit code {self._process.returncode})"
         if failure:
@@ -147,24 +147,24 @@ class Tracking:
         while self._process and (left := began + seconds - time.monotonic()) > 0:
             if not announced and left < seconds - SECONDS_IN_SILENCE:
                 announced = True
-                self._say(f"sending what is left, for {seconds:g} s at most")
+                self._print(f"sending the remaining data, for at most {seconds:g} s")
             writable = [self._process.stdin] if self._unsent else []
             select.select([self._process.stdout], writable, [], min(left, SECONDS_IN_SILENCE))
             if writable:
                 self._write()
-            self._listen()
+            self._read_reply()
         if self._process:
-            self._say(f"not everything was sent within {seconds:g} s; log.csv has it all")
+            self._print(f"not everything was sent within {seconds:g} s; log.csv is complete")
 
     def _give_up(self, reason: str) -> None:
-        self._say(f"{reason}; training goes on without it")
+        self._print(f"{reason}; training continues without it")
         self._drop()
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(f"tracker: {self._name}: {text}", file=sys.stderr, flush=True)
 
     def _drop(self) -> None:
-        """End the process, whatever it does, and forget it."""
+        """Kill the process and close its pipes."""
         process, self._process = self._process, None
         if process:
             process.kill()
@@ -175,15 +175,16 @@ class Tracking:
 
 @contextmanager
 def tracking(name: str | None, folder: RunFolder, flags: Mapping[str, Any]) -> Iterator[Tracking]:
-    """Tell a tracker of the run in `folder` while the block goes on.
+    """Connect the run in `folder` to a tracker during the `with` block.
 
-    A block that is left by an error closes the run there as failed or interrupted, and one that is left before
-    `finish` was called as finished; a run that is killed is closed as interrupted by the process that sends.
+    An error that leaves the block closes the run at the tracker as failed or interrupted. A block that ends without an
+    error closes it as finished, even if `finish` was not called. If the training is killed, the sending process closes
+    the run as interrupted.
 
     Args:
-        name: a name in TRACKERS that `check_tracker` has passed, or None for no tracker.
-        folder: the run's, with its config.json; rows of its log.csv that the tracker has not heard of are sent again.
-        flags: of the run; secrets among them are left out.
+        name: a name in TRACKERS that has passed `check_tracker`, or None for no tracker.
+        folder: the run folder with its config.json; rows of its log.csv that the tracker does not have are sent.
+        flags: the flags of the run; secrets among them are left out.
     """
     tracked = Tracking(name, folder, flags)
     try:

@@ -1,1 +1,1 @@
-"""Metrics, exact searches, cross-fitting and what they store."""
+"""Metrics, exact searches, cross-fitting and stored results."""

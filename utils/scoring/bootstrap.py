@@ -1,4 +1,4 @@
-"""Bootstrap intervals over images: of a mean score, and of a paired difference between two nets (Efron 1979)."""
+"""Bootstrap intervals over images for a mean score and for a paired difference of two networks (Efron 1979)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ def mean_interval(scores: np.ndarray, n_resamples: int = 2000, seed: int = 4545)
 
     Args:
         scores: (N,) float64, N at least 1.
-        n_resamples: how many sets of N images are drawn, with replacement.
-        seed: of the draws.
+        n_resamples: number of resampled sets of N images, drawn with replacement.
+        seed: seed of the draws.
     """
-    # a resampled set matters only by how often it drew each score: one multinomial draw instead of N
+    # the mean depends only on how often each distinct score is drawn, so one multinomial draw replaces N draws
     values, times = np.unique(scores, return_counts=True)
     rng, n_images = np.random.default_rng(seed), len(scores)
-    sizes = [min(100, n_resamples - start) for start in range(0, n_resamples, 100)]  # a table of all could be large
+    sizes = [min(100, n_resamples - start) for start in range(0, n_resamples, 100)]  # bounds the size of the table
     means = [rng.multinomial(n_images, times / n_images, size=size) @ values / n_images for size in sizes]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
@@ -25,21 +25,22 @@ def mean_interval(scores: np.ndarray, n_resamples: int = 2000, seed: int = 4545)
 
 @dataclass(frozen=True)
 class Difference:
-    """ "Is B better than A?": the mean of B - A over the images that both predicted out of fold (paired bootstrap)."""
+    """Mean of B - A over the images that both networks predicted out of fold, with a paired bootstrap interval."""
 
     mean: float
     low: float
-    """95 % percentile interval under resampling of images."""
+    """lower end of the 95 % percentile interval under resampling of images."""
     high: float
+    """upper end of the 95 % percentile interval."""
     n_images: int
 
 
 def difference(a: Mapping[str, float], b: Mapping[str, float]) -> Difference | None:
-    """Answer "Is B better than A?": average B - A over the images that are in both, by paired bootstrap (Efron 1979).
+    """Average B - A over the images that are in both, with a paired bootstrap interval (Efron 1979).
 
     Args:
-        a: image id -> score, 0..1.
-        b: the same, of the same data.
+        a: image id -> score of A, 0..1.
+        b: image id -> score of B on the same data, 0..1.
 
     Returns:
         None if no image is in both.
@@ -47,6 +48,6 @@ def difference(a: Mapping[str, float], b: Mapping[str, float]) -> Difference | N
     both = [name for name in a if name in b]
     if not both:
         return None
-    # equal differences are equal numbers: .3 - .2 and .4 - .3 are not before they are rounded
+    # rounding makes equal differences equal numbers; .3 - .2 and .4 - .3 differ in floating point
     gains = np.round([b[name] - a[name] for name in both], 12)
     return Difference(float(gains.mean()), *mean_interval(gains), len(both))

@@ -1,6 +1,6 @@
-"""Find the exact best threshold of each class for probabilities of image classes, with a cross-fitted score.
+"""Search for the exact best threshold of each class of images, with a cross-fitted score.
 
-The user knows classes as labels: `--objective labels`, labels.json.
+Flags and files call the classes labels: `--objective labels`, labels.json.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from utils.scoring.threshold_search import Steps, middle_of, widest
 Rule = Literal["f2", "accuracy", "argmax"]
 
 SAID: dict[Rule, str] = {
-    "f2": "mean F2, a threshold for each label; each is the exact best one given the others",
-    "accuracy": "accuracy of one label, at the exact best threshold",
+    "f2": "mean F2 with a threshold for each label, each the exact best one given the others",
+    "accuracy": "accuracy of one label at its exact best threshold",
     "argmax": "accuracy of the most probable label; there is no threshold to fit",
 }
 
@@ -31,17 +31,17 @@ class ClassFit:
     """The result of optimize_threshold.py for the classes of N images."""
 
     rule: Rule
-    """the score: mean F2 (several classes an image), accuracy of one class, accuracy of the most probable class."""
+    """f2: mean F2 (several classes per image); accuracy: of one class; argmax: accuracy of the most probable class."""
     thresholds: dict[str, float]
-    """by class; an image has the classes whose probability is greater. Empty if the most probable one is taken."""
+    """by class; an image has the classes whose probability is greater than their threshold. Empty for argmax."""
     intervals: dict[str, tuple[float, float]]
-    """by class: thresholds in [low, high) score the same as long as those of the other classes stay as they are."""
+    """by class; thresholds in [low, high) have the same score as long as the other thresholds do not change."""
     score: float
     """0..1, on all images."""
     score_at_common: float
-    """with the best threshold that all classes share; the same as `score` if there is at most one threshold."""
+    """score with the best threshold shared by all classes; equal to `score` if there is at most one threshold."""
     cross_fitted: CrossFitted | None
-    """None if there is one image only."""
+    """None if there is only one image."""
     n_images: int
     n_files: int
 
@@ -61,34 +61,36 @@ class ClassFit:
     def as_text(self) -> str:
         """Format the result as a short table."""
         width = max([16, *map(len, self.thresholds)])
-        files = f"{self.n_files} file{'s' if self.n_files > 1 else ''} of probabilities"
-        lines = [f"images           {self.n_images} of {files}", f"score            {SAID[self.rule]}"]
+        files = f"{self.n_files} probability file{'s' if self.n_files > 1 else ''}"
+        lines = [f"images           {self.n_images} in {files}", f"score            {SAID[self.rule]}"]
         for name, (low, high) in self.intervals.items():
             lines.append(f"{name:<{width}} {self.thresholds[name]:.6g}   (equally good from {low:.6g} to {high:.6g})")
-        lines.append(f"score there      {self.score:.5f}   (fitted on these images)")
+        lines.append(f"fitted score     {self.score:.5f}   (on the images used for the fit)")
         if self.rule == "f2":
-            lines.append(f"one for all      {self.score_at_common:.5f}   (the best threshold that all labels share)")
+            lines.append(f"shared threshold {self.score_at_common:.5f}   (score at the best threshold for all labels)")
         return "\n".join([*lines, cross_fitted_line(self.cross_fitted, self.n_files)])
 
 
 def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) -> ClassFit:
     """Fit a threshold for each class on the images of all files.
 
-    Several classes an image: thresholds start from the best one that all share and are then improved class by class,
-    each to the exact best one given the others, until none improves; that may not be the best of all combinations. One
-    class: the threshold of the best accuracy. One of several classes: nothing is fitted, the most probable is taken.
+    - Several classes per image: all thresholds start at the best one shared by all classes. They are then improved
+      class by class, each to the exact best one given the others, until none improves. The result may not be the best
+      of all combinations.
+    - One class: the threshold with the best accuracy.
+    - One of several classes per image: nothing is fitted, and the most probable class is predicted.
 
     Args:
-        files: at least one; with several, each is a part of the cross-fit.
+        files: at least one; several files are the parts of the cross-fit.
         truths: the classes of each file's images, in its order.
 
     Raises:
-        UserError: other classes than the truth's, a file without images, an image in two files.
+        UserError: a file has other classes than the truth or no images, or an image is in two files.
     """
     for file, truth in zip(files, truths, strict=True):
         if file.labels != truth.names:
             ours, theirs = ", ".join(file.labels[:8]), ", ".join(truth.names[:8])
-            raise UserError(f"{file.path}: probabilities of {ours}; the true labels are {theirs}; predict again")
+            raise UserError(f"{file.path}: expected probabilities of the labels {theirs}, found {ours}; predict again")
     check_files(files)
     exclusive, names = truths[0].exclusive, truths[0].names
     rule: Rule = "accuracy" if len(names) == 1 else "argmax" if exclusive else "f2"
@@ -104,7 +106,7 @@ def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) 
     return ClassFit(
         rule=rule,
         thresholds=dict(zip(names, thresholds.tolist(), strict=False)),
-        intervals=dict(zip(names, intervals, strict=False)),  # none for argmax
+        intervals=dict(zip(names, intervals, strict=False)),  # empty for argmax
         score=_mean(_units(rule, given, true, thresholds)),
         score_at_common=_mean(_units(rule, given, true, common)),
         cross_fitted=CrossFitted.of(cross_fitted, UNIT),
@@ -114,7 +116,7 @@ def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) 
 
 
 def _fitted(rule: Rule, probabilities: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Return the best threshold of each class, (K,) float64, and its interval [low, high); nothing for argmax."""
+    """Return the best threshold of each class, (K,) float64, and its interval [low, high); both empty for argmax."""
     if rule == "argmax":
         return np.zeros(0), []
     if rule == "accuracy":
@@ -125,7 +127,7 @@ def _fitted(rule: Rule, probabilities: np.ndarray, truths: np.ndarray) -> tuple[
 
 
 def _ascend(probabilities: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Do as `_fitted` for the mean F2: class by class, until none can be improved given the others."""
+    """Fit the thresholds for the mean F2 class by class, until none can be improved given the others."""
     true, classes = truths.sum(axis=1, dtype=np.int64), range(truths.shape[1])
     thresholds = np.full(len(classes), _common(probabilities, truths))
     predicted = probabilities > thresholds
@@ -142,11 +144,11 @@ def _ascend(probabilities: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, 
         predicted[:, index] = binarize(probabilities[:, index], thresholds[index])
 
     while True:
-        for index in classes:  # also if that only moves it into the middle of an interval of the same score
+        for index in classes:  # moves a threshold to the middle of its interval even if the score stays the same
             *interval, total = widest(*curve_of(index))
             move(index, *interval)
         intervals = []
-        for index in classes:  # these moves may allow another one to be improved
+        for index in classes:  # check again, because these moves may allow another threshold to improve
             values, totals = curve_of(index)
             if totals.max() > total:
                 *interval, total = widest(values, totals)
@@ -159,7 +161,10 @@ def _ascend(probabilities: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _curve(probabilities: np.ndarray, with_it: np.ndarray, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the total over one class's thresholds, as `Steps.curve`, from the scores (N,) with and without it."""
+    """Return the total score over one class's threshold in the form of `Steps.curve`.
+
+    `with_it` and `without` are the scores (N,) of the images if the class is predicted or not.
+    """
     number, everywhere = len(probabilities), np.arange(len(probabilities))
     return Steps(
         np.append(everywhere, everywhere),
@@ -170,16 +175,16 @@ def _curve(probabilities: np.ndarray, with_it: np.ndarray, without: np.ndarray) 
 
 
 def _common(probabilities: np.ndarray, truths: np.ndarray) -> float:
-    """Return the best threshold that all classes share."""
+    """Return the best threshold shared by all classes."""
     values, changes = common_steps(probabilities, truths)
     return middle_of(*widest(*Steps(np.zeros(len(values), dtype=np.int64), values, changes, len(truths)).curve())[:2])
 
 
 def _units(rule: Rule, probabilities: np.ndarray, truths: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Return the score of each image in whole numbers of 1 / UNIT, (N,) int64."""
+    """Return the score of each image in units of 1 / UNIT, (N,) int64."""
     if rule == "argmax":
         return UNIT * (probabilities.argmax(axis=1) == truths.argmax(axis=1)).astype(np.int64)
-    predicted, true = probabilities > thresholds, truths != 0  # thresholds are an array of float64: nothing is rounded
+    predicted, true = probabilities > thresholds, truths != 0  # exact, because thresholds are a float64 array
     if rule == "accuracy":
         return UNIT * (predicted[:, 0] == true[:, 0]).astype(np.int64)
     return f2_units((predicted & true).sum(axis=1), predicted.sum(axis=1), true.sum(axis=1))

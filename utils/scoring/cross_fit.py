@@ -1,7 +1,7 @@
-"""Cross-fitting: score each part of the images with what was fitted on all other parts.
+"""Cross-fitting: score each part of the images with thresholds or rules fitted on all other parts.
 
-The score of thresholds on the images that they were fitted on is too good by what the fit found in the noise of these
-images. The cross-fitted score is not: no image has a say in the thresholds that it is scored with.
+The score on the images used for the fit is too high, because the fit adapts to the noise in these images. The
+cross-fitted score does not have this bias: no image influences the thresholds that it is scored with.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ PARTS_OF_ONE_FILE = 5
 def partition(sizes: Sequence[int]) -> list[np.ndarray]:
     """Divide the images of all files into the parts of a cross-fit.
 
-    Of several files each is a part. One file is divided into PARTS_OF_ONE_FILE interleaved parts (image i goes into
-    part i % n), or into as many as it has images if these are fewer.
+    Several files are one part each. A single file is divided into PARTS_OF_ONE_FILE interleaved parts (image i goes
+    into part i % n), or into one part per image if it has fewer images.
 
     Args:
         sizes: the number of images in each file.
 
     Returns:
-        for each part its images, (n,) int64, ascending; they are numbered from 0 through all files.
+        for each part its images, (n,) int64, ascending; images are numbered from 0 across all files.
     """
     if len(sizes) > 1:
         return [np.arange(start, end) for start, end in pairwise(np.cumsum([0, *sizes]))]
@@ -40,7 +40,7 @@ def partition(sizes: Sequence[int]) -> list[np.ndarray]:
 
 
 def leave_one_out(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return, for each part, the images of all other parts; nothing if there is one part only."""
+    """Return, for each part, the images of all other parts; an empty list if there is only one part."""
     if len(parts) < 2:
         return []
     return [np.concatenate([*parts[:held_out], *parts[held_out + 1 :]]) for held_out in range(len(parts))]
@@ -51,42 +51,42 @@ def cross_fit(
     fit: Callable[[np.ndarray], Fitted],
     score: Callable[[Fitted, np.ndarray], np.ndarray],
 ) -> list[np.ndarray]:
-    """Score the images of each part with what is fitted on all other parts.
+    """Score the images of each part with the fit on all other parts.
 
     Args:
-        parts: as `partition` returns them.
-        fit: fits on the images (n,) int64.
-        score: scores the images (n,) int64 with what was fitted; returns (n,).
+        parts: as returned by `partition`.
+        fit: function that fits on the images (n,) int64.
+        score: function that scores the images (n,) int64 with a fit and returns (n,).
 
     Returns:
-        for each part the scores of its images; nothing if there is one part only.
+        for each part the scores of its images; an empty list if there is only one part.
     """
     return [score(fit(others), part) for others, part in zip(leave_one_out(parts), parts, strict=False)]
 
 
 @dataclass(frozen=True)
 class CrossFitted:
-    """The mean of cross-fitted scores."""
+    """The mean of cross-fitted scores with a bootstrap interval."""
 
     score: float
     """0..1."""
     low: float
-    """95 % bootstrap interval over images ..."""
+    """lower end of the 95 % bootstrap interval of the score over images."""
     high: float
-    """... of the score."""
+    """upper end of the 95 % bootstrap interval."""
     n_parts: int
-    """files, or parts of the one file."""
+    """number of files, or of parts of a single file."""
 
     @classmethod
     def of(cls, by_part: Sequence[np.ndarray], unit: int = 1) -> Self | None:
         """Average the scores of all images.
 
         Args:
-            by_part: as `cross_fit` returns them.
-            unit: what a score of 1 is; scores in whole numbers of 1 / unit are added up exactly.
+            by_part: as returned by `cross_fit`.
+            unit: the value of a perfect score in `by_part`; integer scores in units of 1 / unit are summed exactly.
 
         Returns:
-            None if there are no scores, which is so with one image.
+            None if there are no scores, which happens with a single image.
         """
         if not by_part:
             return None
@@ -95,19 +95,21 @@ class CrossFitted:
 
 
 def cross_fitted_line(cross: CrossFitted | None, n_files: int) -> str:
-    """Format the last row of the table."""
+    """Format the row of the table with the cross-fitted score."""
     if cross is None:
-        return "cross-fitted     not with one image"
-    parts = "files" if n_files > 1 else "interleaved parts of the one file"
+        return "cross-fitted     not available with a single image"
+    parts = "files" if n_files > 1 else "interleaved parts of the file"
     interval = f"95 % interval {cross.low:.5f} to {cross.high:.5f}"
-    return f"cross-fitted     {cross.score:.5f}   ({interval}; {cross.n_parts} {parts}) <- believe this"
+    return f"cross-fitted     {cross.score:.5f}   ({interval}; {cross.n_parts} {parts}) <- trust this score"
 
 
 def check_files(files: Sequence[Masks | Probabilities]) -> None:
-    """Check that there are images in each file, and no image twice: it would be scored with a fit that has seen it.
+    """Check that each file has images and that no image occurs twice.
+
+    An image that occurs twice would be scored with a fit that has seen it.
 
     Raises:
-        UserError: a file without images, or an image in two files or twice in one.
+        UserError: a file has no images, or an image is in two files or twice in one.
     """
     seen: dict[str, Path] = {}
     for file in files:
@@ -117,6 +119,6 @@ def check_files(files: Sequence[Masks | Probabilities]) -> None:
             if name in seen:
                 raise UserError(
                     f"--masks_fn: image {name} is in {seen[name]} and again in {file.path}; "
-                    "give validation files of different folds, each image once"
+                    "pass validation files of different folds, each image once"
                 )
             seen[name] = file.path

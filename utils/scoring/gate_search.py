@@ -1,8 +1,9 @@
-"""Find the exact best pair of mask threshold and gate threshold, and whether the gate helps.
+"""Search for the exact best pair of mask threshold and gate threshold, and test whether the gate helps.
 
-The score of a pair is a sum over images: an image that the gate lets through has its tenths at the mask threshold, one
-that is gated out the tenths of an empty mask. It changes only at steps of the masks' scores and at the gate's
-probabilities. For instances see utils/scoring/instance_search.py, which uses `gate_means`.
+The score of a pair is a sum over images. An image that the gate lets through contributes its tenths at the mask
+threshold; an image that is gated out contributes the tenths of an empty mask. The sum changes only at the steps of the
+masks' scores and at the gate's probabilities. The search for instances is in utils/scoring/instance_search.py; it uses
+`gate_means` of this module.
 """
 
 from collections.abc import Sequence
@@ -32,24 +33,27 @@ from utils.scoring.threshold_search import (
 
 @dataclass(frozen=True)
 class Gate:
-    """The best thresholds of the gate."""
+    """The interval of the best gate thresholds.
+
+    All gate thresholds in [low, high), or in [low, 1] if high is 1, have the same score. For masks this holds with
+    every mask threshold of the best interval; for instances it holds with the best rules.
+    """
 
     threshold: float
     """the middle of [low, high)."""
     low: float
-    """every threshold >= low ..."""
+    """lower end of the interval, included."""
     high: float
-    """... and < high (<= high where high is 1) has this score: with every mask threshold of its interval, or with the
-    rules for instances that were found."""
+    """upper end of the interval, excluded unless it is 1."""
 
 
 def gated(steps: Steps, probabilities: np.ndarray, gate_th: float) -> Steps:
-    """Return the steps when the masks of images that are gated out are empty at every threshold.
+    """Return the steps if the masks of images that are gated out are empty at every threshold.
 
     Args:
-        steps: of N images.
-        probabilities: (N,) float64, that there is anything.
-        gate_th: images with a greater probability are let through.
+        steps: steps of N images.
+        probabilities: (N,) float64, the probability that an image contains anything.
+        gate_th: images with a probability greater than this are let through.
     """
     out = gated_out(probabilities, gate_th)
     empty, kept = np.flatnonzero(out), ~out[steps.image]
@@ -62,14 +66,18 @@ def gated(steps: Steps, probabilities: np.ndarray, gate_th: float) -> Steps:
 
 
 def best_gated(by_area: ByArea, probabilities: np.ndarray) -> tuple[Best, Gate | None]:
-    """Return the best of all pairs of mask threshold and gate threshold, and minimum area.
+    """Return the best combination of mask threshold, gate threshold and minimum area.
 
-    Of equally good ones: no gate; then the smallest area; then the widest gap between two neighbouring probabilities,
-    the widest interval of mask thresholds there, and all gate thresholds around for which this whole interval is best.
+    Ties are resolved in this order: no gate; the smallest area; the widest gap between two neighbouring gate
+    probabilities. The mask interval is the widest best one in that gap, and the gate interval is extended to all
+    neighbouring gate thresholds for which every threshold of the mask interval is still best.
 
     Args:
         by_area: steps of N images, for each minimum area.
-        probabilities: (N,) float64, that there is anything.
+        probabilities: (N,) float64, the probability that an image contains anything.
+
+    Returns:
+        the best mask thresholds, and the best gate, or None if no gate scores better than letting every image through.
     """
     found = [_best_of_one_area(by_area[area], probabilities, area) for area in sorted(by_area)]
     return max(found, key=lambda pair: (pair[0].score, pair[1] is None))
@@ -84,7 +92,7 @@ def _best_of_one_area(steps: Steps, probabilities: np.ndarray, min_area: int) ->
     first = last = int(np.argmax(np.where(highest == top, highs - lows, -1)))
     found = best(gated(steps, probabilities, lows[first]), min_area)
     _, lowest, _ = _sweep(steps, probabilities, found.low, found.high)
-    while lowest[first - 1] == top:  # ends at 0, where no gate is, and the score is lower
+    while lowest[first - 1] == top:  # stops at 0 at the latest: without a gate the score is lower
         first -= 1
     while last + 1 < len(lows) and lowest[last + 1] == top:
         last += 1
@@ -95,14 +103,16 @@ def _best_of_one_area(steps: Steps, probabilities: np.ndarray, min_area: int) ->
 def _sweep(
     steps: Steps, probabilities: np.ndarray, low: float, high: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the lowest and highest total over mask thresholds in [low, high), for each gate that makes a difference.
+    """Return the lowest and highest total over mask thresholds in [low, high), for each distinct gate.
 
-    The gate goes down from where all images are gated out. Thresholds between two neighbouring probabilities are one
-    gate; an image that is let through adds its own steps to the total over all mask thresholds, some ten slices.
+    All gate thresholds between two neighbouring probabilities are the same gate. The sweep starts with the gate that
+    gates out all images and lowers it; each image that is let through adds its own steps (about ten slices) to the
+    totals over all mask thresholds.
 
     Returns:
-        (lows, lowest, highest): gate thresholds (M + 1,) float64, OPEN and then the M distinct probabilities,
-        ascending, each for all thresholds up to the next; and twice int64 tenths (M + 1,) of all images.
+        (lows, lowest, highest): `lows` are gate thresholds (M + 1,) float64, OPEN and then the M distinct
+        probabilities, ascending, each standing for all thresholds up to the next; `lowest` and `highest` are the tenths
+        of all images, (M + 1,) int64.
     """
     held = (steps.value <= low) | (steps.value < high)
     image, change = steps.image[held], steps.change[held]
@@ -111,7 +121,7 @@ def _sweep(
     order = np.lexsort((place, image))
     image, place, level = image[order], place[order], np.cumsum(change[order])
     starts = np.searchsorted(image, np.arange(steps.n_images + 1))
-    level -= np.append(0, level)[starts[image]]  # now the sum of this image's changes alone
+    level -= np.append(0, level)[starts[image]]  # from a running sum over all images to one within each image
     starts, place, level = starts.tolist(), place.tolist(), level.tolist()
 
     values, which = np.unique(probabilities, return_inverse=True)
@@ -132,22 +142,22 @@ def _sweep(
 
 
 def _when_empty(steps: Steps) -> np.ndarray:
-    """Return the tenths of each image if its mask is empty, as every mask is at threshold 1: (N,) int64, 0 or 10."""
+    """Return the tenths of each image for an empty mask, (N,) int64, 0 or 10; every mask is empty at threshold 1."""
     return steps.tenths_at(1.0)
 
 
 def gate_means(scores: np.ndarray, when_empty: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean score with every gate that makes a difference, in one pass over the sorted probabilities.
+    """Compute the mean score for each distinct gate, in one pass over the sorted probabilities.
 
     Args:
-        scores: (K, N) float64, 0..1: of N images under each of K rules, without a gate.
-        when_empty: (N,) float64, 0..1: of each image if nothing is predicted in it.
-        probabilities: (N,) float64, that there is anything.
+        scores: (K, N) float64, 0..1, scores of N images under each of K rules, without a gate.
+        when_empty: (N,) float64, 0..1, score of each image if nothing is predicted in it.
+        probabilities: (N,) float64, the probability that an image contains anything.
 
     Returns:
-        (lows, means): gate thresholds (M + 1,) float64, OPEN and then the M distinct probabilities, ascending, each
-        for all thresholds up to the next; (K, M + 1) float64, rounded to 12 digits so that equal means are equal
-        numbers.
+        (lows, means): `lows` are gate thresholds (M + 1,) float64, OPEN and then the M distinct probabilities,
+        ascending, each standing for all thresholds up to the next; `means` is (K, M + 1) float64, rounded to 12 digits
+        so that equal means are equal numbers.
     """
     order = np.argsort(probabilities, kind="stable")
     ascending, gains = probabilities[order], np.cumsum((when_empty - scores)[:, order], axis=1)
@@ -157,11 +167,14 @@ def gate_means(scores: np.ndarray, when_empty: np.ndarray, probabilities: np.nda
 
 
 def widest_gate(lows: np.ndarray, means: np.ndarray) -> Gate | None:
-    """Return the widest interval of the best gates (the lowest of equally wide ones); None if no gate is as good.
+    """Return the widest interval of the best gate thresholds (ties: the lowest).
 
     Args:
-        lows: (M + 1,), as `gate_means` returns them.
-        means: (M + 1,), one row of what it returns.
+        lows: (M + 1,), as returned by `gate_means`.
+        means: (M + 1,), one row of the means returned by `gate_means`.
+
+    Returns:
+        None if no gate scores better than letting every image through.
     """
     if means[0] == means.max():
         return None
@@ -171,19 +184,23 @@ def widest_gate(lows: np.ndarray, means: np.ndarray) -> Gate | None:
 
 @dataclass(frozen=True)
 class GateCrossFitted(CrossFitted):
-    """The mean of cross-fitted scores with a gate (without it where the other parts are best without), and without."""
+    """The means of cross-fitted scores with and without a gate, and their paired difference.
+
+    A part is scored without a gate if the fit on the other parts is best without one.
+    """
 
     score_without: float
-    """0..1."""
+    """mean score without a gate, 0..1."""
     difference: float
     """score - score_without."""
     difference_low: float
-    """95 % bootstrap interval of the difference, paired: an image is drawn with both of its scores."""
+    """lower end of the 95 % bootstrap interval of the difference, paired: images are drawn with both scores."""
     difference_high: float
+    """upper end of the 95 % bootstrap interval of the difference."""
 
     @property
     def helps(self) -> bool:
-        """True if the whole interval of the difference is above 0."""
+        """True if the interval of the difference is entirely above 0."""
         return self.difference_low > 0
 
     @classmethod
@@ -191,14 +208,14 @@ class GateCrossFitted(CrossFitted):
         """Average the scores of all images, with and without the gate, and their differences.
 
         Args:
-            by_part: as `cross_fit` returns them, with the gate.
-            without: the same without it.
+            by_part: scores with the gate, as returned by `cross_fit`.
+            without: scores without the gate, as returned by `cross_fit`.
             unit: as for `CrossFitted.of`.
 
         Returns:
-            None if there are no scores, which is so with one image.
+            None if there are no scores, which happens with a single image.
         """
-        # equal differences are equal numbers: .3 - .2 and .4 - .3 are not before they are rounded
+        # rounding makes equal differences equal numbers; .3 - .2 and .4 - .3 differ in floating point
         differences = [(with_gate - plain).round(12) for with_gate, plain in zip(by_part, without, strict=True)]
         cross, plain, gain = (CrossFitted.of(scores, unit) for scores in (by_part, without, differences))
         return cross and cls(
@@ -213,24 +230,24 @@ class GateCrossFitted(CrossFitted):
 def gate_line(gate: Gate | None, n_gated_out: int, n_images: int) -> str:
     """Format the row of the table that shows the gate."""
     if gate is None:
-        return "best gate        none            (lets every image through)"
+        return "best gate        none            (no gate improves the score; lets every image through)"
     out = f"{n_gated_out} of {n_images} images are gated out"
     return f"best gate        {gate.threshold:.6g}   (equally good from {gate.low:.6g} to {gate.high:.6g}; {out})"
 
 
 def difference_lines(cross: GateCrossFitted | None) -> list[str]:
-    """Format the rows of the table that compare with no gate, and a sentence that says whether the gate helps."""
+    """Format the rows of the table that compare with no gate, and a sentence on whether the gate helps."""
     if cross is None:
-        return ["the gate makes no difference that can be told"]
+        return ["a single image cannot show whether the gate helps"]
     interval = f"95 % interval {cross.difference_low:+.5f} to {cross.difference_high:+.5f}"
     rows = [
-        f"without gate     {cross.score_without:.5f}   (cross-fitted too)",
+        f"without gate     {cross.score_without:.5f}   (also cross-fitted)",
         f"difference       {cross.difference:+.5f}   ({interval})",
     ]
     if cross.helps:
         return [*rows, "the gate helps"]
     unsure = cross.difference_high > 0
-    return [*rows, "the gate makes no difference that can be told" if unsure else "the gate does not help"]
+    return [*rows, "the gate makes no significant difference" if unsure else "the gate does not help"]
 
 
 @dataclass(frozen=True)
@@ -238,24 +255,24 @@ class GatedFit:
     """The result of optimize_threshold.py for masks and a gate."""
 
     best: Best
-    """of the mask, with the gate."""
+    """best mask thresholds together with the gate."""
     gate: Gate | None
-    """None: no gate is as good as the best one, every image is let through."""
+    """None if no gate scores better than letting every image through."""
     without: Best
-    """of the mask, without a gate."""
+    """best mask thresholds without a gate."""
     cross_fitted: GateCrossFitted | None
-    """None if there is one image only."""
+    """None if there is only one image."""
     n_gated_out: int
     n_images: int
     n_files: int
 
     @property
     def helps(self) -> bool:
-        """True if the whole interval of the cross-fitted difference is above 0."""
+        """True if the interval of the cross-fitted difference is entirely above 0."""
         return self.cross_fitted is not None and self.cross_fitted.helps
 
     def as_json(self, files: Sequence[Masks], gate_files: Sequence[Probabilities]) -> dict[str, Any]:
-        """Return the contents of gate.json; gate_threshold, low and high are null if no gate is best."""
+        """Return the contents of gate.json; gate_threshold, low and high are null without a gate."""
         gate = asdict(self.gate) if self.gate else dict.fromkeys(("threshold", "low", "high"))
         return {
             "gate_threshold": gate["threshold"],
@@ -276,13 +293,13 @@ class GatedFit:
         }
 
     def as_text(self) -> str:
-        """Format the result as a short table, and a sentence that says whether the gate helps."""
-        best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
+        """Format the result as a short table and a sentence on whether the gate helps."""
+        best, area = self.best, f"; masks under {self.best.min_area} pixels are emptied" if self.best.min_area else ""
         lines = [
-            f"images           {self.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
+            f"images           {self.n_images} in {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
             gate_line(self.gate, self.n_gated_out, self.n_images),
             f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
-            f"score there      {best.score:.5f}   (fitted on these images; without the gate {self.without.score:.5f})",
+            f"fitted score     {best.score:.5f}   (on the images used for the fit; no gate: {self.without.score:.5f})",
         ]
         lines.append(cross_fitted_line(self.cross_fitted, self.n_files))
         return "\n".join([*lines, *difference_lines(self.cross_fitted)])
@@ -294,15 +311,15 @@ def fit_gated(
     """Fit mask threshold, gate threshold and minimum area together, on the images of all files.
 
     Args:
-        files: at least one; with several, each is a part of the cross-fit.
-        gate: probabilities that there is anything, of nets that did not learn from these images.
+        files: at least one; several files are the parts of the cross-fit.
+        gate: probabilities that an image contains anything, from networks that were not trained on these images.
         truth_fn: as for `true_masks`.
-        min_areas: minimum areas to try; 0 is always among them.
+        min_areas: minimum areas to try; 0 is always included.
 
     Raises:
-        UserError: no truth, a value that is no probability, a file without images, an image in two mask files or not
-            in the gate's.
-        UsageError: a minimum area below 0.
+        UserError: the truth is missing, a value is not a probability, a file has no images, or an image is in two mask
+            files or has no gate probability.
+        UsageError: a minimum area is below 0.
     """
     probabilities = np.concatenate([gate_probability(gate, masks.ids) for masks in files])
     pooled = steps_of_files(files, truth_fn, min_areas)
@@ -322,7 +339,7 @@ def fit_gated(
 
 
 def _cross_fit_gated(by_area: ByArea, probabilities: np.ndarray, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Cross-fit mask and gate threshold and minimum area together; as `cross_fit_threshold` otherwise."""
+    """Cross-fit mask threshold, gate threshold and minimum area together; otherwise like `cross_fit_threshold`."""
 
     def fit(images: np.ndarray) -> tuple[Best, Gate | None]:
         return best_gated(select(by_area, images), probabilities[images])

@@ -1,7 +1,7 @@
-"""Scores of objects, in integers as far as there are integers: the nuclei's (DSB2018) and the ships' (Airbus).
+"""Instance metrics of the DSB2018 (nuclei) and Airbus (ships) competitions, counted in integers.
 
-A predicted object hits a true one at a threshold (.50, .55, ..., .95) if their IoU is GREATER than it.
-Above one half an object can hit one other only, so that there is nothing to assign.
+A predicted instance hits a true one at a threshold (.50, .55, ..., .95) if their IoU is GREATER than the threshold.
+With an IoU above one half an instance can hit only one other, so no assignment is needed.
 """
 
 from collections.abc import Callable
@@ -15,34 +15,34 @@ N_THRESHOLDS = 10
 
 
 class Matches(NamedTuple):
-    """What all counts of one image follow from."""
+    """Matches of one image, from which all its counts are derived."""
 
     areas: np.ndarray
-    """(P,) int64: pixels of each predicted object."""
+    """(P,) int64: number of pixels of each predicted instance."""
     hits: np.ndarray
-    """(P,) int64, 0..10: the thresholds at which it hits a true one; it hits at the first `hits` of them."""
+    """(P,) int64, 0..10: each predicted instance hits a true one at the first `hits` thresholds."""
     n_truth: int
-    """true objects."""
+    """number of true instances."""
 
 
 def match_instances(predicted: np.ndarray, truth: np.ndarray) -> Matches:
-    """Which predicted objects hit a true one, and how well.
+    """Match the predicted instances of an image to the true ones.
 
     Args:
-        predicted: (H, W) integers from 0 = background; the numbers may have gaps.
-        truth: the same shape.
+        predicted: (H, W) integers, 0 = background; the numbers may have gaps.
+        truth: same shape.
 
     Raises:
-        ValueError: the shapes differ or are not (H, W), or there is a number that names no object.
+        ValueError: the shapes differ or are not (H, W), or the values are not integers of 0 or more.
     """
     if predicted.shape != truth.shape or predicted.ndim != 2:
         raise ValueError(f"expected two label maps (height, width), found {predicted.shape} and {truth.shape}")
     for labels in (predicted, truth):
         if labels.dtype.kind not in "bui" or (labels.size and labels.min() < 0):
-            raise ValueError(f"expected whole numbers from 0, found {labels.dtype} from {labels.min():g}")
+            raise ValueError(f"expected integers of 0 or more, found {labels.dtype} with minimum {labels.min():g}")
     ours, theirs, pixels = _pairs(predicted.ravel(), truth.ravel())
     (our_ids, our_place), (their_ids, their_place) = (np.unique(ids, return_inverse=True) for ids in (ours, theirs))
-    # sums of whole numbers of pixels: exact in the float64 that bincount adds in
+    # bincount adds in float64, which is exact for sums of pixel counts
     our_area = np.bincount(our_place, pixels, minlength=len(our_ids)).astype(np.int64)
     their_area = np.bincount(their_place, pixels, minlength=len(their_ids)).astype(np.int64)
     both = (ours != 0) & (theirs != 0)
@@ -54,11 +54,11 @@ def match_instances(predicted: np.ndarray, truth: np.ndarray) -> Matches:
 
 
 def _pairs(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs of numbers that some pixel has, and how many have each: int64 (K,) three times."""
+    """Return the distinct pairs of numbers (ours, theirs) and their numbers of pixels, each (K,) int64."""
     if ours.size == 0:
         return (np.zeros(0, dtype=np.int64),) * 3
     base = int(theirs.max()) + 1
-    if (int(ours.max()) + 1) * base <= 4 * ours.size:  # small enough for a full table, ten times as fast as sorting
+    if (int(ours.max()) + 1) * base <= 4 * ours.size:  # a full table is ten times as fast as sorting, if it is small
         table = np.bincount(ours.astype(np.int64) * base + theirs)
         keys = np.flatnonzero(table)
         return *np.divmod(keys, base), table[keys]
@@ -68,7 +68,7 @@ def _pairs(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def counts_without_small(matches: Matches, min_areas: np.ndarray) -> np.ndarray:
-    """The counts when predicted objects of fewer than A pixels vanish, for each A of `min_areas`.
+    """Return the counts after removing predicted instances of fewer than A pixels, for each A in `min_areas`.
 
     Returns:
         (len(min_areas), 10, 3) int64: true positives, false positives, false negatives at each threshold.
@@ -81,30 +81,30 @@ def counts_without_small(matches: Matches, min_areas: np.ndarray) -> np.ndarray:
 
 
 def match_counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(10, 3) int64: TP, FP, FN at IoU > .50, .55, ..., .95; arguments and errors as for `match_instances`."""
+    """Return TP, FP, FN at IoU > .50, .55, ..., .95, (10, 3) int64; arguments and errors as for `match_instances`."""
     return counts_without_small(match_instances(predicted, truth), np.zeros(1, dtype=np.int64))[0]
 
 
 def dsb2018_scores(counts: np.ndarray) -> np.ndarray:
-    """The score of each image by the rule of the 2018 Data Science Bowl, "Evaluation".
+    """Return the score of each image by the rule of the 2018 Data Science Bowl, "Evaluation".
 
-    The mean over thresholds of TP / (TP + FP + FN); where there is neither a true nor a predicted object, which the
-    rule leaves open, 1.
+    The score is the mean over thresholds of TP / (TP + FP + FN). It is 1 without true and predicted instances, a case
+    that the rule leaves open.
 
     Args:
         counts: (N, 10, 3) int64, TP, FP and FN at each threshold.
 
     Returns:
-        (N,) float64, 0..1. The score of a set is the mean over its images.
+        (N,) float64, 0..1. The score of a set of images is their mean.
     """
     return _mean_ratio(counts, np.array([1, 0, 0]), np.array([1, 1, 1]))
 
 
 def airbus_scores(counts: np.ndarray) -> np.ndarray:
-    """The score of each image by the rule of the Airbus Ship Detection Challenge, "Evaluation".
+    """Return the score of each image by the rule of the Airbus Ship Detection Challenge, "Evaluation".
 
-    The mean over thresholds of F2 = 5 TP / (5 TP + 4 FN + FP); without a true object 1 if nothing is predicted, else 0.
-    Arguments and result as for `dsb2018_scores`.
+    The score is the mean over thresholds of F2 = 5 TP / (5 TP + 4 FN + FP). Without true instances it is 1 if nothing
+    is predicted, else 0. Arguments and result are as for `dsb2018_scores`.
     """
     return _mean_ratio(counts, np.array([5, 0, 0]), np.array([5, 1, 4]))
 
@@ -116,4 +116,4 @@ def _mean_ratio(counts: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.
 
 
 INSTANCE_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"dsb2018": dsb2018_scores, "airbus": airbus_scores}
-"""Name -> the scores of N images from their counts (N, 10, 3)."""
+"""Name -> function that returns the scores of N images from their counts (N, 10, 3)."""

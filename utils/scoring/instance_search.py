@@ -1,15 +1,15 @@
-"""Find the best rules that turn probabilities into instances, with a cross-fitted score.
+"""Search for the best rules that turn probabilities into instances, with a cross-fitted score.
 
-The rules are a search: a coarse grid of thresholds comes first, then the neighbours of the best, ever nearer; better
-ones may lie between those that are tried. For each pair of thresholds an image is labelled once; filled holes and every
-minimum area follow from that at almost no cost. An image of 256x256 with 25 instances takes .3 s with borders and .05 s
-without, on one core. If there are more than MOST_SEARCHED images, so many are searched, drawn from all parts alike, and
-the rules that are found are scored on all images, .02 s each.
+The search tries a coarse grid of thresholds and then neighbours of the best at decreasing distances. It is not exact:
+better thresholds may exist between those that are tried. Each image is labelled once for each pair of thresholds; hole
+filling and all minimum areas are derived from that at almost no cost. An image of 256x256 with 25 instances takes .3 s
+with borders and .05 s without, on one core. If there are more than MOST_SEARCHED images, the search uses that many,
+drawn equally from all parts, and the rules that are found are scored on all images, .02 s each.
 
-With a gate an image that is gated out scores as if nothing were predicted in it. For each set of rules that is tried
-the best gate threshold is exact, on the images that are searched: the images are sorted by the gate's probability, and
-cumulative sums compare their scores with those of empty predictions. The search goes on around two sets of rules, the
-best without the gate and the best with it.
+With a gate, an image that is gated out scores as if nothing were predicted in it. For each set of rules that is tried,
+the best gate threshold is exact on the searched images: the images are sorted by the gate's probability, and cumulative
+sums compare their scores with those of empty predictions. The search then refines two sets of rules, the best without
+the gate and the best with it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,16 +31,16 @@ from utils.scoring.cross_fit import CrossFitted, check_files, cross_fitted_line,
 from utils.scoring.gate_search import Gate, GateCrossFitted, difference_lines, gate_line, gate_means, widest_gate
 from utils.scoring.instance_metrics import INSTANCE_METRICS, counts_without_small, match_counts, match_instances
 
-# on noisy probabilities of 26 nuclei images, of three kinds, the 49 pairs of such a search were as good as all 361 in
-# steps of .05, or better
+# on noisy probabilities of 26 nuclei images of three kinds, the 49 pairs of such a search were at least as good as all
+# 361 pairs in steps of .05
 COARSE = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Thresholds of the first grid, of the mask and of the seeds."""
+"""Mask and seed thresholds of the first grid."""
 COARSE_ALONE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Thresholds of the first grid where there are no borders, so no seeds."""
+"""Mask thresholds of the first grid if there are no borders and therefore no seeds."""
 FINER = (0.1, 0.05, 0.025)
-"""Distances at which the neighbours of the best are tried next."""
+"""Distances of the neighbours that are tried around the best, one after the other."""
 Pair = tuple[float, float | None]
-"""th and seed_th; None: as if there were no border."""
+"""th and seed_th; a seed_th of None means that borders are ignored."""
 
 
 class Found(NamedTuple):
@@ -48,29 +48,29 @@ class Found(NamedTuple):
 
     pair: Pair
     cleanup: int
-    """place in RuleScores.cleanups."""
+    """index into RuleScores.cleanups."""
     gate: Gate | None = None
-    """None: every image is let through."""
+    """None if every image is let through."""
 
 
 class Bests(NamedTuple):
-    """The best rules for a set of images, without a gate and with one; without gate probabilities both are the same."""
+    """The best rules for a set of images, without and with a gate; both are equal without gate probabilities."""
 
     without: Found
     gated: Found
 
 
 class RuleScores:
-    """The scores of images under every clean-up, for the pairs of thresholds that are asked for.
+    """Cache of the scores of images under every clean-up, for the requested pairs of thresholds.
 
-    Images are numbered through all files. A score is kept for each image, pair and clean-up, and no pixels.
+    Images are numbered from 0 across all files. Only one score per image, pair and clean-up is kept in memory.
 
     Args:
-        files: mask files, all with borders or none.
+        files: mask files, all with borders or all without.
         truth_fn: as for `true_instances`.
         min_areas: minimum areas, ascending.
         metric: a name in INSTANCE_METRICS.
-        gate: (N,) float64, the probability that there is anything in each image; None: there is no gate.
+        gate: (N,) float64, the probability that each image contains anything; None if there is no gate.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RuleScores:
         """(fill_holes, min_area)."""
 
     def need(self, requests: Iterable[tuple[Iterable[Pair], np.ndarray]]) -> None:
-        """Compute the scores of (pairs, images (n,) int64) that are not known yet, image by image."""
+        """Compute the missing scores for requests of (pairs, images (n,) int64), image by image."""
         missing: dict[int, dict[Pair, None]] = {}
         for pairs, images in requests:
             for pair in pairs:
@@ -112,16 +112,16 @@ class RuleScores:
                 start += len(masks.ids)
 
     def table(self, pair: Pair, images: np.ndarray) -> np.ndarray:
-        """Return the scores (clean-ups, images) float64, 0..1, of a pair and images that were needed before."""
+        """Return the scores (clean-ups, images) float64, 0..1, for a pair and images passed to `need` before."""
         known = self._known[pair]
         return np.stack([known[image] for image in images.tolist()], axis=1)
 
     def when_empty(self, images: np.ndarray) -> np.ndarray:
-        """Return the scores (images,) float64, 0..1, of empty predictions, for images that were needed before."""
+        """Return the scores (images,) float64, 0..1, of empty predictions, for images passed to `need` before."""
         return np.array([self._when_empty[image] for image in images.tolist()])
 
     def of(self, found: Found, images: np.ndarray) -> np.ndarray:
-        """Return the scores (images,) float64, 0..1, with the rules that were found, and with their gate."""
+        """Return the scores (images,) float64, 0..1, with the given rules and their gate."""
         self.need([([found.pair], images)])
         scores = self.table(found.pair, images)[found.cleanup]
         if found.gate is None:
@@ -129,7 +129,7 @@ class RuleScores:
         return np.where(gated_out(self.gate[images], found.gate.threshold), self.when_empty(images), scores)
 
     def rules(self, found: Found) -> InstanceRules:
-        """Return the rules that were found, for `label_instances`."""
+        """Convert `found` to the rules for `label_instances`."""
         th, seed_th = found.pair
         fill_holes, min_area = self.cleanups[found.cleanup]
         return InstanceRules(th, InstanceRules.seed_th if seed_th is None else seed_th, min_area, fill_holes)
@@ -153,8 +153,8 @@ class RuleScores:
 
 
 def _probabilities(plane: np.ndarray, masks: Masks, row: int) -> np.ndarray:
-    plane = np.array(plane)  # read once, not once for each pair
-    if not (plane.min() >= 0 and plane.max() <= 1):  # also when there is a NaN
+    plane = np.array(plane)  # copy, so that the file is read only once for all pairs
+    if not (plane.min() >= 0 and plane.max() <= 1):  # written so that NaN fails too
         raise UserError(
             f"{masks.path}: row {row}: expected probabilities in [0, 1], found {plane.min():g} to {plane.max():g}"
         )
@@ -162,12 +162,12 @@ def _probabilities(plane: np.ndarray, masks: Masks, row: int) -> np.ndarray:
 
 
 def search(scores: RuleScores, fits: Sequence[np.ndarray], has_border: bool) -> list[Bests]:
-    """Find the best rules for each set of images; where one set is searched does not depend on the others."""
+    """Return the best rules for each set of images; each set is searched independently of the others."""
     grid = list(product(COARSE, COARSE) if has_border else product(COARSE_ALONE, [None]))
     tried: list[dict[Pair, None]] = [dict.fromkeys(grid) for _ in fits]
     bests: list[Bests] = []
     for step in (0.0, *FINER):
-        for found, pairs in zip(bests, tried, strict=False):  # nothing is found before the first step
+        for found, pairs in zip(bests, tried, strict=False):  # `bests` is empty in the first step
             for best in found:
                 pairs.update(dict.fromkeys(_around(best.pair, step)))
         scores.need(zip(tried, fits, strict=True))
@@ -181,7 +181,7 @@ def _bests(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair]) -> Bes
 
 
 def _around(pair: Pair, step: float) -> list[Pair]:
-    """Return the pair and its neighbours at a distance of `step` in one threshold or both, if they are in (0, 1)."""
+    """Return the pair and its neighbours within (0, 1) at a distance of `step` in one threshold or both."""
 
     def near(value: float | None) -> list[float | None]:
         if value is None:
@@ -192,16 +192,16 @@ def _around(pair: Pair, step: float) -> list[Pair]:
 
 
 def _best(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair], gate: np.ndarray | None) -> Found:
-    """Return the rules with the best mean score, with the best gate for them where `gate` (images,) is given.
+    """Return the rules with the best mean score, together with the best gate for them if `gate` (images,) is given.
 
-    Of equal ones: no gate, then thresholds near .5, then holes left alone, then the smallest area, then the widest
-    interval of gates.
+    Ties are resolved in this order: no gate, thresholds near .5, holes not filled, the smallest minimum area, the
+    widest interval of gate thresholds.
     """
 
     def means_of(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         table = scores.table(pair, images)
         if gate is None:  # one column: every image is let through
-            return np.array([OPEN]), table.mean(axis=1, keepdims=True).round(12)  # equal means are equal numbers
+            return np.array([OPEN]), table.mean(axis=1, keepdims=True).round(12)  # makes equal means equal numbers
         return gate_means(table, scores.when_empty(images), gate)
 
     def order(candidate: tuple[float, bool, Pair, int]) -> tuple[float, ...]:
@@ -221,7 +221,7 @@ def _best(scores: RuleScores, images: np.ndarray, pairs: Iterable[Pair], gate: n
 
 
 MIN_AREAS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Minimum areas that are tried if none are named; 0 always is."""
+"""Minimum areas that are tried by default, in addition to 0."""
 MOST_SEARCHED = 300
 COMPONENTS = Found((0.5, None), 0)
 """Threshold .5, no border, no clean-up."""
@@ -232,14 +232,14 @@ class InstanceFit:
     """The result of optimize_threshold.py for instances."""
 
     rules: InstanceRules
-    """the best on all images (or on those that were searched)."""
+    """the best rules on all images, or on the images that were searched if there are too many."""
     metric: str
     score: float
-    """with these rules, on all images."""
+    """score of these rules on all images."""
     score_of_components: float
-    """of the connected components at threshold .5: no border, no clean-up."""
+    """score of the connected components at threshold .5, without borders and clean-up."""
     cross_fitted: CrossFitted | None
-    """None if there is one image only."""
+    """None if there is only one image."""
     n_images: int
     n_files: int
     n_searched: int
@@ -259,35 +259,35 @@ class InstanceFit:
 
     def as_text(self) -> str:
         """Format the result as a short table."""
-        rules, count = self.rules, f"{self.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}"
-        searched = f", {self.n_searched} of them searched" if self.n_searched < self.n_images else ""
+        rules, count = self.rules, f"{self.n_images} in {self.n_files} mask file{'s' if self.n_files > 1 else ''}"
+        searched = f", {self.n_searched} of them used in the search" if self.n_searched < self.n_images else ""
         seeds = f"seeds above {rules.seed_th:.6g}" if self.has_border else "connected components, no border"
         holes = "filled" if rules.fill_holes else "left alone"
         lines = [
             f"images           {count}{searched}",
             f"best threshold   {rules.th:.6g}   ({seeds})",
-            f"clean-up         objects under {rules.min_area} pixels vanish, holes {holes}",
-            f"score there      {self.score:.5f}   ({self.metric}; fitted on these images)",
-            f"components at .5 {self.score_of_components:.5f}   (no clean-up)",
+            f"clean-up         objects under {rules.min_area} pixels are removed, holes are {holes}",
+            f"fitted score     {self.score:.5f}   ({self.metric}, on the images used for the fit)",
+            f"components at .5 {self.score_of_components:.5f}   (connected components without clean-up)",
         ]
         return "\n".join([*lines, cross_fitted_line(self.cross_fitted, self.n_files)])
 
 
 @dataclass(frozen=True)
 class GatedInstanceFit(InstanceFit):
-    """The result of optimize_threshold.py for instances and a gate; rules and score are with the gate."""
+    """The result of optimize_threshold.py for instances and a gate; `rules` and `score` are those with the gate."""
 
     cross_fitted: GateCrossFitted | None
     gate: Gate | None
-    """None: no gate is as good as the best one, every image is let through."""
+    """None if no gate scores better than letting every image through."""
     score_without: float
-    """with the best rules without a gate, on all images."""
+    """score of the best rules without a gate, on all images."""
     n_gated_out: int
     gate_probs: list[str]
-    """files of the gate's probabilities."""
+    """files with the gate's probabilities."""
 
     def as_json(self, files: Sequence[Masks]) -> dict[str, Any]:
-        """Return the contents of objects.json; gate_threshold, gate_low and gate_high are null if no gate is best."""
+        """Return the contents of objects.json; gate_threshold, gate_low and gate_high are null without a gate."""
         gate = self.gate
         return {
             **super().as_json(files),
@@ -301,10 +301,10 @@ class GatedInstanceFit(InstanceFit):
         }
 
     def as_text(self) -> str:
-        """Format the result as a short table, and a sentence that says whether the gate helps."""
+        """Format the result as a short table and a sentence on whether the gate helps."""
         lines = [
             gate_line(self.gate, self.n_gated_out, self.n_images),
-            f"score without it {self.score_without:.5f}   (fitted on these images)",
+            f"fitted, no gate  {self.score_without:.5f}   (on the images used for the fit)",
         ]
         return "\n".join([super().as_text(), *lines, *difference_lines(self.cross_fitted)])
 
@@ -316,27 +316,29 @@ def fit_instances(
     metric: str = "dsb2018",
     gate: Sequence[Probabilities] = (),
 ) -> InstanceFit:
-    """Fit the rules on the images of all files, together with a gate if there is one; one image is in memory at a time.
+    """Fit the rules on the images of all files, together with a gate if there is one.
 
-    For the cross-fitted score each part's images are scored with what the same search finds without them.
+    Only one image is in memory at a time. For the cross-fitted score, the images of each part are scored with the
+    result of the same search on the other parts.
 
     Args:
-        files: at least one, each a part of the cross-fit; all with borders, or none.
+        files: at least one; several files are the parts of the cross-fit. All have borders, or none has.
         truth_fn: as for `true_instances`.
-        min_areas: minimum areas to try, none: MIN_AREAS; 0 is always among them.
+        min_areas: minimum areas to try, MIN_AREAS if empty; 0 is always included.
         metric: a name in INSTANCE_METRICS.
-        gate: probabilities that there is anything, of nets that did not learn from these images; none: no gate.
+        gate: probabilities that an image contains anything, from networks that were not trained on these images; empty
+            if there is no gate.
 
     Returns:
         a GatedInstanceFit if there is a gate.
 
     Raises:
-        UserError: no truth, or one that does not tell instances apart; a value that is no probability, a file without
-            images, an image in two files or not in the gate's, files with borders together with files without.
-        UsageError: a minimum area below 0, an unknown metric.
+        UserError: the truth is missing or does not tell instances apart, a value is not a probability, a file has no
+            images, an image is in two files or has no gate probability, or only some of the files have borders.
+        UsageError: a minimum area is below 0, or the metric is unknown.
     """
     if min(min_areas, default=0) < 0:
-        raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
+        raise UsageError(f"--min_area {min(min_areas)}: expected a number of pixels, 0 or more")
     pick(INSTANCE_METRICS, metric, "--metric")
     check_files(files)
     _check_alike(files)
@@ -344,7 +346,7 @@ def fit_instances(
     parts, has_border = partition([len(masks.ids) for masks in files]), files[0].border is not None
     drawn = [_drawn(part, -(-MOST_SEARCHED // len(parts))) for part in parts]
     scores = RuleScores(files, truth_fn, sorted({0, *(min_areas or MIN_AREAS)}), metric, probabilities)
-    # all are searched together, so that an image is read once for all of them
+    # all sets are searched together, so that each image is read only once per step
     best, *of_others = search(scores, [np.concatenate(drawn), *leave_one_out(drawn)], has_border)
     everything = np.concatenate(parts)
 
@@ -386,4 +388,6 @@ def _check_alike(files: Sequence[Masks]) -> None:
     for masks in files:
         if (masks.border is None) != (files[0].border is None):
             has, lacks = (files[0], masks) if masks.border is None else (masks, files[0])
-            raise UserError(f"{has.path} has borders, {lacks.path} has none; give files of one kind of net")
+            raise UserError(
+                f"{has.path} has borders, but {lacks.path} has none; pass mask files from one kind of network"
+            )

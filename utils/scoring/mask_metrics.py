@@ -1,20 +1,22 @@
-"""The salt competition's metric, in integers, and what it is counted from.
+"""The metric of the TGS Salt Identification Challenge, and the pixel counts it is computed from.
 
-An image scores the share of the ten thresholds .50, .55, ..., .95 that its IoU is GREATER than; an image whose true
-mask is empty scores 1 if the predicted one is empty too, else 0; the score of a set is the mean over its images. (TGS
-Salt Identification Challenge, "Evaluation"; images of one object class, so that precision is hit or miss.) Many IoUs of
-small masks lie on a threshold exactly, where floating point decides by chance: hence integers all the way.
+The score of an image is the share of the ten thresholds .50, .55, ..., .95 that its IoU is GREATER than. If the true
+mask is empty, the score is 1 if the predicted mask is empty too, else 0. The score of a set is the mean over its images
+(see "Evaluation" of the challenge; there is one object class, so the precision at a threshold is 0 or 1).
+
+The IoU of a small mask is often exactly equal to a threshold, where floating point would decide by chance. Therefore
+everything is computed in integers.
 """
 
 import numpy as np
 
 
 def counts(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of each image that `scores_from_counts` needs.
+    """Count the pixels of each image for `scores_from_counts`.
 
     Args:
-        predicted: (N, H, W), what is not 0 is mask.
-        truth: the same shape.
+        predicted: (N, H, W), non-zero pixels are mask.
+        truth: same shape.
 
     Returns:
         (intersection, predicted, truth): int64 (N,) each, numbers of pixels.
@@ -30,33 +32,33 @@ def counts(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def scores_from_counts(intersection: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The thresholds (of ten) that each image's IoU is greater than.
+    """Return, for each image, the number of thresholds (of ten) that its IoU is greater than.
 
     Threshold k (IoU .50 + .05 k, k = 0..9) is hit iff 20 I > (10 + k) U, with U = P + T - I.
 
     Args:
-        intersection: I, pixels that are mask in both; integers, any shape.
-        predicted: P, pixels of the predicted mask; broadcasts with the others.
-        truth: T, pixels of the true mask.
+        intersection: I, number of pixels that are mask in both; integers, any shape.
+        predicted: P, number of pixels of the predicted mask; broadcasts with the others.
+        truth: T, number of pixels of the true mask.
 
     Returns:
         int64, 0..10, of the common shape.
     """
     inside, ours, theirs = (np.asarray(count, dtype=np.int64) for count in (intersection, predicted, truth))
     union = ours + theirs - inside
-    # the k >= 0 with 10 + k < 20 I / U are ceil(20 I / U) - 10 many; -(-a // b) is the ceiling in integers
+    # ceil(20 I / U) - 10 is the number of k >= 0 with 10 + k < 20 I / U; -(-a // b) is the integer ceiling
     hits = np.clip(-(-20 * inside // np.maximum(union, 1)) - 10, 0, 10)
     return np.where(theirs == 0, np.where(ours == 0, 10, 0), hits)
 
 
 def iout(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """The competition's score of N masks, 0..1 (arguments as for `counts`, at least one image)."""
+    """Return the competition's score of N masks, 0..1 (arguments as for `counts`, at least one image)."""
     tenths = scores_from_counts(*counts(predicted, truth))
     return int(tenths.sum()) / (10 * len(tenths))
 
 
 def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """The mean over images of intersection / union, 0..1; 1 where both masks are empty (arguments as for `counts`)."""
+    """Return the mean IoU over images, 0..1; the IoU of two empty masks is 1 (arguments as for `counts`)."""
     inside, ours, theirs = counts(predicted, truth)
     union = ours + theirs - inside
     return float(np.where(union == 0, 1.0, inside / np.maximum(union, 1)).mean())

@@ -1,4 +1,4 @@
-"""The flags of optimize_threshold.py, and for each --objective the function that fits it."""
+"""The flags of optimize_threshold.py and the fit function of each --objective."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,23 +28,23 @@ class OptimizeSettings:
     """All flags of optimize_threshold.py."""
 
     masks_fn: tuple[str, ...]
-    """mask files of validation images, one a fold; no image may be in two of them."""
+    """mask files (labels: probability files) of validation images, one per fold; no image may be in two of them."""
     objective: str = "pixels"
-    """pixels: the threshold of masks; objects: th, seed_th, min_area and fill_holes of objects, together; labels: a
-    threshold for each label of probability files."""
+    """pixels: fit the threshold of masks; objects: fit th, seed_th, min_area and fill_holes of objects together;
+    labels: fit a threshold for each label of probability files."""
     gate_probs: tuple[str, ...] = ()
-    """probabilities that there is anything, out of fold (train_classifier.py): fits the gate's threshold together with
-    those of masks or objects."""
+    """out-of-fold probabilities that an image contains anything (train_classifier.py); the gate's threshold is fitted
+    together with those of masks or objects."""
     metric: str | None = None
-    """score of objects: dsb2018 (the default), airbus (F2)."""
+    """score of objects: dsb2018 or airbus (F2); default: dsb2018."""
     truth_fn: str | None = None
     """the truth: a packed folder, a csv of run-lengths or a .npy of masks; default: the folder the masks are from."""
     min_area: tuple[int, ...] = ()
-    """minimum areas of masks (or objects) to try; smaller ones vanish; 0 is always tried; default: 0 (objects: 0 to
-    256)."""
+    """minimum areas to try; masks (or objects) with fewer pixels are removed; 0 is always tried; default: 0 (objects: 0
+    to 256)."""
     out: str | None = None
-    """file for the result; default: threshold.json, gate.json, objects.json or labels.json in the run folders of the
-    mask files, else beside the first."""
+    """file or folder for the result; default: threshold.json, gate.json, objects.json or labels.json in the run folders
+    of the mask files, or next to the first mask file if it is in no run folder."""
     debug: bool = False
     """show the traceback of an error."""
 
@@ -55,7 +55,7 @@ class Result(NamedTuple):
     text: str
     """a short table for the user."""
     contents: dict[str, Any]
-    """of the result files."""
+    """the contents of the result files."""
     paths: list[Path]
     """the result files."""
 
@@ -63,7 +63,7 @@ class Result(NamedTuple):
 def fit_pixels(settings: OptimizeSettings) -> Result:
     """Fit threshold and minimum area of masks, and the threshold of a gate if there is one.
 
-    Without a gate the score over all thresholds is drawn into a png file beside each result file.
+    Without a gate, the score over all thresholds is plotted into a png file next to each result file.
     """
     files = _opened(settings.masks_fn)
     if settings.gate_probs:
@@ -85,23 +85,23 @@ def fit_objects(settings: OptimizeSettings) -> Result:
 
 
 def fit_labels(settings: OptimizeSettings) -> Result:
-    """Fit a threshold for each class, to the probabilities that a classifier predicted for its validation images."""
+    """Fit a threshold for each class on the probabilities that a classifier predicted for its validation images."""
     if not settings.masks_fn:
-        raise UsageError("--masks_fn: name at least one file of probabilities")
+        raise UsageError("--masks_fn: name at least one probability file")
     files = [open_probabilities(name) for name in settings.masks_fn]
     fit = fit_classes(files, [_classes_of(file, settings.truth_fn) for file in files])
     return _result(fit.as_text(), fit.as_json(files), files, settings.out, LABELS_FILE)
 
 
 def _classes_of(file: Probabilities, truth_fn: str | None) -> ImageClasses:
-    """Read the true classes of a file's images: from the csv `truth_fn`, else from the folder that the file names."""
+    """Read the true classes of a file's images from the csv `truth_fn`, or else from the folder that the file names."""
     column, folder = file.info.target, file.info.data_dir
     if file.labels == [NOT_EMPTY]:
         raise UsageError(
-            f"{file.path}: probabilities of a gate; give them to --gate_probs, and mask files to --masks_fn"
+            f"{file.path}: these are gate probabilities; pass them with --gate_probs, and mask files with --masks_fn"
         )
     if not column or not (truth_fn or folder):
-        raise UsageError(f"{file.path}: does not say of which column its labels are; predict again")
+        raise UsageError(f"{file.path}: does not record the column or data folder of its labels; predict again")
     return read_classes(truth_fn or Path(folder) / "train_with_folds.csv", column, file.ids)
 
 
@@ -111,11 +111,11 @@ OBJECTIVES: dict[str, Callable[[OptimizeSettings], Result]] = {
     "labels": fit_labels,
 }
 OBJECTIVES_WITH = {"metric": ("objects",), "gate_probs": ("pixels", "objects"), "min_area": ("pixels", "objects")}
-"""Flag -> the objectives that have a use for it; every objective has a use for the other flags."""
+"""Flag -> the objectives that use it; the other flags are used by every objective."""
 
 
 def check_flags(settings: OptimizeSettings) -> None:
-    """Raise a UsageError for a flag that the objective has no use for, instead of ignoring it."""
+    """Raise UsageError if a flag is set that the objective does not use."""
     for flag, objectives in OBJECTIVES_WITH.items():
         if getattr(settings, flag) and settings.objective not in objectives:
             named = " or ".join(objectives)
@@ -125,10 +125,10 @@ def check_flags(settings: OptimizeSettings) -> None:
 def _result(
     text: str, contents: dict[str, Any], files: Sequence[Masks | Probabilities], out: str | None, name: str
 ) -> Result:
-    """Add what the files are, and where the result is stored: `out`, else as `name` in every run that they are from.
+    """Add a description of the files to the contents, and choose where the result is stored.
 
-    A run is that which a file lies in, or those whose folds a joined file holds; without one it is stored beside the
-    first file.
+    The result is stored in `out` if given, else as `name` in the run folder of every file. For a joined file these are
+    the run folders of the files it was joined from. Without any run folder it is stored next to the first file.
     """
     contents = {**contents, **describe_fit([file.info for file in files])}
     if out:

@@ -1,8 +1,8 @@
-"""Read what optimize_threshold.py has stored in run folders, and choose between what several runs have stored.
+"""Read the results of optimize_threshold.py from run folders, and choose between the results of several runs.
 
 threshold.json   threshold and minimum area of masks
-gate.json        the same together with the gate's threshold
-objects.json     the rules that make instances, and the gate's threshold where a gate was fitted with them
+gate.json        threshold and minimum area of masks, fitted together with the gate's threshold
+objects.json     the rules for instances, and the gate's threshold if a gate was fitted with them
 labels.json      a threshold for each class of images
 """
 
@@ -29,23 +29,23 @@ class FittedOn:
     """The predictions that a stored result was fitted on."""
 
     files: tuple[str, ...] = ()
-    """Mask or probability files, one a fold."""
+    """Mask or probability files, one per fold."""
     n_images: int = 0
     tta: str | None = None
-    """Their views; None where it is not known."""
+    """The views averaged in each file; None if unknown."""
     n_snapshots: int | None = None
-    """Snapshots that each file is the mean of; None where it is not known."""
+    """Number of snapshots averaged in each file; None if unknown."""
 
 
 class Stored(Protocol):
-    """What the stored results have in common."""
+    """Interface of the stored results."""
 
     path: Path
     fitted_on: FittedOn
 
     @property
     def value(self) -> Any:
-        """What is compared between runs."""
+        """The part of the result that is compared between runs."""
 
 
 S = TypeVar("S", bound=Stored)
@@ -53,7 +53,7 @@ S = TypeVar("S", bound=Stored)
 
 @dataclass(frozen=True)
 class StoredThreshold:
-    """threshold.json, or the same values of gate.json."""
+    """Threshold and minimum area of masks in threshold.json or gate.json."""
 
     path: Path
     threshold: float
@@ -72,9 +72,9 @@ class StoredGate:
 
     path: Path
     threshold: float
-    """OPEN where no gate was best."""
+    """OPEN if no gate scored better than letting every image through."""
     helps: bool
-    """Whether the gate was sure to help."""
+    """True if the gate helped significantly in the cross-fit."""
     fitted_on: FittedOn
 
     @property
@@ -84,15 +84,15 @@ class StoredGate:
 
     @property
     def origin(self) -> str:
-        """Where it is from, for the user."""
+        """The origin of the threshold, for the user."""
         if self.threshold == OPEN:
             return f"{self.path}, which lets every image through"
-        return str(self.path) if self.helps else f"{self.path}, by which the gate is not sure to help"
+        return str(self.path) if self.helps else f"{self.path}, where the gate does not help significantly"
 
 
 @dataclass(frozen=True)
 class StoredInstances:
-    """objects.json."""
+    """The rules for instances in objects.json."""
 
     path: Path
     rules: InstanceRules
@@ -106,11 +106,11 @@ class StoredInstances:
 
 @dataclass(frozen=True)
 class StoredClasses:
-    """labels.json."""
+    """The thresholds of classes in labels.json."""
 
     path: Path
     thresholds: dict[str, float]
-    """By class; empty where the most probable class is taken."""
+    """By class; empty if the most probable class is predicted."""
     fitted_on: FittedOn
 
     @property
@@ -120,18 +120,18 @@ class StoredClasses:
 
 
 def run_folder_of(path: str | Path) -> Path | None:
-    """Return the experiment folder that a file lies in: the nearest folder above with a config.json, four at most."""
-    for folder in list(Path(path).resolve().parents)[:4]:  # <run>/snapshots/cycle_0/masks.npy, and one to spare
+    """Return the experiment folder of a file: the nearest of its four parent folders that has a config.json."""
+    for folder in list(Path(path).resolve().parents)[:4]:  # <run>/snapshots/cycle_0/masks.npy needs 3; 1 is spare
         if (folder / "config.json").is_file():
             return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     return None
 
 
 def read_threshold(folder: str | Path, name: str = THRESHOLD_FILE) -> StoredThreshold | None:
-    """Read the threshold.json (or gate.json) of a folder; None if there is none.
+    """Read the threshold.json (or gate.json) of a folder; return None if the file is missing.
 
     Raises:
-        UserError: it is not what optimize_threshold.py writes.
+        UserError: the file is not a valid result of optimize_threshold.py.
     """
     path = Path(folder) / name
     if (stored := _object_in(path)) is None:
@@ -145,10 +145,13 @@ def read_threshold(folder: str | Path, name: str = THRESHOLD_FILE) -> StoredThre
 
 
 def read_gate(folder: str | Path, name: str = GATE_FILE) -> StoredGate | None:
-    """Read the gate's threshold from the gate.json (or objects.json) of a folder; None if it holds none.
+    """Read the gate's threshold from the gate.json (or objects.json) of a folder.
+
+    Returns:
+        None if the file is missing, or if it is an objects.json without a gate.
 
     Raises:
-        UserError: it is not what optimize_threshold.py writes.
+        UserError: the file is not a valid result of optimize_threshold.py.
     """
     path = Path(folder) / name
     stored = _object_in(path)
@@ -163,10 +166,10 @@ def read_gate(folder: str | Path, name: str = GATE_FILE) -> StoredGate | None:
 
 
 def read_instance_rules(folder: str | Path) -> StoredInstances | None:
-    """Read the objects.json of a folder; None if there is none.
+    """Read the objects.json of a folder; return None if the file is missing.
 
     Raises:
-        UserError: it is not what optimize_threshold.py writes.
+        UserError: the file is not a valid result of optimize_threshold.py.
     """
     path = Path(folder) / OBJECTS_FILE
     if (stored := _object_in(path)) is None:
@@ -178,42 +181,44 @@ def read_instance_rules(folder: str | Path) -> StoredInstances | None:
         and isinstance(values["fill_holes"], bool)
     ):
         raise UserError(
-            f"{path}: expected th and seed_th in [0, 1], a min_area, and fill_holes true or false, found {values}; "
-            f"{AGAIN}"
+            f"{path}: expected th and seed_th in [0, 1], min_area in pixels and fill_holes true or false, found "
+            f"{values}; {AGAIN}"
         )
     return StoredInstances(path, InstanceRules(**values), _fitted_on(stored))
 
 
 def read_class_thresholds(folder: str | Path) -> StoredClasses | None:
-    """Read the labels.json of a folder; None if there is none.
+    """Read the labels.json of a folder; return None if the file is missing.
 
     Raises:
-        UserError: it is not what optimize_threshold.py writes.
+        UserError: the file is not a valid result of optimize_threshold.py.
     """
     path = Path(folder) / LABELS_FILE
     if (stored := _object_in(path)) is None:
         return None
     thresholds = stored.get("thresholds")
     if not isinstance(thresholds, Mapping) or not all(map(_is_share, thresholds.values())):
-        raise UserError(f"{path}: expected thresholds in [0, 1] by label, found {thresholds!r:.80}; {AGAIN}")
+        raise UserError(
+            f'{path}: expected a number in [0, 1] for each label under "thresholds", found {thresholds!r:.80}; {AGAIN}'
+        )
     return StoredClasses(path, {name: float(th) for name, th in thresholds.items()}, _fitted_on(stored))
 
 
 def choose_stored(read: Callable[[Path], S | None], runs: Iterable[str | Path | None]) -> tuple[S | None, list[str]]:
-    """Choose between what several runs have stored.
+    """Choose between the stored results of several runs.
 
-    Where they differ, that which was fitted over all of the runs together is taken, else that which was fitted on the
-    most images (of equal ones the first).
+    If the results differ, the one fitted on all of these runs together is chosen, else the one fitted on the most
+    images (ties: the first).
 
     Args:
         read: one of the readers above.
         runs: run folders; None is skipped.
 
     Returns:
-        what is taken, None if no run has anything; and lines for the user where runs differ.
+        the chosen result, None if no run has a result; and notes for the user if the results differ.
 
     Raises:
-        UserError: as `read`.
+        UserError: as for `read`.
     """
     folders = list(dict.fromkeys(Path(run) for run in runs if run is not None))
     found = [stored for folder in folders if (stored := read(folder)) is not None]
@@ -223,33 +228,34 @@ def choose_stored(read: Callable[[Path], S | None], runs: Iterable[str | Path | 
         return found[0], []
     over_all = [stored for stored in found if _covers(stored.fitted_on, [one.path.parent for one in found])]
     taken = over_all[0] if over_all else max(found, key=lambda stored: stored.fitted_on.n_images)
-    why = "which was fitted over all of these runs" if over_all else f"fitted on {taken.fitted_on.n_images} images"
-    advice = "" if over_all else "; optimize_threshold.py with the validation masks of all folds fits one for all"
+    why = "fitted on all of these runs together" if over_all else f"fitted on {taken.fitted_on.n_images} images"
+    advice = "" if over_all else "; run optimize_threshold.py with the validation masks of all folds to fit one result"
     others = ", ".join(str(stored.path) for stored in found if stored.value != taken.value)
-    return taken, [f"{taken.path} is taken, {why}; {others} says otherwise{advice}"]
+    return taken, [f"using {taken.path} ({why}), which differs from {others}{advice}"]
 
 
 def unlike(stored: Stored, info: PredictionInfo, runs: Sequence[str | Path | None]) -> list[str]:
-    """Say in a line each how predictions differ from those that a stored result was fitted on.
+    """Return a warning for each way in which predictions differ from those that a stored result was fitted on.
 
     Args:
         stored: the result.
-        info: what is predicted now; views and snapshots that are not known are not compared.
+        info: description of the current predictions; unknown views and snapshots are not compared.
         runs: the run of each snapshot.
     """
     fitted, lines = stored.fitted_on, []
     if fitted.tta and info.tta and fitted.tta != info.tta:
-        lines.append(f"{stored.path} was fitted on masks of the views {fitted.tta}, these are of {info.tta}")
+        lines.append(f"{stored.path} was fitted on masks of the views {fitted.tta}, but these masks are of {info.tta}")
     each = len(info.snapshots) / max(1, len({run for run in runs if run is not None}))
     if fitted.n_snapshots and info.snapshots and fitted.n_snapshots != each:
         lines.append(
-            f"{stored.path} was fitted on means over {fitted.n_snapshots} snapshots of a run, these are over {each:g}"
+            f"{stored.path} was fitted on means over {fitted.n_snapshots} snapshots of each run, but these masks are "
+            f"means over {each:g}"
         )
-    return [f"{line}; fit it again on masks of the same kind (--part val) if the score matters" for line in lines]
+    return [f"{line}; fit again on masks of the same kind (--part val) if the score matters" for line in lines]
 
 
 def describe_fit(infos: Sequence[PredictionInfo]) -> dict[str, Any]:
-    """Return what a result says of the predictions it was fitted on; null where files differ or do not say it."""
+    """Return the views and number of snapshots that a result stores; None where files differ or do not record them."""
     views = {info.tta for info in infos}
     numbers = {len(info.snapshots) or None for info in infos}
     return {
@@ -268,7 +274,10 @@ def _object_in(path: Path) -> dict[str, Any] | None:
 
 
 def _fitted_on(stored: Mapping[str, Any]) -> FittedOn:
-    """What a result says of the files it is from; those of earlier versions leave views and snapshots to the files."""
+    """Return the predictions that a result was fitted on.
+
+    Results of earlier versions do not store views and snapshots; these are then read from the first file's description.
+    """
     files = stored.get("masks") or stored.get("probabilities")
     names = tuple(name for name in files if isinstance(name, str)) if isinstance(files, list) else ()
     n_images = stored.get("n_images")
@@ -288,7 +297,7 @@ def _fitted_on(stored: Mapping[str, Any]) -> FittedOn:
 
 
 def _covers(fitted: FittedOn, folders: Sequence[Path]) -> bool:
-    """Whether each run has a file among those that a result was fitted on."""
+    """Return True if a result was fitted on at least one file of each run."""
     return all(any(folder.name in Path(name).parts for name in fitted.files) for folder in folders)
 
 

@@ -1,8 +1,8 @@
-"""Find the exact best threshold for the salt competition's metric, with a cross-fitted score.
+"""Search for the exact best threshold for the metric of utils/scoring/mask_metrics.py, with a cross-fitted score.
 
-With mask = probability > th, an image's mask changes only where th passes one of its own values, and its score (a whole
-number of tenths) changes at few of those. So the score of N images is a step function of th, known exactly from some
-10 N steps, and one sort per image finds them.
+With mask = probability > th, an image's mask changes only where th passes one of its probabilities, and its score (an
+integer number of tenths) changes at few of them. The score of N images is therefore a step function of th with about
+10 N steps. One sort per image finds them exactly.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from utils.masks.mask_file import Masks
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
 from utils.scoring.mask_metrics import scores_from_counts
 
-ByArea = Mapping[int, "Steps"]  # minimum area of a predicted mask -> the steps when smaller masks count as empty
+ByArea = Mapping[int, "Steps"]  # minimum area of a predicted mask -> the steps if smaller masks count as empty
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,19 @@ class Steps:
     image: np.ndarray
     """(E,) int64: the image whose score changes."""
     value: np.ndarray
-    """(E,) float64 in [0, 1]: the change holds for th >= value."""
+    """(E,) float64 in [0, 1]: the change applies to th >= value."""
     change: np.ndarray
-    """(E,) int64: tenths gained or lost; every image has 0 below th = 0."""
+    """(E,) int64: tenths gained or lost; every image starts with 0 below th = 0."""
     n_images: int
 
     def tenths_at(self, th: float) -> np.ndarray:
         """Return the tenths of each image at threshold `th`, (N,) int64, 0..10."""
         held = self.value <= th
-        # sums of small integers, exact in the float64 that bincount adds in
+        # bincount adds in float64, which is exact for small integers
         return np.bincount(self.image[held], self.change[held], minlength=self.n_images).astype(np.int64)
 
     def select(self, images: np.ndarray) -> "Steps":
-        """Return the steps of `images` (n,) int64, no image twice; they are numbered anew, in this order."""
+        """Return the steps of `images` (n,) int64, which are distinct; they are renumbered in this order."""
         place = np.full(self.n_images, -1)
         place[images] = np.arange(len(images))
         mine = place[self.image] >= 0
@@ -51,47 +51,51 @@ class Steps:
         """Add up the scores of all images at every threshold.
 
         Returns:
-            (values, tenths): float64 ascending from 0, and int64; for th in [values[i], values[i + 1]) (the last one:
-            up to and including 1) the tenths of all images sum to tenths[i]; neighbours differ.
+            (values, tenths): float64 ascending from 0, and int64. For th in [values[i], values[i + 1]) the tenths of
+            all images sum to tenths[i]; the last interval includes 1. Neighbouring tenths differ.
         """
         order = np.argsort(self.value, kind="stable")
         values, totals = np.append(0.0, self.value[order]), np.append(0, np.cumsum(self.change[order]))
-        last = np.append(values[1:] != values[:-1], True)  # of several steps at one value only the sum matters
+        last = np.append(values[1:] != values[:-1], True)  # only the total after all steps at one value matters
         return merged(values[last], totals[last])
 
 
 @dataclass(frozen=True)
 class Best:
-    """The thresholds with the highest score."""
+    """The interval of thresholds with the highest score: [low, high), or [low, 1] if high is 1."""
 
     threshold: float
     """the middle of [low, high)."""
     low: float
-    """every threshold >= low ..."""
+    """lower end of the interval, included."""
     high: float
-    """... and < high (<= high where high is 1) has this score."""
+    """upper end of the interval, excluded unless it is 1."""
     score: float
-    """0..1."""
+    """0..1, the same for every threshold in the interval."""
     min_area: int = 0
-    """predicted masks of fewer pixels count as empty."""
+    """predicted masks with fewer pixels than this count as empty."""
 
 
 def steps_of(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], min_areas: Sequence[int] = (0,)) -> ByArea:
     """Find the steps of N images, one image at a time, so that a memory-mapped file never has to fit into memory.
 
     Args:
-        masks: N times (H, W), float16, float32 or float64 in [0, 1].
-        truths: N times (H, W); pixels that are not 0 are mask.
-        min_areas: for each A of these, the steps when a predicted mask of fewer than A pixels counts as empty.
+        masks: N masks (H, W), float16, float32 or float64 in [0, 1].
+        truths: N true masks (H, W); non-zero pixels are mask.
+        min_areas: minimum areas A; predicted masks of fewer than A pixels count as empty.
+
+    Returns:
+        the steps for each minimum area.
 
     Raises:
-        ValueError: a probability outside [0, 1] or not a number, or a pair of different shapes; names the image's row.
+        ValueError: a probability is outside [0, 1] or NaN, or a mask and its truth differ in shape; the message names
+            the image's row.
     """
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {area: [] for area in min_areas}
     for row, (mask, truth) in enumerate(zip(masks, truths, strict=True)):
         if mask.shape != truth.shape:
-            raise ValueError(f"row {row}: the mask is {mask.shape}, its truth {truth.shape}")
-        if not (mask.min() >= 0 and mask.max() <= 1):  # also when there is a NaN
+            raise ValueError(f"row {row}: expected a mask of the shape of its truth {truth.shape}, found {mask.shape}")
+        if not (mask.min() >= 0 and mask.max() <= 1):  # written so that NaN fails too
             raise ValueError(f"row {row}: expected probabilities in [0, 1], found {mask.min():g} to {mask.max():g}")
         values, inside, ours, theirs = _counts_by_value(mask.ravel(), truth.ravel() != 0)
         for area, pairs in found.items():
@@ -104,15 +108,18 @@ def steps_of(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], min_area
 
 
 def _counts_by_value(pixels: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Return the thresholds (V,) at which the mask changes, and pixels in both masks (V,), in ours (V,), in theirs."""
-    pixels = np.abs(pixels)  # -0 equals 0 in a comparison, but their bits differ
-    half = pixels.dtype == np.float16  # sorts like its bits, and numpy sorts 16-bit integers by radix, which is fast
+    """Return the thresholds (V,) at which the mask changes, and the pixel counts that `scores_from_counts` needs there.
+
+    The counts are the pixels in both masks (V,), in the predicted mask (V,) and in the true mask.
+    """
+    pixels = np.abs(pixels)  # -0 and 0 are equal, but their bits differ
+    half = pixels.dtype == np.float16  # its bits sort like its values, and numpy has a fast radix sort for 16-bit ints
     order = np.argsort(pixels.view(np.uint16), kind="stable") if half else np.argsort(pixels)
     pixels = pixels[order]
     last = np.flatnonzero(np.append(pixels[1:] != pixels[:-1], True))  # the last pixel of each distinct value
     below = np.cumsum(truth[order])[last]
     theirs = int(below[-1])
-    values = np.append(0.0, pixels[last].astype(np.float64))  # below the lowest value every pixel is mask
+    values = np.append(0.0, pixels[last].astype(np.float64))  # below the lowest probability every pixel is mask
     inside, ours = np.append(theirs, theirs - below), np.append(len(pixels), len(pixels) - 1 - last)
     return values, inside, ours, theirs
 
@@ -127,7 +134,7 @@ def _as_steps(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Steps:
 
 
 def join(parts: Sequence[ByArea]) -> ByArea:
-    """Return the steps of the images of all parts, numbered in order."""
+    """Return the steps of the images of all parts, numbered in order across the parts."""
     offsets = np.cumsum([0, *(next(iter(part.values())).n_images for part in parts)])
     joined = {}
     for area in parts[0]:
@@ -142,24 +149,24 @@ def join(parts: Sequence[ByArea]) -> ByArea:
 
 
 def select(by_area: ByArea, images: np.ndarray) -> ByArea:
-    """Return the steps of `images` for each minimum area, as `Steps.select` does."""
+    """Apply `Steps.select` for each minimum area."""
     return {area: steps.select(images) for area, steps in by_area.items()}
 
 
 def best(steps: Steps, min_area: int = 0) -> Best:
-    """Return the widest interval of thresholds with the highest score (the lowest of equally wide ones)."""
+    """Return the widest interval of thresholds with the highest score (ties: the lowest)."""
     low, high, highest = widest(*steps.curve())
     return Best(middle_of(low, high), low, high, highest / (10 * steps.n_images), min_area)
 
 
 def merged(values: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out the steps of a step function at which it does not change."""
+    """Remove the steps of a step function at which its value does not change."""
     differs = np.append(True, totals[1:] != totals[:-1])
     return values[differs], totals[differs]
 
 
 def widest(values: np.ndarray, totals: np.ndarray) -> tuple[float, float, float]:
-    """Return (low, high, total): the widest interval in which a step function (see `Steps.curve`) is highest."""
+    """Return (low, high, total) of the widest interval in which a step function (see `Steps.curve`) is highest."""
     highest = totals.max()
     ends = np.append(values[1:], 1.0)
     at = int(np.argmax(np.where(totals == highest, ends - values, -1)))
@@ -167,13 +174,13 @@ def widest(values: np.ndarray, totals: np.ndarray) -> tuple[float, float, float]
 
 
 def middle_of(low: float, high: float) -> float:
-    """Return the middle of [low, high), or low if no float lies between them."""
+    """Return the middle of [low, high), or low if there is no float between them."""
     middle = (low + high) / 2
     return middle if middle < high else low
 
 
 def best_joint(by_area: ByArea) -> Best:
-    """Return the best pair of threshold and minimum area; of equal ones that with the smallest area."""
+    """Return the best pair of threshold and minimum area (ties: the smallest area)."""
     return max((best(by_area[area], area) for area in sorted(by_area)), key=lambda found: found.score)
 
 
@@ -182,10 +189,10 @@ def cross_fit_threshold(by_area: ByArea, parts: Sequence[np.ndarray]) -> list[np
 
     Args:
         by_area: the steps of all images, for each minimum area.
-        parts: as `partition` returns them.
+        parts: as returned by `partition`.
 
     Returns:
-        for each part the tenths of its images, int64, 0..10; nothing if there is one part only.
+        for each part the tenths of its images, int64, 0..10; an empty list if there is only one part.
     """
 
     def fit(images: np.ndarray) -> Best:
@@ -202,13 +209,13 @@ class Fit:
     """The result of optimize_threshold.py for masks."""
 
     best: Best
-    """on all images."""
+    """the best threshold and minimum area on all images."""
     score_at_half: float
-    """at threshold .5, without a minimum area."""
+    """score at threshold .5, without a minimum area."""
     cross_fitted: CrossFitted | None
-    """None if there is one image only."""
+    """None if there is only one image."""
     steps: Steps
-    """the score over all thresholds, at the best minimum area."""
+    """scores over all thresholds, at the best minimum area."""
     n_files: int
 
     def as_json(self, files: Sequence[Masks]) -> dict[str, Any]:
@@ -223,11 +230,11 @@ class Fit:
 
     def as_text(self) -> str:
         """Format the result as a short table."""
-        best, area = self.best, f", masks under {self.best.min_area} pixels empty" if self.best.min_area else ""
+        best, area = self.best, f"; masks under {self.best.min_area} pixels are emptied" if self.best.min_area else ""
         lines = [
-            f"images           {self.steps.n_images} of {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
+            f"images           {self.steps.n_images} in {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
             f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
-            f"score there      {best.score:.5f}   (fitted on these images)",
+            f"fitted score     {best.score:.5f}   (on the images used for the fit)",
             f"score at .5      {self.score_at_half:.5f}",
         ]
         return "\n".join([*lines, cross_fitted_line(self.cross_fitted, self.n_files)])
@@ -237,13 +244,14 @@ def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[
     """Fit threshold and minimum area on the images of all files.
 
     Args:
-        files: at least one; with several, each is a part of the cross-fit.
+        files: at least one; several files are the parts of the cross-fit.
         truth_fn: as for `true_masks`.
-        min_areas: minimum areas to try; 0 is always among them.
+        min_areas: minimum areas to try; 0 is always included.
 
     Raises:
-        UserError: no truth, a value that is no probability, a file without images, an image in two files.
-        UsageError: a minimum area below 0.
+        UserError: the truth is missing, a value is not a probability, a file has no images, or an image is in two
+            files.
+        UsageError: a minimum area is below 0.
     """
     pooled = steps_of_files(files, truth_fn, min_areas)
     best, n_images = best_joint(pooled), pooled[0].n_images
@@ -261,10 +269,10 @@ def steps_of_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequ
     """Return the steps of the images of all files, for minimum area 0 and each of `min_areas`.
 
     Raises:
-        UserError, UsageError: as `fit_files`.
+        UserError, UsageError: as for `fit_files`.
     """
     if min(min_areas, default=0) < 0:
-        raise UsageError(f"--min_area {min(min_areas)}: a number of pixels is not negative")
+        raise UsageError(f"--min_area {min(min_areas)}: expected a number of pixels, 0 or more")
     check_files(files)
     areas = sorted({0, *min_areas})
     return join([_steps_of_file(masks, truth_fn, areas) for masks in files])
@@ -279,15 +287,15 @@ def _steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> 
 
 
 def plot_threshold(paths: Sequence[str | Path], steps: Steps, best: Best) -> None:
-    """Draw the score as a step function of the threshold, with the optimal interval, into png files.
+    """Plot the score as a step function of the threshold, with the optimal interval, into png files.
 
     Args:
-        paths: the files; each gets the same picture.
-        steps: of all images, with masks under best.min_area as empty.
+        paths: the files; each gets the same plot.
+        steps: steps of all images, with masks under best.min_area counted as empty.
         best: the interval to mark.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot, which keeps every figure and needs a display
+    from matplotlib.figure import Figure  # not pyplot, because it keeps every figure in memory and needs a display
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -305,7 +313,7 @@ def plot_threshold(paths: Sequence[str | Path], steps: Steps, best: Best) -> Non
     )
     axes.axvline(0.5, color="grey", linewidth=0.8, linestyle=":", label="0.5")
     axes.set(xlabel="threshold", ylabel="score (iout)", xlim=(0, 1))
-    area = f", masks under {best.min_area} pixels empty" if best.min_area else ""
+    area = f", masks under {best.min_area} pixels emptied" if best.min_area else ""
     axes.set_title(f"best {best.score:.4f} at threshold {best.threshold:.6g}{area}")
     axes.legend(loc="lower center", facecolor="white", framealpha=1, edgecolor="none")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""What counts up the results of validation images, batch by batch: exact however they are batched and shared out."""
+"""Accumulators for the scores of validation images; exact regardless of batch size and distribution over processes."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,25 +16,35 @@ from utils.scoring.mask_metrics import counts, scores_from_counts
 
 
 class Scores(Protocol):
-    """Takes batches of validation images, in order, and gives means."""
+    """Accumulator that takes batches of validation images in order and returns mean scores."""
 
     def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
-        """A batch: its losses (B), probabilities as stored, and the rows (B,) of the packed images that they are of."""
+        """Add a batch.
+
+        Args:
+            losses: B losses, or none.
+            predictions: probabilities of B images, as they are stored.
+            packed: the packed images.
+            rows: (B,) the rows of the batch in `packed`.
+        """
 
     def means(self) -> dict[str, float]:
-        """Each measure by its name, val_loss among them."""
+        """Return the mean of each measure by name, including val_loss."""
 
 
 @dataclass
 class PixelScores:
-    """val_loss; iou and iout (the competition's metric) of masks > .5 at the images' own size, 0..1."""
+    """Scores of masks: val_loss, iou and iout (the salt competition's metric).
+
+    iou and iout are 0..1, at threshold .5 and at the size of the packed images.
+    """
 
     losses: list[float] = field(default_factory=list)
     tenths: int = 0
     ious: list[float] = field(default_factory=list)
 
     def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
-        """`predictions`: (B, h, w), or (B, 2, h, w) with borders, float16."""
+        """Add a batch; `predictions` are (B, h, w), or (B, 2, h, w) with borders, float16."""
         masks = predictions if predictions.ndim == 3 else predictions[:, 0]
         inside, ours, theirs = counts(binarize(masks, 0.5), packed.masks[rows])
         union = ours + theirs - inside
@@ -43,7 +53,7 @@ class PixelScores:
         self.ious += np.where(union == 0, 1.0, inside / np.maximum(union, 1)).tolist()
 
     def means(self) -> dict[str, float]:
-        """val_loss, iou, iout."""
+        """Return val_loss, iou and iout."""
         number = len(self.ious)
         return {
             **_mean_loss(self.losses),
@@ -54,25 +64,25 @@ class PixelScores:
 
 @dataclass
 class InstanceScores:
-    """The same, and objects: DSB2018's score of the objects that thresholds of .5 give, 0..1."""
+    """The scores of masks, and `objects`: the DSB2018 score of the instances at thresholds of .5, 0..1."""
 
     pixels: PixelScores = field(default_factory=PixelScores)
     matches: list[np.ndarray] = field(default_factory=list)
 
     def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
-        """`predictions`: (B, 2, h, w) float16, masks and borders."""
+        """Add a batch; `predictions` are (B, 2, h, w) float16, masks and borders."""
         self.pixels.add(losses, predictions, packed, rows)
         for (mask, border), row in zip(predictions, rows, strict=True):
             self.matches.append(match_counts(label_instances(mask, border, InstanceRules()), packed.instances[row]))
 
     def means(self) -> dict[str, float]:
-        """val_loss, iou, iout, objects."""
+        """Return val_loss, iou, iout and objects."""
         return {**self.pixels.means(), "objects": float(dsb2018_scores(np.stack(self.matches)).mean())}
 
 
 @dataclass
 class ClassScores:
-    """val_loss, and what utils/scoring/class_metrics.py has for labels of this kind."""
+    """Scores of classes: val_loss and the metrics of `class_scores` for this kind of labels."""
 
     labels: ImageClasses
     at_precision: float
@@ -81,18 +91,18 @@ class ClassScores:
     rows: list[int] = field(default_factory=list)
 
     def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
-        """`predictions`: (B, K) float32."""
+        """Add a batch; `predictions` are (B, K) float32."""
         self.losses += losses
         self.predictions.append(predictions)
         self.rows += rows.tolist()
 
     def means(self) -> dict[str, float]:
-        """val_loss, and the measures of the labels."""
+        """Return val_loss and the metrics of the classes."""
         truths, predictions = self.labels.matrix[self.rows], np.concatenate(self.predictions).astype(np.float64)
         found = class_scores(predictions, truths, self.labels.exclusive, self.at_precision)
         return {**_mean_loss(self.losses), **found}
 
 
 def _mean_loss(losses: list[float]) -> dict[str, float]:
-    """The mean loss under its name; nothing where predictions were added without losses."""
+    """Return {"val_loss": mean}, or {} if predictions were added without losses."""
     return {"val_loss": math.fsum(losses) / len(losses)} if losses else {}
