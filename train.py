@@ -1,4 +1,4 @@
-"""Train one fold of one experiment: experiments/<name>/ gets config.json, log.csv, snapshots/ and validation masks.
+"""Train a network on one fold, or on every fold, and write experiments/<name>/: config, log, snapshots, masks.
 
     python train.py --arch unet_resnet18 --encoder_weights none --fold 0 --experiment_dir experiments/a_fold0
     python train.py --arch wide_resnet_v1 --batch_size=32 --loss BCE --optimizer adam_1e-4 --n_epochs 200 --fold 0 \\
@@ -9,7 +9,7 @@
     python train.py --config experiments/a_fold0/config.json --fold 1 --experiment_dir experiments/a_fold1
     python train.py --arch unet_resnet18 --folds all --experiment_dir experiments/a       # -> a_fold0, ..., a_oof.npy
 
-From Python, one after the other as you like: from train import train; train({"fold": 1, "n_epochs": 20, ...})
+From Python, as often as you like: from train import train; train({"fold": 1, "n_epochs": 20, ...})
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from utils.core.training_settings import TrainSettings
 
 
 def train(settings: TrainSettings | Mapping[str, Any] | str) -> dict[str, Any]:
-    """Train as settings, or a dictionary or a JSON file of flags, say; return the run's summary as in summary.json."""
+    """Train with these settings, a dictionary of flags, or a JSON file of flags; return the run's summary.json."""
     settings = settings_of(TrainSettings, settings)
     from net.distributed import join_processes
     from net.tasks import mask_task

@@ -1,4 +1,4 @@
-"""Train one fold of a border net: two outputs a pixel, mask and border, so that objects that touch come apart.
+"""Train a border network: it predicts mask and border, so that touching objects are separated.
 
     python train_border.py --data_dir nuclei --arch unet_resnet18 --encoder_weights none --fold 0 \\
         --experiment_dir experiments/nuclei_border_fold0
@@ -9,7 +9,7 @@
     python optimize_threshold.py --masks_fn val.npy --objective objects
     python predict_tta.py --snapshot experiments/wide_border_fold0 --objects
 
-Everything else is as in train.py.
+All other flags are those of train.py.
 """
 
 from collections.abc import Mapping
@@ -20,31 +20,54 @@ from typing import Any, Literal
 from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.core.settings import settings_of
-from utils.core.training_settings import LearnSettings, TrainSettings
+from utils.core.training_settings import (
+    DataSettings,
+    Learning,
+    LearnSettings,
+    MachineFlags,
+    NetSettings,
+    Network,
+    Reporting,
+    ReportingSettings,
+    RunSettings,
+    Sizes,
+    SizeSettings,
+    Step,
+    StepSettings,
+    TrainingMachineSettings,
+)
 
 
 @dataclass(frozen=True)
 class BorderSettings:
-    """What the border is."""
+    """Definition and weight of the border."""
 
     border: Literal["outline", "touching", "both"] = "both"
-    """touching: where two objects touch or come close; outline: the rim of each; plain masks have an outline only."""
+    """touching: between objects that touch or nearly touch; outline: the rim of every object; both: the two together.
+    Masks without instances only have an outline."""
     border_width: int = 1
-    """pixels at the net's size that the border reaches into an object, and from one object towards another."""
+    """width of the border in pixels of the input size, into an object and between objects."""
     border_weight: float = 1.0
-    """of the border's loss beside the mask's."""
+    """weight of the border's loss; the mask's loss has a weight of 1."""
 
 
 @dataclass(frozen=True)
-class Settings(TrainSettings):
-    """All flags of train.py, and those of the border."""
+class Settings:
+    """All flags of train_border.py."""
 
-    learn: LearnSettings = field(default_factory=lambda: LearnSettings(loss="boundary_bce"))
+    data: DataSettings = field(default_factory=DataSettings)
     border: BorderSettings = field(default_factory=BorderSettings)
+    net: Network = field(default_factory=NetSettings)
+    learn: Learning = field(default_factory=lambda: LearnSettings(loss="boundary_bce"))
+    run: RunSettings = field(default_factory=RunSettings)
+    sizes: Sizes = field(default_factory=SizeSettings)
+    step: Step = field(default_factory=StepSettings)
+    machine: MachineFlags = field(default_factory=TrainingMachineSettings)
+    reporting: Reporting = field(default_factory=ReportingSettings)
 
 
 def train_border(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]:
-    """Train as settings, or a dictionary or a JSON file of flags, say; the run's summary as in its summary.json."""
+    """Train with these settings, a dictionary of flags, or a JSON file of flags; return the run's summary.json."""
     settings = settings_of(Settings, settings)
     about = settings.border
     if about.border_width < 1:

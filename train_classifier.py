@@ -1,4 +1,4 @@
-"""Train a classifier of images: "is there anything in the mask?" (a gate), or the labels in a column of train.csv.
+"""Train an image classifier: a gate ("is the mask empty?"), or the classes in a column of train.csv.
 
     python train_classifier.py --arch resnet18 --encoder_weights none --fold 0 --experiment_dir experiments/empty_fold0
     python train_classifier.py --arch resnet34 --folds all --experiment_dir experiments/empty     # -> empty_fold0, ...
@@ -7,7 +7,7 @@
     python train_classifier.py --data_dir planet --target tags --loss focal --experiment_dir experiments/planet_fold0
     python predict.py --data_dir planet --snapshot experiments/planet_fold0 --masks_fn planet.npy
 
-Everything else is as in train.py.
+All other flags are those of train.py.
 """
 
 from collections.abc import Mapping
@@ -17,57 +17,67 @@ from typing import Any
 
 from utils.core.cli import run
 from utils.core.errors import UsageError
-from utils.core.settings import settings_of
+from utils.core.settings import OptionalText, settings_of
 from utils.core.training_settings import (
     DataSettings,
+    Learning,
     LearnSettings,
-    MachineSettings,
+    MachineFlags,
     NetSettings,
+    Network,
+    Reporting,
+    ReportingSettings,
     RunSettings,
     SizeSettings,
+    Step,
     StepSettings,
-    TellSettings,
+    TrainingMachineSettings,
 )
 
 
 @dataclass(frozen=True)
-class LabelSettings:
-    """What is told apart."""
+class ClassSettings:
+    """Classes to learn."""
 
-    target: str | None = None
-    """column of train_with_folds.csv: a label, or several words, in each cell; default: whether the mask is empty."""
+    target: OptionalText = None
+    """column of train_with_folds.csv with the class of each image, or several separated by blanks; default: whether the
+    mask is empty."""
     at_precision: float = 0.95
-    """the log has the highest recall with this precision (of one label alone)."""
+    """log the highest recall at this precision (for a single class)."""
 
 
 @dataclass(frozen=True)
 class Settings:
+    """All flags of train_classifier.py."""
+
     data: DataSettings = field(default_factory=DataSettings)
-    net: NetSettings = field(default_factory=lambda: NetSettings(arch="resnet18"))
-    learn: LearnSettings = field(default_factory=LearnSettings)
-    labels: LabelSettings = field(default_factory=LabelSettings)
-    step: StepSettings = field(default_factory=StepSettings)
-    machine: MachineSettings = field(default_factory=MachineSettings)
-    tell: TellSettings = field(default_factory=TellSettings)
+    classes: ClassSettings = field(default_factory=ClassSettings)
+    net: Network = field(default_factory=lambda: NetSettings(arch="resnet18"))
+    learn: Learning = field(default_factory=LearnSettings)
     run: RunSettings = field(default_factory=lambda: RunSettings(experiment_dir="experiments/empty_fold0"))
+    step: Step = field(default_factory=StepSettings)
+    machine: MachineFlags = field(default_factory=TrainingMachineSettings)
+    reporting: Reporting = field(default_factory=ReportingSettings)
 
     @property
     def sizes(self) -> SizeSettings:
-        """Whole images always: a crop may hold nothing of what the label is for."""
+        """Whole images always: a crop might not show what the class is about."""
         return SizeSettings()
 
 
 def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]:
-    """Train as settings, or a dictionary or a JSON file of flags, say; the summary of the run (of the last fold)."""
+    """Train with these settings, a dictionary of flags, or a JSON file of flags; return the summary of the last run."""
     settings = settings_of(Settings, settings)
-    if not 0 < settings.labels.at_precision <= 1:
-        raise UsageError(f"--at_precision {settings.labels.at_precision}: expected a share, above 0 and up to 1")
+    if not 0 < settings.classes.at_precision <= 1:
+        raise UsageError(
+            f"--at_precision {settings.classes.at_precision}: expected a precision greater than 0 and at most 1"
+        )
 
     from net.distributed import join_processes
     from net.tasks import class_task
     from net.train_folds import train_experiment
 
-    about = settings.labels
+    about = settings.classes
     make_task = partial(
         class_task, data_dir=settings.data.data_dir, column=about.target, at_precision=about.at_precision
     )

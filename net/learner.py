@@ -14,7 +14,7 @@ from net.losses import Loss
 from net.optimizers import optimizer_by_name
 from net.outputs import to_float32
 from net.schedulers import Schedule, scheduler_by_name
-from net.weight_averaging import Average, share_buffers
+from net.weight_averaging import Average, check_average, share_buffers
 from utils.core.training_settings import TrainSettings
 
 
@@ -141,7 +141,7 @@ def new_learner(
     optimizer = optimizer_by_name(settings.learn.optimizer)(network.parameters())
     schedule = scheduler_by_name(settings.learn.scheduler)(optimizer, epochs, steps)
     schedule.warmup = step.warmup
-    averaged = step.ema is not None or step.swa is not None
+    decay, from_epoch = check_average(step.average, epochs)
     return Learner(
         network=network,
         optimizer=optimizer,
@@ -150,7 +150,7 @@ def new_learner(
         loss=loss,
         machine=machine,
         processes=processes,
-        average=Average(network, step.ema, step.swa) if averaged else None,
+        average=Average(network, decay, from_epoch) if step.average else None,
         grad_clip=step.grad_clip,
         skip_bad=step.on_nan == "skip",
     )

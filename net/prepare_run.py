@@ -1,4 +1,4 @@
-"""Prepare a run: find everything it needs, and check that it fits together, before anything is written."""
+"""Prepare a run: find everything it needs and check that it fits together, before anything is written."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from net.augmentations import inverse_of
 from net.batchnorm import share_statistics
 from net.checkpoint_and_resume import Checkpoints
 from net.dataset import EpochBatches
@@ -20,36 +21,39 @@ from net.snapshot import SnapshotInfo, start_from
 from net.stages import Stage, stages_of
 from net.tasks import Task
 from net.training import Run
+from net.weight_averaging import check_average
 from utils.core.errors import UsageError, UserError
 from utils.core.settings import to_flat
-from utils.core.training_settings import TrainSettings, epochs_in_cycle
+from utils.core.training_settings import TrainSettings, epochs_in_cycle, with_epochs
 from utils.data.folds import fold_rows
 from utils.data.packed_data import PackedImages, ids_digest, open_packed
 from utils.runs.run_folder import RunFolder, find_snapshots, stored_flags
 
-SAID = ("train_augs", "val_transforms", "loss", "optimizer", "scheduler", "seed")
-"""Flags that a snapshot repeats."""
+STORED = ("train_augs", "loss", "optimizer", "scheduler", "seed")
+"""Flags that are stored in every snapshot."""
 
 
 def prepare(
     settings: TrainSettings, make_task: Callable[[PackedImages], Task], processes: Processes | None = None
 ) -> Run:
-    """Find the data, the task and the network of one fold of one experiment; nothing is written.
+    """Prepare the data, the task and the network of one run; nothing is written.
 
     Args:
-        settings: the flags; a script may have more groups of them than train.py.
-        make_task: from the packed images to what is learned of them.
-        processes: that work together; default: this one alone.
+        settings: the flags; a script may have more groups than train.py.
+        make_task: builds the task for the packed images.
+        processes: the processes that train together; default: this one alone.
 
     Raises:
-        UsageError: unknown names, flags that do not go together.
-        UserError: data or weights that are not there or do not fit.
+        UsageError: unknown names, or flags that contradict each other.
+        UserError: data or weights are missing or do not fit.
     """
+    settings = with_epochs(settings)
     data, learn, run, processes = settings.data, settings.learn, settings.run, processes or Processes()
     cycle = epochs_in_cycle(settings)
-    optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # unknown names end here
+    optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # raises for unknown names
+    check_average(settings.step.average, cycle)
     here = machine(settings.machine, processes.local_rank)
-    workers = workers_for(here.device, data.loader_workers)
+    workers = workers_for(here.device, settings.machine.loader_workers)
     packed = open_packed(data.data_dir)
     stages = stages_of(data, settings.sizes, learn.n_epochs, packed.shape)
     task = make_task(packed)
@@ -57,7 +61,8 @@ def prepare(
     train_rows, val_rows = _rows(settings, packed)
     batches = _batches(settings, train_rows, processes)
     info = _info(settings, stages, task, packed, val_rows)
-    checkpoints = Checkpoints(RunFolder(run.path), info, run.keep, task.kept_by, learn.cycles > 1)
+    keep, in_cycles = settings.reporting.keep, settings.step.cycles > 1
+    checkpoints = Checkpoints(RunFolder(run.path), info, keep, task.kept_by, in_cycles)
     flags = {f"--{name}": value for name, value in stored_flags(to_flat(settings)).items()}
     found = {"packed images": packed.digest, "images of the fold": info.val_ids_digest}
     processes.check_equal({**flags, **found, "precision": str(here.dtype)})
@@ -86,14 +91,14 @@ def prepare(
 def starting_network(
     settings: TrainSettings, channels_in: int, kind: Kind, machine: Machine, processes: Processes, resumed: bool
 ) -> nn.Module:
-    """Build the network with the weights that training starts from, the same in all processes.
+    """Build the network with its initial weights, the same in all processes.
 
-    With `resumed` they are random ones: those of the state replace them.
+    With `resumed` they stay random, because the stored state replaces them.
     """
     net = settings.net
-    given = resumed or not processes.is_main  # whatever is loaded here is replaced
+    given = resumed or not processes.is_main  # weights loaded here would be replaced
     start = None if given or net.snapshot is None else find_snapshots([net.snapshot])[0]
-    torch.manual_seed(settings.learn.seed)
+    torch.manual_seed(settings.step.seed)
     network = kind.build(net.arch, channels_in, "none" if given or start else net.encoder_weights)
     if start:
         start_from(network, start, kind.name)
@@ -106,10 +111,10 @@ def starting_network(
 
 @torch.inference_mode()
 def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, loss: Loss) -> None:
-    """Run the network on black images, so that a loss or `size` that does not suit it is found early.
+    """Run the network on black images, so that a loss or an input size that does not suit it is found early.
 
     Raises:
-        UsageError: the network cannot take images of this size, or the loss not its output.
+        UsageError: the network cannot take images of this size, or the loss cannot take its output.
     """
     predictor.network.eval()
     try:
@@ -121,24 +126,24 @@ def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, loss: 
 
 
 def _rows(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on and those held out; raises UserError if too few are left to train on."""
+    """Return training rows and validation rows; raise UserError if fewer than 2 are left to train on."""
     fold = settings.data.fold
     train_rows, val_rows = fold_rows(settings.data.data_dir, packed.ids, fold)
     if settings.sizes.only_nonempty:
         train_rows = train_rows[[packed.masks[row].any() for row in train_rows]]
     if len(train_rows) < 2:
-        raise UserError(f"--fold {fold}: leaves {len(train_rows)} images to train on, of 2 needed")
+        raise UserError(f"--fold {fold}: leaves {len(train_rows)} images to train on, at least 2 are needed")
     return train_rows, val_rows
 
 
 def _batches(settings: TrainSettings, train_rows: np.ndarray, processes: Processes) -> EpochBatches:
-    """Cut epochs into batches; raises UsageError if the processes cannot share the smallest microbatch."""
-    learn, share = settings.learn, (processes.rank, processes.size)
-    batches = EpochBatches(train_rows, learn.batch_size, learn.seed, settings.step.accumulate, learn.epoch_size, share)
+    """Return the batches of all epochs; raise UsageError if a batch has fewer images than there are processes."""
+    learn, step, share = settings.learn, settings.step, (processes.rank, processes.size)
+    batches = EpochBatches(train_rows, learn.batch_size, step.seed, step.accumulate, step.epoch_size, share)
     if batches.smallest < processes.size:
         raise UsageError(
-            f"--batch_size {learn.batch_size}: its smallest part has {batches.smallest} images, and {processes.size} "
-            "processes share it; take a larger one or fewer processes"
+            f"--batch_size {learn.batch_size}: its smallest microbatch has {batches.smallest} images "
+            f"for {processes.size} processes; use a larger batch size or fewer processes"
         )
     return batches
 
@@ -146,7 +151,7 @@ def _batches(settings: TrainSettings, train_rows: np.ndarray, processes: Process
 def _info(
     settings: TrainSettings, stages: list[Stage], task: Task, packed: PackedImages, val_rows: np.ndarray
 ) -> SnapshotInfo:
-    """Return what each snapshot of the run says of itself."""
+    """Return the description that is stored in every snapshot of the run."""
     flags = to_flat(settings)
     return SnapshotInfo(
         arch=settings.net.arch,
@@ -155,9 +160,10 @@ def _info(
         channels_in=packed.channels,
         shape=packed.shape,
         val_augs=stages[0].val_augs,
+        val_transforms=inverse_of(stages[0].val_augs),
         fold=settings.data.fold,
         data_digest=packed.digest,
         val_ids_digest=ids_digest(packed.ids[row] for row in val_rows),
-        **{name: flags[name] for name in SAID},
+        **{name: flags[name] for name in STORED},
         **task.described,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from net.checkpoint_and_resume import NO_RESULTS, Checkpoints
 from net.tensorboard import Board
 from utils.core.progress import TimeLeft, duration
-from utils.core.training_settings import TellSettings
+from utils.core.training_settings import ReportingSettings
 from utils.report.model_card import write_model_card
 from utils.runs.trackers import Tracking, tracking
 
@@ -22,13 +22,13 @@ class Reporter:
     checkpoints: Checkpoints
     flags: dict[str, Any]
     left: TimeLeft
-    tell: TellSettings
+    settings: ReportingSettings
     board: Board
     tracking: Tracking
 
     def say(self, line: str) -> None:
         """Print a line, unless --quiet is set."""
-        if not self.tell.quiet:
+        if not self.settings.quiet:
             print(line, flush=True)
 
     def epoch(self, row: dict[str, Any], improved: Sequence[str], skipped: int) -> None:
@@ -56,7 +56,7 @@ class Reporter:
         self.board.finish(self.flags, summary)
         card = write_model_card(folder.path)
         with TemporaryDirectory() as place:
-            page = _page(folder.path, Path(place)) if self.tell.tracker else []
+            page = _page(folder.path, Path(place)) if self.settings.tracker else []
             self.tracking.finish(summary, [best, folder.config, folder.log, folder.summary, card, *page])
         scores = ", ".join(f"{name} {summary[name]:.4f}" for name in reversed(self.checkpoints.kept_by))
         print(f"best: {best}  ({scores})", flush=True)
@@ -64,7 +64,7 @@ class Reporter:
 
 @contextmanager
 def reporting(
-    checkpoints: Checkpoints, flags: dict[str, Any], tell: TellSettings, left: TimeLeft
+    checkpoints: Checkpoints, flags: dict[str, Any], settings: ReportingSettings, left: TimeLeft
 ) -> Iterator[Reporter]:
     """Open the reporter of the run in `checkpoints`, and close it at the end of the block.
 
@@ -73,9 +73,9 @@ def reporting(
     folder = checkpoints.folder
     with (
         Board(folder.path / "tensorboard", checkpoints.progress.epoch) as board,
-        tracking(tell.tracker, folder, flags) as tracked,
+        tracking(settings.tracker, folder, flags) as tracked,
     ):
-        yield Reporter(checkpoints, flags, left, tell, board, tracked)
+        yield Reporter(checkpoints, flags, left, settings, board, tracked)
 
 
 def _page(run: Path, place: Path) -> list[Path]:

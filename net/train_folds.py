@@ -19,12 +19,12 @@ from utils.core.errors import UsageError, UserError
 from utils.core.interrupts import StopRequest
 from utils.core.progress import progress_bar
 from utils.core.settings import to_flat
-from utils.core.training_settings import TrainSettings
+from utils.core.training_settings import TrainSettings, with_epochs
 from utils.data.folds import fold_numbers
 from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.mask_file import PredictionInfo, open_masks
 from utils.masks.probability_file import open_probabilities
-from utils.runs.notifications import check_notify, telling, urls_of
+from utils.runs.notifications import addresses, check_notify, telling
 from utils.runs.run_folder import RunFolder, find_snapshots, snapshots_in
 from utils.runs.trackers import check_tracker
 
@@ -37,6 +37,7 @@ def train_experiment(settings: TrainSettings, make_task: MakeTask, processes: Pr
     Raises:
         UsageError, UserError: the errors of `train_run` and `train_all_folds`.
     """
+    settings = with_epochs(settings)
     if settings.data.folds == "all":
         return train_all_folds(settings, make_task, processes)
     return train_run(settings, make_task, processes)
@@ -45,16 +46,16 @@ def train_experiment(settings: TrainSettings, make_task: MakeTask, processes: Pr
 def train_run(
     settings: TrainSettings, make_task: MakeTask, processes: Processes, request: StopRequest | None = None
 ) -> dict[str, Any]:
-    """Train one run, notify the addresses of --notify, and return the run's summary.
+    """Train one run, notify the addresses in STRATA_NOTIFY, and return the run's summary.
 
     The settings and random states of this process are restored afterwards. `request` is passed to `Run.train`.
 
     Raises:
         UsageError, UserError: the errors of `prepare` and `Run.train`.
     """
-    urls = urls_of(settings.tell.notify) if processes.is_main else []
+    urls = addresses() if processes.is_main else []
     check_notify(urls)
-    check_tracker(settings.tell.tracker)
+    check_tracker(settings.reporting.tracker)
     here = machine(settings.machine, processes.local_rank)
     with telling(urls, settings.run.path) as notify, here.tuned(), here.own_randomness():
         summary = prepare(settings, make_task, processes).train(request)
@@ -87,7 +88,7 @@ def train_all_folds(settings: TrainSettings, make_task: MakeTask, processes: Pro
         of_fold = replace(settings, data=replace(settings.data, fold=fold, folds="one"), run=here)
         if folder.summary.is_file():
             _check_finished(folder, of_fold, make_task)
-            if processes.is_main and not settings.tell.quiet:
+            if processes.is_main and not settings.reporting.quiet:
                 print(f"{folder.path}: finished")
             continue
         processes.obey_stop(stop, f"{folder.path} was not started; run the same command again to continue with it")
@@ -127,7 +128,7 @@ def _join(base: str, folds: list[int], settings: TrainSettings, make_task: MakeT
     )
     out, scores = Path(f"{base}_oof.npy"), task.scores()
     with task.kind.writer(out, packed.ids, packed.shape, info) as writer:
-        for row, name in enumerate(progress_bar(packed.ids, "join folds", "image", hidden=settings.tell.quiet)):
+        for row, name in enumerate(progress_bar(packed.ids, "join folds", "image", hidden=settings.reporting.quiet)):
             file, place = place_of[name]
             prediction = np.array(file.planes[place : place + 1])
             writer.append(prediction)

@@ -113,13 +113,13 @@ class Run:
         It loads the epoch that `self.batches.epoch` is set to.
         """
         make_vary = partial((stage or self.stages[0]).vary, self.settings.data.train_augs)
-        samples = TrainingRows(self.packed, self.task, make_vary, self.settings.learn.seed)
+        samples = TrainingRows(self.packed, self.task, make_vary, self.settings.step.seed)
         return training_loader(samples, self.batches, self.workers, pin_memory=self.machine.device.type == "cuda")
 
     def _open_folder(self) -> dict[str, Any] | None:
         """Claim the run's folder, and return the state to resume from, or None if there is none."""
         learn, resume = self.settings.learn, self.settings.run.resume
-        planned = learn.scheduler in PLANNED or learn.cycles > 1
+        planned = learn.scheduler in PLANNED or self.settings.step.cycles > 1
         if resume:
             check_free(self.checkpoints.folder.path)
             self.checkpoints.check_whole()
@@ -129,11 +129,11 @@ class Run:
     @contextmanager
     def _reporting(self) -> Iterator[Reporter]:
         """Open the run's reporter and print the start line."""
-        progress, tell = self.checkpoints.progress, self.settings.tell
+        progress, shown = self.checkpoints.progress, self.settings.reporting
         weights = [stage.size**2 for stage in self.stages for _ in range(stage.epochs)]
         latest = progress.rows[-1]["seconds"] if progress.rows else None
         left = TimeLeft(weights, progress.epoch, latest)
-        with reporting(self.checkpoints, stored_flags(to_flat(self.settings)), tell, left) as report:
+        with reporting(self.checkpoints, stored_flags(to_flat(self.settings)), shown, left) as report:
             report.say(self._first_line())
             yield report
 
@@ -141,10 +141,11 @@ class Run:
         self, learner: Learner, stage: Stage, loader: DataLoader, stop: StopRequest, report: Reporter | None
     ) -> Epoch:
         """Train and validate one epoch."""
-        hidden = report is None or report.tell.quiet
+        hidden = report is None or report.settings.quiet
         learn, epoch, processes = self.settings.learn, self.checkpoints.progress.epoch, self.processes
         started = time.perf_counter()
-        seeds = np.random.SeedSequence([learn.seed, epoch, processes.rank] if processes.rank else [learn.seed, epoch])
+        words = [self.settings.step.seed, epoch] + ([processes.rank] if processes.rank else [])
+        seeds = np.random.SeedSequence(words)
         torch.manual_seed(int(seeds.generate_state(1)[0]))  # dropout uses it
         rate, title = learner.schedule.rate, f"epoch {epoch + 1}/{learn.n_epochs}"
         with EpochBar(title, self.batches.size, report and report.left, hidden) as bar:

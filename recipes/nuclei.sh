@@ -17,7 +17,7 @@ resume=(); [ -f "$run/config.json" ] && resume=(--resume)
 [ -f "$run/summary.json" ] || python train.py --data_dir "$data" --experiment_dir "$run" --fold 0 \
     --arch "$arch" --encoder_weights none --loss BCEDice --optimizer adam_1e-3 --scheduler cosine \
     --batch_size 16 --n_epochs "$epochs" --keep 3 \
-    --train_augs train_256_v1 --val_augs val_256 --val_transforms crop_resize_from_256 "${resume[@]}"
+    --train_augs train_256_v1 --val_augs val_256 "${resume[@]}"
 
 python predict_tta.py --data_dir "$data" --snapshot "$run" --part val --tta d4 --masks_fn "$run/val_tta.npy"
 python optimize_threshold.py --masks_fn "$run/val_tta.npy"

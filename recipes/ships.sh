@@ -13,7 +13,7 @@ python utils/stack_and_save.py --data_dir "$data"
 python utils/make_folds.py --path "$data/train.csv" --n_splits 3 --stratify objects
 
 python train_classifier.py --data_dir "$data" --experiment_dir "${runs}_empty" --folds all --arch "$gate" \
-    --encoder_weights none --train_augs train_256_v1 --val_augs val_256 --val_transforms crop_resize_from_256 \
+    --encoder_weights none --train_augs train_256_v1 --val_augs val_256 \
     --optimizer adam_1e-3 --scheduler cosine --batch_size 16 --n_epochs "$epochs"
 
 run=${runs}_border_fold0 resume=(); [ -f "$run/config.json" ] && resume=(--resume)

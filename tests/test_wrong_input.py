@@ -33,7 +33,7 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--optimizer", "adam_fast"], "--optimizer adam_fast", "adam_1e-4"),
         (["--scheduler", "cosin"], "--scheduler cosin", "did you mean cosine"),
         (["--train_augs", "train_128"], "--train_augs train_128", "did you mean train_128_v"),
-        (["--val_augs", "val_128_resize"], "--val_transforms crop_from_128", "use resize_from_any"),
+        (["--val_augs", "val_128_resize", "--val_transforms", "crop_from_128"], "leave it out, or use resize_from_any"),
         (["--fold", "7"], "--fold 7", "known: 0, 1, 2"),
         (["--batch_size", "0"], "--batch_size 0", "1 or more"),
         (["--n_epochs", "5", "--cycles", "2"], "--n_epochs 5", "--cycles 2"),
@@ -42,9 +42,14 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--accumulate", "0"], "--accumulate 0", "1 or more"),
         (["--warmup", "-1"], "--warmup -1", "0 or more"),
         (["--grad_clip", "0"], "--grad_clip 0", "greater than 0"),
-        (["--ema", "1.5"], "--ema 1.5", "between 0 and 1"),
-        (["--swa", "5", "--n_epochs", "4"], "--swa 5", "1 to 4"),
-        (["--ema", "0.9", "--swa", "1"], "--ema 0.9", "leave one out"),
+        (["--average", "ema_1.5"], "--average ema_1.5", "between 0 and 1"),
+        (["--average", "swa_5", "--n_epochs", "4"], "--average swa_5", "1 to 4"),
+        (["--average", "0.9"], "--average 0.9", "such as ema_.999"),
+        (["--average", "swa_x"], "--average swa_x", "such as swa_10"),
+        (["--ema", "0.9"], "--ema", "use --average ema_0.9"),
+        (["--swa=3"], "--swa", "use --average swa_3"),
+        (["--notify", "json://localhost"], "--notify", "use the environment variable STRATA_NOTIFY"),
+        (["--stages", "64:2", "96:2", "--n_epochs", "5"], "--stages 64:2 96:2", "4 epochs", "--n_epochs is 5"),
         (["--device", "cuda:99"], "--device cuda:99", "use auto or cpu"),
         (["--loader_workers", "-1"], "--loader_workers -1", "0 or more"),
         (["--encoder_weights", "imagenat"], "--encoder_weights imagenat", "does not exist"),
@@ -130,7 +135,7 @@ def test_a_schedule_over_all_epochs_cannot_be_extended(survey, tmp_path):
 def test_a_config_with_a_misspelt_or_mistyped_key_is_refused(survey, tmp_path):
     config = tmp_path / "config.json"
     for values, *expected in [
-        ({"n_epoch": 3}, "n_epoch is no flag", "did you mean n_epochs"),
+        ({"n_epoch": 3}, "n_epoch is not a flag", "did you mean n_epochs"),
         ({"n_epochs": "many"}, "n_epochs", "many"),
         ([1], "expected an object"),
     ]:

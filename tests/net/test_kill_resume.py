@@ -7,8 +7,8 @@ from bench import kill_resume
 
 def test_killed_eight_times_a_resumed_run_is_the_same(survey, capsys):
     """Run bench/kill_resume.py as a user would: SIGKILL at random moments of steps, validation and writing."""
-    flags = ("--scheduler", "cosine", "--cycles", 2, "--keep", 2, "--accumulate", 2, "--ema", 0.9, "--epoch_size", 12)
-    settings = kill_resume.Settings(str(survey), kills=8, n_epochs=26, flags=" ".join(map(str, (*TINY, *flags))))
+    flags = "--scheduler cosine --cycles 2 --keep 2 --accumulate 2 --average ema_.9 --epoch_size 12"
+    settings = kill_resume.Settings(str(survey), kills=8, n_epochs=26, flags=f"{' '.join(TINY)} {flags}")
     kill_resume.main(settings)
     *steps, last = capsys.readouterr().out.splitlines()
     kills = [line for line in steps if line.startswith("kill ")]  # 8, or fewer if a busy machine killed too late

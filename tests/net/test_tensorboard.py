@@ -100,7 +100,7 @@ def test_epochs_that_are_trained_again_are_shown_once(tmp_path):
 
 def test_runs_are_listed_with_flags_and_final_metrics_and_without_subfolders(tmp_path):
     train(tmp_path / "a", 0, 2)
-    train(tmp_path / "b", 0, 3, border="both", batch_size=16, notify=["mailto://me:s3cret@host"])
+    train(tmp_path / "b", 0, 3, border="both", batch_size=16, api_token="s3cret")
     runs, columns = hparams_tab(tmp_path)
     flags = {"arch": "unet_resnet18", "stages": "256:20 512:10", "compile": "False", "batch_size": 8, "n_epochs": 2}
     assert runs["a"][0] == flags

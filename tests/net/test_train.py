@@ -95,7 +95,7 @@ EVERYTHING = (
 )
 
 
-@pytest.mark.parametrize("more", [("--ema", 0.9), ("--swa", 2, "--loader_workers", 2)])
+@pytest.mark.parametrize("more", [("--average", "ema_.9"), ("--average", "swa_2", "--loader_workers", 2)])
 def test_a_resume_is_exact_with_all_options_of_a_step(survey, tmp_path, more):
     """The run is stopped in both cycles; scaler, warm-up, averaged weights and passes cut by epochs are resumed."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -110,16 +110,16 @@ def test_a_resume_is_exact_with_all_options_of_a_step(survey, tmp_path, more):
     assert_same_run(whole, cut)
 
 
-@pytest.mark.parametrize("mean", [("--ema", 0.9), ("--swa", 1)])
+@pytest.mark.parametrize("mean", ["ema_.9", "swa_1"])
 def test_averaged_weights_are_validated_and_kept(survey, tmp_path, mean):
     run, again = tmp_path / "run", tmp_path / "again.npy"
     words = ("--data_dir", survey, *TINY, "--precision", "float32", "--n_epochs", 1, "--epoch_size", 40)
-    assert run_here("train.py", *words, *mean, "--experiment_dir", run).returncode == 0
+    assert run_here("train.py", *words, "--average", mean, "--experiment_dir", run).returncode == 0
     (file,) = snapshots_in(run)
     kept, state = load_snapshot(file.path).weights, snapshot.read(run / "state.pt")
     for name, value in kept.items():
         assert torch.equal(value, state["average"][f"module.{name}"]), name
-    name = "segmentation_head.0.weight" if mean[0] == "--ema" else "decoder.blocks.0.block.0.1.running_mean"
+    name = "segmentation_head.0.weight" if mean == "ema_.9" else "decoder.blocks.0.block.0.1.running_mean"
     assert not torch.equal(kept[name], state["network"][name])
     done = run_here(
         *("predict.py", "--snapshot", run, "--data_dir", survey, "--part", "val", "--precision", "float32"),

@@ -1,4 +1,4 @@
-"""Flags -> settings -> main -> exit code: the one way every script starts and ends."""
+"""Run a script: parse its flags into settings, call its main function, turn errors into one line and an exit code."""
 
 import os
 import re
@@ -9,9 +9,8 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from utils.core.errors import Interrupted, ToldElsewhere, UsageError, explain
-from utils.core.files import read_json
 from utils.core.names import pick
-from utils.core.settings import flat_names, from_flat
+from utils.core.settings import check_spelling, flat_names, from_flat, read_flags
 
 S = TypeVar("S")
 
@@ -19,14 +18,16 @@ S = TypeVar("S")
 def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | None = None, prog: str = "") -> NoReturn:
     """Parse the command line into `settings_type`, call `main` with it, and exit.
 
-    The fields of the dataclass are the flags and their docstrings the help; nested dataclasses are groups whose flags
-    have no prefix. Two fields are known here: `config`, a JSON file of defaults, and `debug`, which shows tracebacks.
+    The fields of the dataclass are the flags, and their docstrings are the help. Nested dataclasses are groups of flags
+    without a prefix. Two fields have a meaning here: `config` names a JSON file of defaults, `debug` shows tracebacks.
 
-    Exit codes: 0 done, 1 data or machine, 2 wrong use, 128 + n ended by signal n.
+    Exit codes: 0 success, 1 a problem with data or machine, 2 wrong usage, 128 + n ended by signal n.
     """
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, _terminate)
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # threads wait awake only briefly: a second run needs the cores
+    os.environ.setdefault(
+        "GOMP_SPINCOUNT", "20000"
+    )  # OpenMP threads spin only briefly while they wait, so that two runs can share the cores
     prog = prog or os.path.basename(sys.argv[0])
     try:
         main(parse(settings_type, argv, prog))
@@ -43,7 +44,7 @@ def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | N
 
 
 def run_commands(commands: Mapping[str, tuple[Callable[[Any], object], type]]) -> NoReturn:
-    """`script.py COMMAND ...`: the first word chooses the (main, settings) pair that `run` gets."""
+    """Run `script.py COMMAND ...`: the first word selects the (main, settings) pair that is passed to `run`."""
     prog, words = os.path.basename(sys.argv[0]), sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: {prog} {{{','.join(commands)}}} ...\n\n{sys.modules['__main__'].__doc__}")
@@ -57,13 +58,16 @@ def run_commands(commands: Mapping[str, tuple[Callable[[Any], object], type]]) -
 
 
 def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
-    """The settings that a command line asks for; `--config FILE` gives defaults that flags override."""
+    """Return the settings for a command line; `--config FILE` gives defaults that flags override."""
     import tyro
 
     default = None
-    if "config" in flat_names(settings_type) and (path := _defaults_file(argv)):
-        values = read_json(path)
-        if isinstance(values, dict):  # a switch that is on by default could not be named again
+    known = flat_names(settings_type)
+    for name in _named(argv) - known.keys():
+        check_spelling(name, _value_of(argv, f"--{name}") or "")
+    if "config" in known and (path := _defaults_file(argv)):
+        values = read_flags(path)
+        if isinstance(values, dict):  # tyro has no flag for a switch that is on by default
             values = {name: value for name, value in values.items() if name not in _named(argv)}
         default = from_flat(settings_type, values, origin=path)
     return tyro.cli(
@@ -79,16 +83,16 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
 
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     """Let SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
-    raise Interrupted(number, "terminated; nothing half-written was left")
+    raise Interrupted(number, "terminated; no partially written files were left behind")
 
 
 def _described(docstring: str | None) -> str:
-    """A docstring for --help, where single line breaks are lost: each launch command becomes a paragraph."""
+    """Make each launch command in a docstring a paragraph, because --help drops single line breaks."""
     return re.sub(r"\n\s*(?=(?:python|torchrun|bash) )", "\n\n", docstring or "")
 
 
 def _defaults_file(argv: list[str]) -> str | None:
-    """Where flags that are not given come from: --config, else the config.json of the run that is to be resumed."""
+    """Return the file with defaults: --config, else config.json of the run to resume, else None."""
     if named := _value_of(argv, "--config"):
         return named
     folder = _value_of(argv, "--experiment_dir")
@@ -97,12 +101,12 @@ def _defaults_file(argv: list[str]) -> str | None:
 
 
 def _named(argv: list[str]) -> set[str]:
-    """The flags in `argv`, as fields are called."""
+    """Return the flags in `argv` by the names of their fields."""
     return {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:
-    """The value that `flag` has in `argv` ("--flag value" or "--flag=value"), before anything is parsed."""
+    """Return the value of `flag` in `argv` ("--flag value" or "--flag=value") without parsing the rest."""
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         if word == flag:
             return following or None

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +66,3 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected JSON, found something else ({error}); write it again or remove it") from None
-
-
-def timestamped(folder: str | Path, fn: str) -> Path:
-    """Return <folder>/<fn>_<year>-<month>-<day>_<hour>:<minute>.csv, or with _2, _3, ... if that exists."""
-    stem = f"{fn}_{datetime.now():%Y-%m-%d_%H:%M}"
-    path, number = Path(folder) / f"{stem}.csv", 1
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{stem}_{number}.csv")
-    return path

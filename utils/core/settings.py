@@ -1,12 +1,15 @@
-"""Convert settings between dataclasses and flat dictionaries of flags, and check them.
+"""Convert settings between dataclasses and flat dictionaries of flags, and check their types.
 
-A settings dataclass has groups (dataclasses) of fields; each field is a flag, and the docstring below it is its help.
+The fields of a settings dataclass are flags, and their docstrings are the help. Fields that are dataclasses themselves
+are groups of flags, and do not show in the names: the dictionary is flat, as config.json is.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from tyro.conf import arg
 
 from utils.core.errors import UsageError
 from utils.core.files import read_json
@@ -14,9 +17,42 @@ from utils.core.names import nearest
 
 S = TypeVar("S")
 
+OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
+"""Types of flags that may be left out; their help says what happens then."""
+
+REPLACED = {"ema": "--average ema_{}", "swa": "--average swa_{}", "notify": "the environment variable STRATA_NOTIFY"}
+"""Flags of earlier versions, and what to write instead; `{}` stands for their value."""
+
+
+def check_spelling(name: str, value: Any) -> None:
+    """Raise UsageError if a flag was replaced by another one; the message names the new one."""
+    if name in REPLACED:
+        raise UsageError(f"--{name}: this flag was replaced; use {REPLACED[name].format(value)}")
+
+
+def read_flags(path: str | Path) -> Any:
+    """Read the flags in a run's config.json; those of earlier versions are translated to today's.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
+    values = read_json(path)
+    return translated(values) if isinstance(values, dict) else values
+
+
+def translated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored flags with those of earlier versions in today's spelling."""
+    flags = {name: value for name, value in values.items() if name not in REPLACED}
+    for name in ("ema", "swa"):
+        if values.get(name) is not None:
+            flags["average"] = f"{name}_{values[name]}"
+    return flags
+
 
 def flat_names(settings_type: type) -> dict[str, type]:
-    """Flag name -> type, over all groups of a settings dataclass."""
+    """Return the type of each flag by its name, over all groups of a settings dataclass."""
     names: dict[str, type] = {}
     for name, kind in get_type_hints(settings_type).items():
         names |= flat_names(kind) if dataclasses.is_dataclass(kind) else {name: kind}
@@ -24,7 +60,7 @@ def flat_names(settings_type: type) -> dict[str, type]:
 
 
 def to_flat(settings: Any) -> dict[str, Any]:
-    """Flag name -> value, over all groups; what config.json holds."""
+    """Return the value of each flag by its name, over all groups, as config.json holds them."""
     flat: dict[str, Any] = {}
     for entry in dataclasses.fields(settings):
         value = getattr(settings, entry.name)
@@ -34,31 +70,32 @@ def to_flat(settings: Any) -> dict[str, Any]:
 
 
 def settings_of(settings_type: type[S], given: S | Mapping[str, Any] | str | Path) -> S:
-    """Settings that are given as such, as a dictionary of flags, or as a JSON file of them (a run's config.json).
+    """Return the settings given as such, as a dictionary of flags, or as a JSON file (a run's config.json).
 
     Raises:
-        UsageError: as for `from_flat`.
-        UserError: no such file, or no JSON in it.
+        UsageError: as in `from_flat`.
+        UserError: there is no such file, or it is not JSON.
     """
     if isinstance(given, settings_type):
         return given
     if isinstance(given, str | Path):
-        return from_flat(settings_type, read_json(given), origin=str(given))
+        return from_flat(settings_type, read_flags(given), origin=str(given))
     return from_flat(settings_type, given)
 
 
 def from_flat(settings_type: type[S], values: Mapping[str, Any], origin: str = "settings") -> S:
-    """The settings that `values` (flag name -> value) describe; what is absent keeps its default.
+    """Build settings from the values of flags by their names; absent flags keep their defaults.
 
     Raises:
-        UsageError: a name is no flag (with the nearest ones), or a value is not of the flag's type.
+        UsageError: a name is not a flag (the message has the nearest ones), or a value does not have the flag's type.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{origin}: expected an object of flags and values, found {type(values).__name__}")
     known = flat_names(settings_type)
     for name in values:
         if name not in known:
-            raise UsageError(f"{origin}: {name} is no flag of this script; {nearest(name, known)}")
+            check_spelling(name, values[name])
+            raise UsageError(f"{origin}: {name} is not a flag of this script; {nearest(name, known)}")
     return _fill(settings_type(), values, origin)
 
 

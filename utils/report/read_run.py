@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from utils.core.errors import UserError
 from utils.core.files import read_json
 from utils.core.redaction import open_text, open_values
+from utils.core.settings import translated
 from utils.report.facts import RunFacts, RunState
 from utils.report.judge import Cache, judge
 from utils.report.safe_reading import attempt
@@ -52,7 +53,7 @@ def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
     snapshots = attempt(partial(snapshots_in, folder.snapshots), problems, path, "snapshots") or []
     if settings is None and not (log or summary or snapshots):
         raise UserError(problems.pop(0))
-    settings, measure = settings or {}, _measure(log, snapshots)
+    settings, measure = translated(settings or {}), _measure(log, snapshots)
     state, note = _state(path, folder.summary.is_file(), problems)
     stored, judged = _object_in(path / THRESHOLD_FILE, path, problems), None
     if measure in OF_MASKS:

@@ -32,9 +32,9 @@ SECONDS = 20
 Kind = Literal["success", "failure", "warning"]
 
 
-def urls_of(flag: Sequence[str]) -> list[str]:
-    """Return the addresses of --notify and of STRATA_NOTIFY (separated by whitespace), without duplicates."""
-    return list(dict.fromkeys([*flag, *os.environ.get(VARIABLE, "").split()]))
+def addresses() -> list[str]:
+    """Return the addresses in STRATA_NOTIFY (separated by whitespace), without duplicates."""
+    return list(dict.fromkeys(os.environ.get(VARIABLE, "").split()))
 
 
 def check_notify(urls: Sequence[str]) -> None:
@@ -46,10 +46,10 @@ def check_notify(urls: Sequence[str]) -> None:
     for url in urls:
         scheme = _scheme(url)
         if not scheme:
-            raise UsageError(f"--notify (or {VARIABLE}): expected addresses such as mailto://..., one has no scheme")
+            raise UsageError(f"{VARIABLE}: expected addresses such as mailto://..., one has no scheme")
         if _service(url) is None:
             raise UsageError(
-                f"--notify (or {VARIABLE}) {scheme}://...: apprise does not understand this address; "
+                f"{VARIABLE} {scheme}://...: apprise does not understand this address; "
                 "`apprise --details` lists the form of each service's addresses"
             )
 

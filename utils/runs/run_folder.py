@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UsageError, UserError
-from utils.core.files import read_json, write_json
+from utils.core.files import write_json
+from utils.core.settings import read_flags
 from utils.core.tables import write_table
 
 SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9]+)_(\d\.\d+)")
@@ -25,11 +26,10 @@ SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9]+)_(\d\.\d+)"
 FREE_ON_RESUME = {
     *("n_epochs", "keep", "folds", "resume", "config", "debug", "experiment_dir", "data_dir"),
     *("device", "precision", "compile", "autotune", "loader_workers", "encoder_weights", "snapshot", "on_nan"),
-    *("quiet", "tracker", "notify"),
+    *("quiet", "tracker"),
 }
 
-SECRET = {"notify"}  # addresses hold passwords and tokens
-NOT_STORED = {"resume", "config", "debug", "quiet"} | SECRET
+NOT_STORED = {"resume", "config", "debug", "quiet"}
 
 
 def stored_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class RunFolder:
 
     def check_flags(self, flags: Mapping[str, Any], fixed: Set[str] = frozenset()) -> None:
         """Raise UsageError if a flag differs from the stored run and cannot change (arguments as for `begin`)."""
-        for name, before in read_json(self.config).items():
+        for name, before in read_flags(self.config).items():
             if name not in FREE_ON_RESUME - fixed and name in flags and flags[name] != before:
                 raise UsageError(f"--{name} {flags[name]}: the run in {self.path} has {before}, which cannot change")
 
