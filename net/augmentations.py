@@ -1,7 +1,7 @@
-"""How training images are varied: TRAIN_AUGS by name.
+"""Random augmentation of training images, by name in TRAIN_AUGS.
 
-Images are (h, w, C) uint8, [0, 255]; their truth is (h, w, 1) uint8 or uint16; what leaves is square. albumentations is
-known in this file only, and imported when it is used.
+Images are (h, w, C) uint8, [0, 255]; masks and label maps are (h, w, 1) uint8 or uint16; the results are square. Only
+this file uses albumentations, and it imports the package on first use.
 """
 
 import os
@@ -14,24 +14,28 @@ import cv2
 import numpy as np
 
 from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit
+from net.tta import VIEWS
 from utils.core.errors import UsageError
 from utils.core.names import pick
 
+MIRRORED = frozenset({"null", "hflip"})
+ALL_VIEWS = frozenset(VIEWS)
+
 Vary = Callable[[np.ndarray, np.ndarray | None, list[int]], tuple[np.ndarray, np.ndarray | None]]
-"""(image, truth or None, seed words) -> (image, truth) of the net's size; the same words give the same pixels."""
+"""(image, truth or None, seed) -> (image, truth) at the input size; the same seed gives the same pixels."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Squares of training images at their own size, instead of whole images scaled to the net's size."""
+    """Random square crops at the images' original scale, instead of whole images scaled to the input size."""
 
     foreground: float
-    """Share of the crops that are sure to hold a pixel of the mask, of images that have any."""
+    """Share of the crops that are guaranteed to contain foreground, in images that have any."""
 
     def window(
         self, truth: np.ndarray | None, shape: tuple[int, int], size: int, rng: np.random.Generator
     ) -> tuple[slice, slice]:
-        """(rows, columns) of a random square of `size` in an image of `shape`."""
+        """Return the (rows, columns) of a random square of `size` in an image of `shape`."""
         top, left = (int(rng.integers(side - size + 1)) for side in shape)
         if truth is not None and rng.random() < self.foreground and len(places := np.flatnonzero(truth)):
             row, column = divmod(int(places[rng.integers(len(places))]), shape[1])
@@ -44,17 +48,19 @@ class Crop:
 
 @dataclass(frozen=True)
 class TrainAug:
-    """How a training image is varied: cropped or scaled, changed by chance, padded to the net's size."""
+    """Augmentation of one training image: crop or scale it, change it at random, pad it to the input size."""
 
     size: int
-    """Of the net's square, where nothing else is asked for."""
+    """Default input size in pixels; the input is square."""
     build: Callable[[int], Any]
-    """Takes the net's size and returns the albumentations Compose to apply between scaling and padding."""
+    """Takes the input size and returns the albumentations Compose to apply between scaling and padding."""
+    views: frozenset[str] = MIRRORED
+    """Views of an image (net/tta.py) that the network sees in training."""
 
     def maker(self, size: int | None = None, crop: Crop | None = None) -> Vary:
-        """The function that varies a sample, for a net of `size`.
+        """Return the function that augments a sample for an input of `size`.
 
-        Every sample brings its own seed, because albumentations' generators repeat across loader workers and epochs.
+        It takes a seed for every sample, because albumentations' own generators repeat across workers and epochs.
         """
         size = size or self.size
         change = self.build(size)
@@ -67,32 +73,41 @@ class TrainAug:
                 image, truth = image[window], None if truth is None else truth[window]
             fit = Fit.whole_factor(image.shape[:2], size)
             if truth is None:
-                return fit_anew(change(image=fit.scale(image))["image"], size), None
+                return pad_to_square(change(image=fit.scale(image))["image"], size), None
             changed = change(image=fit.scale(image), mask=fit.scale(truth, nearest=True))
-            return fit_anew(changed["image"], size), fit_anew(changed["mask"], size)
+            return pad_to_square(changed["image"], size), pad_to_square(changed["mask"], size)
 
         return vary
 
 
-def fit_anew(image: np.ndarray, size: int) -> np.ndarray:
-    """Pad what an augmentation returned (no larger than `size`) to the net's square."""
+def pad_to_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Pad an augmented image, at most `size` pixels high and wide, to a square of `size`."""
     height, width = image.shape[:2]
     return Fit((height, width), (size, size), height, width).pad(image)
 
 
 def _albumentations() -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for news otherwise
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it looks for updates on the internet
     import albumentations
 
     return albumentations
 
 
-def _moved_and_lit(_size: int) -> Any:
-    """v1: mirror, one of shift-scale-rotate / elastic / grid, one of brightness / gamma / contrast."""
+def _v1(_size: int) -> Any:
+    """Build v1: mirror, one of shift-scale-rotate / elastic / grid, one of brightness / gamma / contrast."""
+    return _moved_and_lit(_albumentations().HorizontalFlip(p=0.5))
+
+
+def _d4(_size: int) -> Any:
+    """Build d4: as v1, but with all eight symmetries of the square instead of the mirror image alone."""
+    return _moved_and_lit(_albumentations().D4(p=1))
+
+
+def _moved_and_lit(symmetry: Any) -> Any:
     a, reflect = _albumentations(), {"border_mode": cv2.BORDER_REFLECT_101}
     return a.Compose(
         [
-            a.HorizontalFlip(p=0.5),
+            symmetry,
             a.OneOf(
                 [
                     a.Affine(scale=(0.9, 1.1), translate_percent=(-0.06, 0.06), rotate=(-10, 10), p=1, **reflect),
@@ -113,8 +128,8 @@ def _moved_and_lit(_size: int) -> Any:
     )
 
 
-def _moved_a_little(_size: int) -> Any:
-    """v2: mirror, small rotation and shift, brightness."""
+def _v2(_size: int) -> Any:
+    """Build v2: mirror, small rotation and shift, brightness."""
     a = _albumentations()
     small = {"translate_percent": (-0.04, 0.04), "rotate": (-5, 5), "border_mode": cv2.BORDER_REFLECT_101}
     return a.Compose(
@@ -126,8 +141,8 @@ def _moved_a_little(_size: int) -> Any:
     )
 
 
-def _cropped_and_blurred(size: int) -> Any:
-    """v3: mirror, a random crop resized to the net's size or the whole image resized to it, light noise or blur."""
+def _v3(size: int) -> Any:
+    """Build v3: mirror, a random crop or the whole image resized to the input size, light noise or blur."""
     a = _albumentations()
     return a.Compose(
         [
@@ -140,33 +155,42 @@ def _cropped_and_blurred(size: int) -> Any:
 
 
 TRAIN_AUGS: dict[str, TrainAug] = {
-    "train_128_v1": TrainAug(128, _moved_and_lit),
-    "train_128_v2": TrainAug(128, _moved_a_little),
-    "train_128_v3": TrainAug(128, _cropped_and_blurred),
-    "train_256_v1": TrainAug(256, _moved_and_lit),
+    "train_128_v1": TrainAug(128, _v1),
+    "train_128_v2": TrainAug(128, _v2),
+    "train_128_v3": TrainAug(128, _v3),
+    "train_256_v1": TrainAug(256, _v1),
+    "train_128_d4": TrainAug(128, _d4, ALL_VIEWS),
+    "train_256_d4": TrainAug(256, _d4, ALL_VIEWS),
 }
 
 
-def check_names(train_augs: str, val_augs: str, val_transforms: str, cropped: bool = False) -> None:
-    """Refuse unknown names and sets that cannot go together, before anything heavy loads.
+def check_names(train_augs: str, val_augs: str, val_transforms: str | None, cropped: bool = False) -> None:
+    """Check the names of augmentations, and that they belong together.
 
-    With `cropped`, images keep their own size whatever the sizes in these names are.
+    With `cropped`, images keep their original size, whatever the sizes in the names.
 
     Raises:
-        UsageError: the message names the flags and the fitting value.
+        UsageError: an unknown name, or names that contradict each other; the message has the right value.
     """
     train, val = pick(TRAIN_AUGS, train_augs, "--train_augs"), pick(VAL_AUGS, val_augs, "--val_augs")
-    undone = pick(VAL_TRANSFORMS, val_transforms, "--val_transforms")
+    undone = val_augs if val_transforms is None else pick(VAL_TRANSFORMS, val_transforms, "--val_transforms")
     if cropped:
         return
     if undone != val_augs:
-        fitting = next(name for name, of in VAL_TRANSFORMS.items() if of == val_augs)
-        raise UsageError(f"--val_transforms {val_transforms} undoes {undone}, not --val_augs {val_augs}; use {fitting}")
+        raise UsageError(
+            f"--val_transforms {val_transforms} is the inverse of {undone}, not of --val_augs {val_augs}; "
+            f"leave it out, or use {inverse_of(val_augs)}"
+        )
     if val.size is None:
-        raise UsageError(f"--val_augs {val_augs}: images keep their own size only in training on crops; add --crop")
+        raise UsageError(f"--val_augs {val_augs}: keeps the images' size, which only training on crops can; add --crop")
     if train.size != val.size:
         fitting = " or ".join(name for name, aug in TRAIN_AUGS.items() if aug.size == val.size)
         raise UsageError(
             f"--train_augs {train_augs} trains at {train.size}, --val_augs {val_augs} validates at {val.size}; "
             f"use {fitting}, or other --val_augs"
         )
+
+
+def inverse_of(val_augs: str) -> str:
+    """Return the name in VAL_TRANSFORMS of the inverse of `val_augs`."""
+    return next(name for name, undone in VAL_TRANSFORMS.items() if undone == val_augs)

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from net.augmentations import TRAIN_AUGS
 from net.device import Machine, machine
 from net.distributed import Processes, join_processes
 from net.held_out_rows import held_out_rows
 from net.loops import predict
 from net.network_kinds import ImageKind, Kind
 from net.predictor import Predictor, load_predictors
+from net.snapshot import SnapshotInfo
 from net.tiles import TILES_DIFFER, sees_whole_image, tiles_for
-from net.tta import View, views_by_name
+from net.tta import View, view_names, views_by_name
 from utils.competition.after_prediction import finish_classes, finish_masks
 from utils.competition.decisions import ClassDecisions, MaskDecisions, decide_classes, decide_masks
 from utils.core.errors import UsageError, UserError
@@ -34,6 +36,8 @@ class Job:
     """A prediction job, checked before the first image is predicted."""
 
     predictors: list[Predictor]
+    infos: list[SnapshotInfo]
+    """Record of the snapshot of each predictor."""
     packed: PackedImages
     rows: np.ndarray
     """Rows of the packed images to predict."""
@@ -70,6 +74,7 @@ def predict_and_submit(
         gate = _load_gate(settings, job, here) if settings.gate.gate else []
         if settings.predict.tile and any(sees_whole_image(one.network) for one in job.predictors):
             notes = (*notes, TILES_DIFFER)
+        notes = (*notes, *_unseen_views(job))
         if processes.is_main:
             for note in (*notes, *decisions.notes):
                 print(f"note: {note}", flush=True)
@@ -112,7 +117,21 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
     if tiles:
         predictors = [replace(predictor, tiles=tiles, at_once=batch_size) for predictor in predictors]
         batch_size = len(views)  # one image at a time, because its tiles fill the batch
-    return Job(predictors, packed, rows, views, batch_size, info)
+    return Job(predictors, infos, packed, rows, views, batch_size, info)
+
+
+def _unseen_views(job: Job) -> list[str]:
+    """Return a note if a network predicts views of an image that its training never showed it."""
+    names, notes = view_names(job.info.tta), []
+    for train_augs in sorted({info.train_augs for info in job.infos} & TRAIN_AUGS.keys()):
+        unseen = [name for name in names if name not in TRAIN_AUGS[train_augs].views]
+        if unseen:
+            size = TRAIN_AUGS[train_augs].size
+            notes.append(
+                f"training with --train_augs {train_augs} never showed the network the views {', '.join(unseen)}; "
+                f"use --tta null_hflip, or train with --train_augs train_{size}_d4"
+            )
+    return notes
 
 
 def _decide(job: Job, settings: PredictionSettings, runs: Sequence[Path | None]) -> MaskDecisions | ClassDecisions:

@@ -45,5 +45,9 @@ def views_by_name(names: str) -> list[View]:
     Raises:
         UsageError: a view is unknown; the message suggests the nearest names.
     """
-    listed = [name for word in names.split("_") for name in GROUPS.get(word, [word])]
-    return [pick(VIEWS, name, "--tta") for name in listed]
+    return [pick(VIEWS, name, "--tta") for name in view_names(names)]
+
+
+def view_names(names: str) -> list[str]:
+    """Return the single names in a `_`-joined list of views and groups; they are not checked."""
+    return [name for word in names.split("_") for name in GROUPS.get(word, [word])]

@@ -91,9 +91,28 @@ def test_chance_is_decided_by_the_seed_words_alone(name):
 
 def test_impossible_sets_are_refused_with_the_fitting_name():
     check_names("train_128_v1", "val_128_resize", "resize_from_any")
+    check_names("train_128_v1", "val_128_resize", None)
     with pytest.raises(UsageError, match=r"--val_transforms crop_from_128 .* use crop_resize_from_256"):
         check_names("train_256_v1", "val_256", "crop_from_128")
     with pytest.raises(UsageError, match=r"--train_augs train_128_v1 .* use train_256_v1"):
         check_names("train_128_v1", "val_256", "crop_resize_from_256")
     with pytest.raises(UsageError, match="did you mean train_128_v1"):
         check_names("train_128_v11", "val_128", "crop_from_128")
+
+
+@pytest.mark.parametrize("name", TRAIN_AUGS)
+def test_a_network_sees_the_views_that_its_augmentation_promises(name):
+    """The brightest corner shows how an image was turned; only d4 turns it by quarters."""
+    image = np.full((101, 101, 1), 60, np.uint8)
+    image[:50, :50] = 250
+    image[50:, :50] = 170
+    vary, seen = TRAIN_AUGS[name].maker(), set()
+    for seed in range(60):
+        one = vary(image, None, [seed])[0][..., 0].astype(float)
+        half = len(one) // 2
+        parts = {
+            (i, j): one[i * half : (i + 1) * half, j * half : (j + 1) * half].mean() for i in (0, 1) for j in (0, 1)
+        }
+        first, second = sorted(parts, key=parts.get)[:-3:-1]
+        seen.add((first, second))
+    assert len(seen) == len(TRAIN_AUGS[name].views)

@@ -28,7 +28,7 @@ def test_predict_writes_masks_with_ids_and_a_checked_submission(survey, trained,
     masks = open_masks(out["--masks_fn"])
     assert (masks.array.shape, masks.array.dtype) == ((8, 101, 101), np.float16)
     assert 0 <= masks.array.min() <= masks.array.max() <= 1
-    (submission,) = out["--submission_dir"].glob("mine_????-??-??_??:??.csv")
+    (submission,) = out["--submission_dir"].glob("mine_????-??-??_??-??.csv")
     with open(submission, newline="") as file:
         rows = list(csv.DictReader(file))
     with open(survey / "sample_submission.csv", newline="") as file:
@@ -38,6 +38,18 @@ def test_predict_writes_masks_with_ids_and_a_checked_submission(survey, trained,
     by_id = dict(zip(masks.ids, masks.array, strict=True))
     for row in rows:
         assert np.array_equal(decode(row["rle_mask"], (101, 101)) > 0, binarize(by_id[row["id"]], 0.5))
+
+
+def test_views_that_the_training_never_showed_are_named(survey, trained, out):
+    base = ("predict_tta.py", "--snapshot", trained, "--data_dir", survey, *words(out))
+    done = run_here(*base, "--tta", "d4")
+    assert done.returncode == 0, done.stderr
+    (note,) = [line for line in done.stdout.splitlines() if "never showed" in line]
+    assert note == (
+        "note: training with --train_augs train_128_v1 never showed the network the views vflip, rot90, rot180, "
+        "rot270, transpose, transverse; use --tta null_hflip, or train with --train_augs train_128_d4"
+    )
+    assert "never showed" not in run_here(*base, "--tta", "null_hflip").stdout
 
 
 def test_several_snapshots_are_averaged(survey, trained, out, tmp_path):
