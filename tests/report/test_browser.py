@@ -7,6 +7,7 @@ import threading
 import pytest
 from helpers.browser import CONTRASTS, go_to_run, is_dark, is_painted, names
 from helpers.pages import HOSTILE, write_experiments
+from helpers.runs import write_run
 from helpers.waiting import HANGS
 
 from utils.report.page import Maker, build_page
@@ -197,7 +198,8 @@ def test_the_reason_why_rows_cannot_be_compared_is_shown(open_page, found, tmp_p
     runs = {name: [dataclasses.replace(run, **change) for run in wide.runs] for name, change in changes.items()}
     others = [dataclasses.replace(wide, name=name, runs=some) for name, some in runs.items()]
     alone = dataclasses.replace(wide, name="alone", cross_scores={"image99": 1.0})
-    groups = [unet, *others, dataclasses.replace(others[2], name="objects too"), alone]
+    none = dataclasses.replace(others[2], name="none", cross_scores={})
+    groups = [unet, *others, none, alone]
     out = tmp_path / "page.html"
     out.write_bytes(build_page(dataclasses.replace(found, groups=groups), Pictures(0), tmp_path))
     page = open_page(out.as_uri())
@@ -205,7 +207,12 @@ def test_the_reason_why_rows_cannot_be_compared_is_shown(open_page, found, tmp_p
         ("unet", "elsewhere", "they were trained on different images."),
         ("unknown", "unet", "without the packed images of both, it is unknown whether the images are the same."),
         ("unet", "objects", "one is ranked by iout, the other by objects."),
-        ("objects too", "objects", "only the iout of individual images is known, but both rows are ranked by objects."),
+        (
+            "none",
+            "objects",
+            "none has no scores of individual images; run optimize_threshold.py --objective objects on its "
+            "validation files.",
+        ),
         ("alone", "unet", "no image was predicted by both."),
     ):
         page.locator("#a").select_option(label=a)
@@ -286,3 +293,25 @@ def test_a_served_page_reloads_a_newer_version_and_keeps_its_state(open_page, fo
         page.locator("#served:empty").wait_for(state="attached")
         assert page.locator(".run:target h2").inner_text().startswith("wide_fold0")
         server.shutdown()
+
+
+DRAWN = """() => [...document.querySelectorAll("#runs tbody")].filter((e) => e.getClientRects().length).length"""
+
+
+def test_rows_of_a_long_table_are_drawn_as_they_come_into_sight(tmp_path, open_page):
+    for number in range(100):
+        write_run(tmp_path / "experiments" / f"run{number:02}", [number / 1000], data_dir="gone", seed=number)
+    Maker([str(tmp_path / "experiments")]).write(tmp_path / "long.html")
+    page = open_page((tmp_path / "long.html").as_uri())
+    assert page.locator("#shown").inner_text() == "100 of 100 rows shown"
+    assert 0 < page.evaluate(DRAWN) < 100
+    page.locator(".scroll").evaluate("box => { box.scrollTop = box.scrollHeight; }")
+    while page.evaluate(DRAWN) < 100:
+        page.locator(".scroll").evaluate("box => { box.scrollTop = box.scrollHeight; }")
+        page.wait_for_timeout(20)
+    page.get_by_role("button", name="run", exact=True).click()
+    assert names(page)[:2] == ["run00", "run01"]
+    assert page.locator(".scroll").evaluate("box => box.scrollTop") == 0
+    page.get_by_label("Filter").fill("run9")
+    assert names(page) == [f"run9{digit}" for digit in range(10)]
+    assert page.evaluate(DRAWN) == 10

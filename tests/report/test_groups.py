@@ -168,6 +168,17 @@ def test_objects_and_labels_use_the_stored_cross_fit(home):
         write_json(run / "objects.json", {"th": 0.5, "cross_fitted": cross, "masks": ["0.npy", "1.npy"]})
     (group,) = page_of(*runs).groups
     assert vars(group.cross) == cross
+    assert group.cross_scores == {}  # as stored by earlier versions
+    better = [fold_run(f"m_fold{fold}", fold, measure="objects", border="touching") for fold in (0, 1)]
+    for name, folder in (("worse", runs), ("better", better)):
+        scores = {"x": 0.25, "y": 0.75} if name == "worse" else {"x": 0.5, "y": 1.0}
+        found = {**cross, "score": sum(scores.values()) / 2}
+        for run in folder:
+            stored = {"th": 0.5, "cross_fitted": found, "masks": ["0.npy", "1.npy"], "image_scores": scores}
+            write_json(run / "objects.json", stored)
+    first, second = page_of(*runs, *better).groups
+    assert (first.name, first.cross_scores, first.difference) == ("m", {"x": 0.5, "y": 1.0}, None)
+    assert (second.name, second.difference.mean, second.difference.n_images) == ("n", -0.25, 2)
     assert page_of(runs[0]).groups[0].cross is None  # the stored one is of both folds
     pets = fold_run("pets", 0, measure="accuracy", target="label", at_precision=0.95)
     for rule, files, fits in (("argmax", ["p.npy"], True), ("f2", ["p.npy"], False), ("argmax", "p.npy", False)):

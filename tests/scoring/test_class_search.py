@@ -111,6 +111,8 @@ def test_the_cross_fit_by_hand(n_files):
     assert found.cross_fitted.score == pytest.approx(scores / 45, abs=1e-9)
     assert found.cross_fitted.low <= found.cross_fitted.score <= found.cross_fitted.high
     assert found.cross_fitted.n_parts == len(parts)
+    assert found.image_scores.keys() == {name for file in files for name in file.ids}
+    assert np.mean(list(found.image_scores.values())) == pytest.approx(scores / 45, abs=1e-4)
 
 
 def test_one_label_gets_the_threshold_with_the_best_accuracy():

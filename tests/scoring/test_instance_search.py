@@ -102,7 +102,7 @@ def test_the_best_rules_depend_on_the_metric(tmp_path):
         assert fit.score == pytest.approx(score)
         assert label_instances(planes[0], None, fit.rules).max() == found
     assert fit.cross_fitted is None  # one image
-    assert fit.as_json(files)["cross_fitted"] is None
+    assert (fit.as_json(files)["cross_fitted"], fit.as_json(files)["image_scores"]) == (None, {})
 
 
 def test_each_file_is_a_part_of_the_cross_fit(tmp_path):
@@ -112,6 +112,8 @@ def test_each_file_is_a_part_of_the_cross_fit(tmp_path):
     held_out = [scores_of(*sure, alone[1].rules), scores_of(*unsure, alone[0].rules)]
     assert fit.cross_fitted.score == pytest.approx(np.concatenate(held_out).mean())
     assert fit.cross_fitted.n_parts == 2
+    by_image = dict(zip([name for masks in files for name in masks.ids], np.concatenate(held_out), strict=True))
+    assert fit.as_json(files)["image_scores"] == pytest.approx(by_image, abs=1e-4)
     pooled = np.concatenate([scores_of(*sure, fit.rules), scores_of(*unsure, fit.rules)])
     assert fit.score == pytest.approx(pooled.mean())
     assert (fit.n_images, fit.n_files, fit.n_searched) == (9, 2, 9)

@@ -43,13 +43,19 @@ const signed = (value) => {
   return Number(text) === 0 ? text : `${value < 0 ? "\u2212" : "+"}${text}`;
 };
 
+// The scores of objects and labels are stored by optimize_threshold.py; those of masks need nothing but the mask files.
+const advice = ({ measure }) => {
+  if (measure === "iout" || measure === "auc") return "";
+  return `; run optimize_threshold.py --objective ${measure === "objects" ? "objects" : "labels"} on its validation files`;
+};
+
 function reasonAgainst(a, b) {
   if (a === b) return "choose two different rows.";
-  for (const one of [a, b]) if (!one.scores) return `${one.name} has no scores of individual images.`;
+  for (const one of [a, b]) if (!one.scores) return `${one.name} has no scores of individual images${advice(one)}.`;
   if (a.data === null || b.data === null) return "without the packed images of both, it is unknown whether the images are the same.";
   if (a.data !== b.data) return "they were trained on different images.";
   if (a.measure !== b.measure) return `one is ranked by ${a.measure}, the other by ${b.measure}.`;
-  return a.measure === "iout" ? "" : `only the iout of individual images is known, but both rows are ranked by ${a.measure}.`;
+  return "";
 }
 
 function compare() {

@@ -61,7 +61,7 @@ def _rank(group: Group) -> tuple[int, bool, float]:
 
 def _compared(group: Group, first_of: Mapping[tuple[str, str], Group]) -> Group:
     best = first_of.get(_comparison_key(group))
-    if best is None or best is group or _measure(group.runs) != "iout":
+    if best is None or best is group or not group.cross_scores:
         return group
     return replace(group, difference=difference(best.cross_scores, group.cross_scores))
 
@@ -133,13 +133,17 @@ def _name_of(runs: Sequence[RunFacts]) -> str:
 
 def _group(name: str, runs: list[RunFacts]) -> Group:
     scores = [run.best for run in runs if run.best is not None]
-    cross_scores, cross = _cross_scores(runs)
+    if _measure(runs) == "iout":
+        cross_scores, cross = _cross_scores(runs)
+    else:
+        cross = _stored_cross(runs)
+        cross_scores = _stored_scores(runs) if cross else {}
     return Group(
         name=name,
         runs=runs,
         score=mean(scores) if scores else None,
         spread=stdev(scores) if len(scores) > 1 else None,
-        cross=cross if _measure(runs) == "iout" else _stored_cross(runs),
+        cross=cross,
         cross_scores=cross_scores,
     )
 
@@ -173,6 +177,13 @@ def _stored_cross(runs: Sequence[RunFacts]) -> CrossFitted | None:
     cross = rules.get("cross_fitted")
     numbers = [cross.get(entry.name) for entry in fields(CrossFitted)] if isinstance(cross, dict) else [None]
     return CrossFitted(*numbers) if all(isinstance(number, int | float) for number in numbers) else None
+
+
+def _stored_scores(runs: Sequence[RunFacts]) -> dict[str, float]:
+    """Return the cross-fitted score of each image in objects.json or labels.json; empty if the file has none."""
+    scores = (runs[0].stored_rules or {}).get("image_scores")
+    scores = scores if isinstance(scores, dict) else {}
+    return {name: float(score) for name, score in scores.items() if isinstance(score, int | float) and 0 <= score <= 1}
 
 
 def _settings(runs: Iterable[RunFacts]) -> tuple[list[str], dict[str, Any]]:

@@ -79,6 +79,7 @@ const place = `strata ${location.pathname}`;
 function remember() {
   const kept = {
     sorting,
+    drawn: drawing.count,
     filter: find("filter").value,
     state: find("state").value,
     open: entries.filter((entry) => entry.classList.contains("open")).map(nameOf),
@@ -105,6 +106,7 @@ function recall() {
     return null;
   }
   if (!kept) return null;
+  drawing.count = kept.drawn ?? drawing.count;
   if (kept.theme) root.dataset.theme = kept.theme;
   find("filter").value = kept.filter;
   find("state").value = kept.state;

@@ -1,4 +1,4 @@
-// The table: sorting, filtering, expanding groups.
+// The table: drawing, sorting, filtering, expanding groups.
 const find = (id) => document.getElementById(id);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const groups = JSON.parse(find("data").textContent).groups;
@@ -9,6 +9,26 @@ const box = document.querySelector(".scroll");
 const collator = new Intl.Collator("en", { numeric: true });
 const seen = entries.map((entry, at) => `${entry.textContent} ${groups[at].text}`.toLowerCase());
 const sorting = { key: "", direction: "none" };
+
+// ---- draw rows as they come into sight, because laying out hundreds of rows takes a browser a tenth of a second ----
+const STEP = 40;
+const drawing = { count: STEP, order: entries };
+
+function draw() {
+  drawing.order.filter(isShown).forEach((entry, at) => entry.classList.toggle("later", at >= drawing.count));
+}
+
+const atEnd = new IntersectionObserver(
+  ([end]) => {
+    if (!end.isIntersecting || drawing.count >= entries.length) return;
+    drawing.count += STEP;
+    draw();
+    atEnd.unobserve(end.target); // observed again, the end reports whether it is still in sight
+    atEnd.observe(end.target);
+  },
+  { root: box, rootMargin: "0px 0px 400px 0px" },
+);
+atEnd.observe(find("end"));
 
 // ---- sort ----
 function compareValues(one, other) {
@@ -31,13 +51,17 @@ function sort(key, direction) {
       return sign * compareValues(one.value, other.value) || one.at - other.at;
     });
   }
-  table.append(...valued.map(({ entry }) => entry));
+  drawing.order = valued.map(({ entry }) => entry);
+  draw();
+  table.append(...drawing.order);
 }
 
 sorters.forEach((button) => {
   button.addEventListener("click", () => {
     const ways = "best" in button.dataset ? ["descending", "ascending"] : ["ascending", "descending"];
     const now = sorting.key === button.dataset.key ? sorting.direction : "none";
+    drawing.count = STEP;
+    box.scrollTop = 0;
     sort(button.dataset.key, { none: ways[0], [ways[0]]: ways[1], [ways[1]]: "none" }[now]);
     const how = sorting.direction === "none" ? "in the original order" : `sorted by ${button.textContent}, ${sorting.direction}`;
     tellShown(`, ${how}`);
@@ -58,6 +82,7 @@ function filter() {
     const fits = words.every((word) => seen[at].includes(word));
     entry.hidden = !fits || (state !== "" && !entry.dataset.states.split(" ").includes(state));
   });
+  draw();
   tellShown();
 }
 

@@ -14,7 +14,7 @@ from utils.data.image_classes import ImageClasses
 from utils.masks.mask_file import binarize
 from utils.masks.probability_file import Probabilities
 from utils.scoring.class_metrics import UNIT, common_steps, f2_units
-from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
+from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition, scores_by_id
 from utils.scoring.threshold_search import Steps, middle_of, widest
 
 Rule = Literal["f2", "accuracy", "argmax"]
@@ -42,6 +42,8 @@ class ClassFit:
     """score with the best threshold shared by all classes; equal to `score` if there is at most one threshold."""
     cross_fitted: CrossFitted | None
     """None if there is only one image."""
+    image_scores: dict[str, float]
+    """cross-fitted score of each image by its id; empty if there is only one image."""
     n_images: int
     n_files: int
 
@@ -54,6 +56,7 @@ class ClassFit:
             "score": self.score,
             "score_at_common": self.score_at_common,
             "cross_fitted": self.cross_fitted and asdict(self.cross_fitted),
+            "image_scores": self.image_scores,
             "probabilities": [str(file.path) for file in files],
             "n_images": self.n_images,
         }
@@ -98,8 +101,9 @@ def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) 
     true = np.concatenate([truth.matrix for truth in truths])
     thresholds, intervals = _fitted(rule, given, true)
     common = np.full(len(names), _common(given, true)) if rule == "f2" else thresholds
+    parts = partition([len(file.ids) for file in files])
     cross_fitted = cross_fit(
-        partition([len(file.ids) for file in files]),
+        parts,
         fit=lambda images: _fitted(rule, given[images], true[images])[0],
         score=lambda fitted, images: _units(rule, given[images], true[images], fitted),
     )
@@ -110,6 +114,7 @@ def fit_classes(files: Sequence[Probabilities], truths: Sequence[ImageClasses]) 
         score=_mean(_units(rule, given, true, thresholds)),
         score_at_common=_mean(_units(rule, given, true, common)),
         cross_fitted=CrossFitted.of(cross_fitted, UNIT),
+        image_scores=scores_by_id([name for file in files for name in file.ids], parts, cross_fitted, UNIT),
         n_images=len(given),
         n_files=len(files),
     )

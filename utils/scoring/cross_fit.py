@@ -64,6 +64,24 @@ def cross_fit(
     return [score(fit(others), part) for others, part in zip(leave_one_out(parts), parts, strict=False)]
 
 
+def scores_by_id(
+    ids: Sequence[str], parts: Sequence[np.ndarray], by_part: Sequence[np.ndarray], unit: int = 1
+) -> dict[str, float]:
+    """Return the cross-fitted score of each image, 0..1, rounded to 4 digits; empty if there are no scores.
+
+    Args:
+        ids: the images of all files, in order.
+        parts: as returned by `partition`.
+        by_part: as returned by `cross_fit`.
+        unit: the value of a perfect score in `by_part`.
+    """
+    return {
+        ids[image]: round(float(score) / unit, 4)
+        for images, scores in zip(parts, by_part, strict=False)
+        for image, score in zip(images, scores, strict=True)
+    }
+
+
 @dataclass(frozen=True)
 class CrossFitted:
     """The mean of cross-fitted scores with a bootstrap interval."""

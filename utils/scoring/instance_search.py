@@ -27,7 +27,7 @@ from utils.masks.ground_truth import true_instances
 from utils.masks.instances import InstanceRules, fill_instance_holes, grow_instances
 from utils.masks.mask_file import Masks
 from utils.masks.probability_file import Probabilities
-from utils.scoring.cross_fit import CrossFitted, check_files, cross_fitted_line, leave_one_out, partition
+from utils.scoring.cross_fit import CrossFitted, check_files, cross_fitted_line, leave_one_out, partition, scores_by_id
 from utils.scoring.gate_search import Gate, GateCrossFitted, difference_lines, gate_line, gate_means, widest_gate
 from utils.scoring.instance_metrics import INSTANCE_METRICS, counts_without_small, match_counts, match_instances
 
@@ -240,6 +240,8 @@ class InstanceFit:
     """score of the connected components at threshold .5, without borders and clean-up."""
     cross_fitted: CrossFitted | None
     """None if there is only one image."""
+    image_scores: dict[str, float]
+    """cross-fitted score of each image by its id; empty if there is only one image."""
     n_images: int
     n_files: int
     n_searched: int
@@ -253,6 +255,7 @@ class InstanceFit:
             "score": self.score,
             "score_of_components": self.score_of_components,
             "cross_fitted": self.cross_fitted and asdict(self.cross_fitted),
+            "image_scores": self.image_scores,
             "masks": [str(masks.path) for masks in files],
             "n_images": self.n_images,
         }
@@ -364,13 +367,16 @@ def fit_instances(
         "n_searched": sum(map(len, drawn)),
         "has_border": has_border,
     }
+    ids = [name for masks in files for name in masks.ids]
     if probabilities is None:
-        return InstanceFit(**common, cross_fitted=CrossFitted.of(without))
+        by_id = scores_by_id(ids, parts, without)
+        return InstanceFit(**common, cross_fitted=CrossFitted.of(without), image_scores=by_id)
     with_gate = [scores.of(bests.gated, part) for bests, part in zip(of_others, parts, strict=False)]
     found = best.gated.gate
     return GatedInstanceFit(
         **common,
         cross_fitted=GateCrossFitted.paired(with_gate, without),
+        image_scores=scores_by_id(ids, parts, with_gate),
         gate=found,
         score_without=mean_score(best.without),
         n_gated_out=int(gated_out(probabilities, found.threshold).sum()) if found else 0,
