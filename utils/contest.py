@@ -49,12 +49,12 @@ class DownloadSettings:
 class SubmitSettings:
     """All flags of contest.py submit."""
 
-    sub: Positional[str]
-    """the submission, a csv file."""
+    subs: Positional[tuple[str, ...]]
+    """the submissions, csv files; nothing is sent unless all of them are valid."""
     competition: str = TGS
     """name of the competition: the last part of the address of its page."""
     message: str | None = None
-    """description in Kaggle's list of submissions; default: the name of the file."""
+    """description in Kaggle's list of submissions; default: the name of each file."""
     data_dir: str = "data"
     """folder with the packed images and the sample submission, which the submission is checked against."""
     shape: str | None = None
@@ -93,16 +93,18 @@ def download(settings: DownloadSettings) -> None:
 
 
 def submit(settings: SubmitSettings) -> None:
-    """Check the file as `utils/submission.py check` does, send it, and print Kaggle's reply."""
-    if not settings.sub:
+    """Check the files as `utils/submission.py check` does, send them, and print Kaggle's replies."""
+    if not any(settings.subs):
         raise UsageError("expected a file to submit, such as: make submit FILE=submissions/final.csv")
     _check_name(settings.competition)
-    _check(settings)
+    for sub in settings.subs:
+        _check(sub, settings)
     client = find_client()
     check_token()
-    message = settings.message or Path(settings.sub).name
-    words = ["competitions", "submit", settings.competition, f"--file={settings.sub}", f"--message={message}"]
-    print(ask_kaggle(client, words))
+    for sub in settings.subs:
+        message = settings.message or Path(sub).name
+        words = ["competitions", "submit", settings.competition, f"--file={sub}", f"--message={message}"]
+        print(ask_kaggle(client, words))
 
 
 def _check_name(competition: str) -> None:
@@ -156,21 +158,19 @@ def _tell_layout(folder: Path) -> None:
     print(f"next: python utils/stack_and_save.py --data_dir {folder}")
 
 
-def _check(settings: SubmitSettings) -> None:
+def _check(sub: str, settings: SubmitSettings) -> None:
     """Print the problems of a submission; raise UserError if Kaggle would refuse it."""
     sample = sample_in(settings.data_dir)
-    header = header_of(sample or Path(settings.sub))
+    header = header_of(sample or Path(sub))
     if not header or not set(header).isdisjoint(RLE_COLUMNS):
-        check(CheckSettings(settings.sub, None, settings.shape, settings.data_dir, settings.format))
+        check(CheckSettings(sub, None, settings.shape, settings.data_dir, settings.format))
         return
     if sample is None:
-        raise UserError(
-            f"--data_dir {settings.data_dir}: no sample submission to check {settings.sub} against; put it there"
-        )
-    verdict = check_class_submission(settings.sub, sample, _labels(settings.sub, sample), exclusive=False)
+        raise UserError(f"--data_dir {settings.data_dir}: no sample submission to check {sub} against; put it there")
+    verdict = check_class_submission(sub, sample, _labels(sub, sample), exclusive=False)
     print(verdict.as_text())
     if verdict.problems:
-        raise UserError(f"{settings.sub}: not valid, {len(verdict.problems)} problems")
+        raise UserError(f"{sub}: not valid, {len(verdict.problems)} problems")
 
 
 def _labels(path: str, sample: Path) -> list[str]:

@@ -181,6 +181,13 @@ def test_submit_checks_first(kaggle, tmp_path):
     ]
     words = ["competitions", "submit", TGS, "--file=x.csv", "--message=x.csv"]
     assert (kaggle / "args").read_text().splitlines() == words
+    (tmp_path / "y.csv").write_text(good.replace("c,5 2 9 1\n", ""))
+    (kaggle / "args").unlink()
+    assert_refused(run("submit", "x.csv", "y.csv", cwd=tmp_path), 1, "y.csv", "not valid")
+    assert not (kaggle / "args").exists()  # nothing is sent unless all files are valid
+    (tmp_path / "y.csv").write_text(good)
+    done = run("submit", "x.csv", "y.csv", cwd=tmp_path)
+    assert (done.returncode, done.stdout.count("Successfully submitted")) == (0, 2)
 
 
 def test_submit_also_checks_classes(kaggle, tmp_path):

@@ -2,19 +2,21 @@
 
 import re
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.masks import blobs, files_in, submit, write_masks, write_packed
 
 from utils.competition.submission_check import check_submission
-from utils.competition.submission_writing import timestamped, write_submission
+from utils.competition.submission_names import named_after, timestamped
+from utils.competition.submission_writing import write_submission
 from utils.core.errors import UserError
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
 from utils.core.tables import read_table
 from utils.data.packed_data import shapes_of
 from utils.data.rle import decode, encode
-from utils.masks.mask_file import binarize, open_masks
+from utils.masks.mask_file import PredictionInfo, binarize, open_masks
 
 GOOD = "id,rle_mask\na,1 3\nb,\nc,5 2 9 1\n"
 SAMPLE = "id,rle_mask\na,1 1\nb,1 1\nc,1 1\n"
@@ -146,13 +148,31 @@ def test_timestamped_never_overwrites(tmp_path, monkeypatch):
         def now(cls):
             return cls(2031, 2, 3, 4, 5, 59)
 
-    monkeypatch.setattr("utils.core.files.datetime", Clock)
+    monkeypatch.setattr("utils.competition.submission_names.datetime", Clock)
     names = []
     for _ in range(3):
         path = timestamped(tmp_path, "two nets")
         path.write_text("")
         names.append(path.name)
-    assert names == [f"two nets_2031-02-03_04:05{more}.csv" for more in ("", "_2", "_3")]
+    assert names == [f"two nets_2031-02-03_04-05{more}.csv" for more in ("", "_2", "_3")]
+
+
+@pytest.mark.parametrize(
+    ("runs", "name"),
+    [
+        (["a_fold0"], "a_fold0_tta"),
+        (["a_fold0", "a_fold0", "b"], "a_fold0+b_tta"),
+        ([f"a_fold{fold}" for fold in range(5)], "a_fold0+4_more_tta"),
+        ([], "mean_tta"),
+    ],
+)
+def test_a_submission_can_be_named_after_its_weights(tmp_path, runs, name):
+    for run in runs:
+        (tmp_path / run).mkdir(exist_ok=True)
+        (tmp_path / run / "config.json").write_text("{}")
+    snapshots = tuple(str(tmp_path / run / "snapshots" / "epoch_1.loss_0.1.iout_0.9") for run in runs)
+    assert named_after("{weights}_tta", PredictionInfo(snapshots=snapshots), Path("mean.npy")) == name
+    assert named_after("final", PredictionInfo(snapshots=snapshots), Path("mean.npy")) == "final"
 
 
 def finish(masks, folder, fn="sub", data_dir=None, th=0.5, min_area=0):

@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 
 from utils.competition.submission_check import Verdict
+from utils.competition.submission_names import named_after, timestamped
 from utils.core.errors import UserError
-from utils.core.files import timestamped, whole_file
+from utils.core.files import whole_file
 from utils.core.tables import read_table, write_table
 from utils.masks.probability_file import Probabilities
 from utils.scoring.class_metrics import CLIP
@@ -46,7 +47,7 @@ def write_class_submission(
         probabilities: probabilities of N images and K classes.
         thresholds: threshold of each class for the style `names`; None: .5 for all.
         sample: the sample submission; None if there is none.
-        submission_dir: folder for the file, which `utils.core.files.timestamped` names.
+        submission_dir: folder for the file, which `timestamped` names.
         fn: start of the file name.
 
     Returns:
@@ -65,7 +66,7 @@ def write_class_submission(
     ids = wanted if set(wanted) == set(ids) else ids
     row_of = {name: row for row, name in enumerate(probabilities.ids)}
     array = probabilities.array[[row_of[name] for name in ids]]
-    path = timestamped(submission_dir, fn)
+    path = timestamped(submission_dir, named_after(fn, probabilities.info, probabilities.path))
     with whole_file(path) as part:
         cells = _cells(style, array, labels, header[1:], thresholds)
         write_table(part, dict(zip(header, [ids, *cells], strict=True)))

@@ -8,8 +8,9 @@ import numpy as np
 
 from utils.competition.decisions import MaskDecisions
 from utils.competition.submission_check import check_submission, read_ids
+from utils.competition.submission_names import named_after, timestamped
 from utils.core.errors import UserError
-from utils.core.files import timestamped, whole_file
+from utils.core.files import whole_file
 from utils.core.prediction_settings import SubmissionSettings
 from utils.data.image_ids import stem_of
 from utils.data.packed_data import PackedImages, Shapes, open_packed
@@ -53,7 +54,7 @@ def write_mask_submission(
     empty = {*(gated_out or ()), *constant}
     cleaned = PostProcessed(masks, decisions.how, images.shapes, images.image_of, empty)
     ids = _ordered(masks.ids, sample)
-    path = timestamped(settings.submission_dir, settings.fn)
+    path = timestamped(settings.submission_dir, named_after(settings.fn, masks.info, masks.path))
     if form.of_instances:
         rows = instance_rows(cleaned, ids, _write_label_maps(cleaned), form.by_row, settings.label_pngs)
         how = _describe_instances(decisions)
