@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := uv==0.13.8
+CRF := pydensecrf2==1.1
 # Python keeps its bytecode even if the shell forbids it: without it, importing torch and smp takes 24 s instead of 7.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format lock bench-env notebook tensorboard report download-data submit build shell clean
+.PHONY: demo test lint format lock crf bench-env notebook tensorboard report download-data submit build shell clean
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
@@ -31,6 +32,10 @@ format: .venv/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Install the package of --crf. It is compiled here, which takes a C++ compiler and half a minute.
+crf: .venv/ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(CRF)
+
 # The environment of bench/throughput.py: the same packages, and the peers that it measures.
 bench-env: .venv-bench/ready
 
@@ -55,7 +60,8 @@ tensorboard: .venv/ready
 report: .venv/ready
 	$(BIN)/python report.py $(RUNS)
 
-# Kaggle by its own client, which needs a token. Values are passed in environment variables, so they may hold quotes.
+# Kaggle by its own client, which needs a token. Values are passed in environment variables, so they may hold quotes;
+# make submit FILES="a.csv b.csv" submits several files.
 COMPETITION ?= tgs-salt-identification-challenge
 DATA ?= data
 download-data submit: export COMPETITION := $(COMPETITION)
@@ -65,7 +71,7 @@ download-data: .venv/ready
 	$(BIN)/python utils/contest.py download --competition "$$COMPETITION" --data_dir "$$DATA"
 
 submit: .venv/ready
-	$(BIN)/python utils/contest.py submit "$$FILE" --competition "$$COMPETITION" --data_dir "$$DATA" --message "$$MESSAGE"
+	$(BIN)/python utils/contest.py submit $(if $(FILES),$(FILES),"$$FILE") --competition "$$COMPETITION" --data_dir "$$DATA" --message "$$MESSAGE"
 
 # Docker: build the image, or start a shell in it (GPU=1: with GPUs). Files written there belong to the calling user.
 COMPOSE = $(or $(shell docker version >/dev/null 2>&1 && \

@@ -155,7 +155,7 @@ def test_crf_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(crf, "find_spec", lambda name: None)
     write_masks(tmp_path / "m.npy", ["a"], np.ones((1, 5, 7), np.float32), data_dir="gone", part="test")
     done = run_here("predict_fold_avg.py", "m.npy", "--masks_fn", "x.npy", "--crf", cwd=tmp_path)
-    assert_refused(done, 2, "--crf", "pip install -e '.[crf]'")
+    assert_refused(done, 2, "--crf", "run: make crf")
     assert not (tmp_path / "x.npy").exists()
 
 

@@ -4,7 +4,7 @@ The steps, in this order:
 
 1. `crf` refines the probabilities along the image's edges, before the threshold is applied. It is the dense conditional
    random field of Krähenbühl and Koltun (NIPS 2011) in pydensecrf2, an optional dependency that needs a C++ compiler
-   (`pip install -e '.[crf]'`).
+   (`make crf`).
 2. Masks: `min_area` empties masks with fewer pixels, counted before holes are filled because the threshold was fitted
    that way; then `fill_holes` fills background that the mask encloses. Instances: they are grown from seeds above
    `seed_th`, their holes are filled, and then those with fewer pixels are removed (utils/masks/instances.py).
@@ -134,7 +134,7 @@ USUAL = Potentials()
 def need_crf() -> None:
     """Raise UsageError with the install command if pydensecrf2 is not installed."""
     if find_spec("pydensecrf") is None:
-        raise UsageError("--crf: needs pydensecrf2, which is not installed; run: pip install -e '.[crf]'")
+        raise UsageError("--crf: needs pydensecrf2, which is not installed; run: make crf")
 
 
 def refined(probabilities: np.ndarray, image: np.ndarray, potentials: Potentials = USUAL) -> np.ndarray:
