@@ -1,38 +1,79 @@
-"""Test that the README and the pages in docs/ agree with the code."""
+"""README and docs keep up with the code."""
 
+import importlib
 import re
+import shlex
 import subprocess
-from importlib import import_module
+import sys
 
+import pytest
 from helpers.scripts import ROOT, run_script
 
 from utils.core.settings import flat_names
 
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+sys.path.insert(0, str(ROOT / "docs"))
 
 
-def test_the_page_of_flags_has_every_flag():
-    page = (ROOT / "docs" / "flags_and_files.md").read_text()
-    known: set[str] = set()
+def settings_by_script():
+    """Settings of every script: "train.py" -> [TrainSettings], "utils/share.py" -> [PushSettings, PullSettings]."""
+    found = {}
     for path in (*sorted(ROOT.glob("*.py")), *sorted((ROOT / "utils").glob("*.py"))):
-        if 'if __name__ == "__main__"' not in path.read_text():
-            continue
-        module = import_module(f"utils.{path.stem}" if path.parent.name == "utils" else path.stem)
-        kinds = [kind for name, kind in vars(module).items() if name.endswith("Settings")]
-        assert kinds, path
-        known |= {flag for kind in kinds for flag in flat_names(kind)}
-    assert {"crop", "border", "target", "gate", "gate_probs", "fold", "kind", "truth"} <= known
-    known -= {"sub", "masks", "snapshot", "experiment", "experiments", "url"}  # positional arguments
-    missing = [name for name in known if not re.search(rf"--{name}(?!\w)", page)]
-    assert missing == []
+        if 'if __name__ == "__main__"' in path.read_text():
+            script = path.relative_to(ROOT).as_posix()
+            module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+            found[script] = [kind for name, kind in vars(module).items() if name.endswith("Settings")]
+    return found
 
 
-def test_files_that_the_readme_names_exist():
-    for name in re.findall(r"\]\(([^)#]+)\)", README):
+def test_the_tables_of_flags_are_current():
+    write_flags = importlib.import_module("write_flags")
+    assert write_flags.PAGE.read_text() == write_flags.page(write_flags.PAGE.read_text()), (
+        "run: python docs/write_flags.py"
+    )
+    assert set(write_flags.SCRIPTS) == set(settings_by_script())
+    assert "| `--fold` | `0` |" in write_flags.tables()
+
+
+def test_every_flag_in_the_commands_of_the_pages_is_a_flag_of_the_script():
+    known = {script: {"help"}.union(*map(flat_names, kinds)) for script, kinds in settings_by_script().items()}
+    checked = 0
+    for page in PAGES:
+        for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+                words = shlex.split(line, comments=True)
+                script = next((word for word in words if word in known), None)
+                if script is None:
+                    continue
+                after = words[words.index(script) + 1 :]
+                flags = {word[2:].partition("=")[0] for word in after if word.startswith("--")}
+                assert flags <= known[script], (page.name, line)
+                checked += 1
+    assert checked > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_the_pages_name_are_there(page):
+    for name in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not name.startswith("https://"):
+            assert (page.parent / name).exists(), name
+
+
+def test_the_tree_of_the_architecture_is_there():
+    tree = re.search(r"```\n(train\.py .*?)```", (ROOT / "docs" / "architecture.md").read_text(), flags=re.DOTALL)[1]
+    for name in re.findall(r"^([\w/]+(?:\.py|/))", tree, flags=re.MULTILINE):
         assert (ROOT / name).exists(), name
-    tree = re.search(r"```\n(train\.py .*?)```", README, flags=re.DOTALL)[1]
-    for name in re.findall(r"^(\w+(?:\.py|/))", tree, flags=re.MULTILINE):
-        assert (ROOT / name).exists(), name
+    packages = {f"utils/{path.parent.name}/" for path in (ROOT / "utils").glob("*/__init__.py")}
+    assert packages <= set(tree.split())
+    commands = re.search(r"the commands: ([\w ]+)", tree)[1].split()
+    assert {f"utils/{name}.py" for name in commands} == {name for name in settings_by_script() if "/" in name}
+
+
+def test_the_readme_fits_on_a_screen_and_a_bit():
+    assert len(README.splitlines()) <= 130
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert (ROOT / picture).stat().st_size <= 200_000
 
 
 def test_the_recipes_are_valid_and_print_their_usage():
