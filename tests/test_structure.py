@@ -131,3 +131,17 @@ def test_help_is_printed_and_a_misspelt_flag_is_an_error(script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_importing_a_script_imports_nothing_heavy(script):
     assert not loaded_by(f"import {script.removesuffix('.py')}") & HEAVY
+
+
+QUESTIONS = {"What", "Which", "Where", "How", "Whether", "Who", "When"}
+
+
+def test_docstrings_say_what_something_does_instead_of_asking():
+    opened = []
+    for path in FILES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            text = ast.get_docstring(node) if documented else None
+            if text and text.split()[0] in QUESTIONS:
+                opened.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert opened == []
