@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from utils.core.cli import run
 from utils.core.prediction_settings import PredictionSettings
-from utils.runs.run_folder import best_of_cycles, snapshots_in
+from utils.runs.run_folder import ensemble_snapshots, snapshots_in
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Predict the mean over the snapshots, and print a note if there is only one."""
-    snapshots = best_of_cycles(settings.snapshot_dir, settings.best)
+    snapshots = ensemble_snapshots(settings.snapshot_dir, settings.best)
     notes = []
     if len(snapshots) == 1 and settings.best is None:
         notes = [

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.core.arrays import array_writer
-from utils.core.files import whole_file, write_json
+from utils.core.files import atomic_file, write_json
 from utils.data.packed_data import PackedImages
 from utils.data.rle import encode
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
@@ -123,7 +123,7 @@ def write_instance_maps(
 def write_objects(path: Path, packed: PackedImages, found: Sequence[Found], best: Thresholds) -> None:
     """Write the submission: one row per object, and one row with an empty cell for an image without objects."""
     shapes = packed.sizes or [packed.shape] * len(packed.ids)
-    with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+    with atomic_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("ImageId", "EncodedPixels"))
         for name, labels in zip(packed.ids, label_maps(found, best, shapes, packed.shape), strict=True):

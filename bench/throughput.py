@@ -29,7 +29,7 @@ import numpy as np
 from utils import make_demo, make_folds, stack_and_save
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
-from utils.core.files import whole_file, write_json
+from utils.core.files import atomic_file, write_json
 from utils.core.names import pick
 
 NAMES = {
@@ -271,7 +271,7 @@ def draw(path: str, rates: Rates, about: str) -> None:
         axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()  # both plots share it
     figure.suptitle(f"U-Net resnet18, 128x128, batch 32; median and range over rounds\n{about}", fontsize=10)
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         figure.savefig(part, format="png", dpi=150)
 
 

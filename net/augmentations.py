@@ -71,7 +71,7 @@ class TrainAug:
             if crop:
                 window = crop.window(truth, image.shape[:2], size, generator)
                 image, truth = image[window], None if truth is None else truth[window]
-            fit = Fit.whole_factor(image.shape[:2], size)
+            fit = Fit.integer_factor(image.shape[:2], size)
             if truth is None:
                 return pad_to_square(change(image=fit.scale(image))["image"], size), None
             changed = change(image=fit.scale(image), mask=fit.scale(truth, nearest=True))

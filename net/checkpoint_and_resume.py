@@ -155,7 +155,7 @@ class Checkpoints:
         self.folder.summary.unlink(missing_ok=True)
         return state
 
-    def check_whole(self) -> None:
+    def check_resumable(self) -> None:
         """Raise UserError if the run has epochs but no state to resume from, as in a copy of a run."""
         if self.folder.state.is_file():
             return

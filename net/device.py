@@ -52,7 +52,7 @@ class Machine:
             torch.backends.cudnn.benchmark = benchmark
             torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
 
-    def own_randomness(self) -> AbstractContextManager[object]:
+    def preserved_random_state(self) -> AbstractContextManager[object]:
         """Return a context that may reseed torch's global generators; it restores their state at its end."""
         return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
@@ -63,7 +63,7 @@ class Machine:
         return torch.autocast(self.device.type, self.dtype)
 
     @property
-    def pays_to_predict(self) -> int:
+    def prediction_batch_size(self) -> int:
         """Batch size at which prediction is fastest; a larger one exceeds the cache of a CPU (bench/LEDGER.md)."""
         return 16 if self.device.type == "cpu" else 64
 

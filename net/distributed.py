@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.core.errors import ToldElsewhere, UserError
+from utils.core.errors import ReportedElsewhere, UserError
 from utils.core.interrupts import StopRequest
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Processes:
                     f"found {value}; use the same flags, data and type of processor on all machines"
                 )
 
-    def obey_stop(self, stop: StopRequest, message: str) -> None:
+    def raise_if_stopped(self, stop: StopRequest, message: str) -> None:
         """Raise Interrupted in all processes if one of them was asked to stop, as `StopRequest.obey` does."""
         if self.size > 1:
             asked = torch.tensor(stop.signal_number)  # a later signal takes effect at the next step, in all processes
@@ -146,7 +146,7 @@ def join_processes() -> Iterator[Processes]:
         yield Processes(rank, size, local_rank, dist.new_group(backend="gloo"))
     except Exception as error:
         if not _is_first_to_report(store):
-            raise ToldElsewhere(getattr(error, "exit_code", 1)) from error
+            raise ReportedElsewhere(getattr(error, "exit_code", 1)) from error
         raise
     finally:
         dist.destroy_process_group()

@@ -28,7 +28,7 @@ from net.predictor import Predictor, kind_of, rebuild, val_of
 from net.snapshot import SnapshotInfo, load_snapshot
 from net.tta import VIEWS
 from utils.core.errors import UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 from utils.scoring.stored_thresholds import read_class_thresholds, read_instance_rules, read_threshold, run_folder_of
 
 LEAST = STEP + 1
@@ -175,7 +175,7 @@ def _written(predictor: Predictor, fit: Fit | None, origin: dict[str, Any], to: 
         module, shapes, free = OneSize(predictions, fit), [fit.shape], {0: ("batch", 1)}
     about = {**_interface(predictor.kind, channels, fit), **origin}
     example = torch.from_numpy(_planes(_images(2, shapes[0], channels), predictor.val))
-    with whole_file(out) as part:
+    with atomic_file(out) as part:
         with _in_one_line(to, about["arch"]):
             part.write_bytes(FORMATS[to].write(module.eval(), example, free, about))
         with _in_one_line(to, about["arch"]):

@@ -31,7 +31,7 @@ class Fit:
     width: int
 
     @classmethod
-    def whole_factor(cls, shape: tuple[int, int], size: int) -> "Fit":
+    def integer_factor(cls, shape: tuple[int, int], size: int) -> "Fit":
         """Enlarge by the largest integer factor that fits (101 -> 202 in 256); shrink only if larger than `size`."""
         longest = max(shape)
         factor = size // longest if longest <= size else size / longest
@@ -113,9 +113,9 @@ class ValAug:
 
 
 VAL_AUGS: dict[str, ValAug] = {
-    "val_128": ValAug(128, Fit.whole_factor),
+    "val_128": ValAug(128, Fit.integer_factor),
     "val_128_resize": ValAug(128, Fit.stretched),
-    "val_256": ValAug(256, Fit.whole_factor),
+    "val_256": ValAug(256, Fit.integer_factor),
     "val_native": ValAug(None, Fit.native),
 }
 

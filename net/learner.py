@@ -34,7 +34,7 @@ class Learner:
     """Mean of weights that predicts instead of the network."""
     grad_clip: float | None = None
     """Maximum Euclidean norm of the gradient over all weights; a longer gradient is scaled down to it."""
-    skip_bad: bool = False
+    skip_non_finite: bool = False
     """Skip a step if its loss or gradient is not finite."""
     _loss: Tensor | None = None
     _statistics: list[Tensor] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Learner:
         """
         device = self.machine.device
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        if self.skip_bad and self._loss is None:
+        if self.skip_non_finite and self._loss is None:
             self._statistics = [buffer.clone() for buffer in self.network.buffers()]
         with self.machine.autocast():
             output = self.network(normalised(images))
@@ -72,7 +72,7 @@ class Learner:
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
         self.processes.sum_over([loss, *gradients])
         self.scaler.unscale_(self.optimizer)
-        skipped = self.skip_bad and not self._is_finite(loss, gradients)
+        skipped = self.skip_non_finite and not self._is_finite(loss, gradients)
         if skipped:  # undo the update of BatchNorm's statistics as well
             for buffer, before in zip(self.network.buffers(), self._statistics, strict=True):
                 buffer.copy_(before)
@@ -152,5 +152,5 @@ def new_learner(
         processes=processes,
         average=Average(network, decay, from_epoch) if step.average else None,
         grad_clip=step.grad_clip,
-        skip_bad=step.on_nan == "skip",
+        skip_non_finite=step.on_nan == "skip",
     )

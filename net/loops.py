@@ -20,7 +20,7 @@ from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar, progress_bar
 from utils.data.packed_data import PackedImages
 
-STEPS_BETWEEN_LOOKS = 10  # steps after which the loss is read, because each read waits for the device
+STEPS_BETWEEN_LOSS_READS = 10  # steps after which the loss is read, because each read waits for the device
 
 
 def fit(
@@ -38,7 +38,7 @@ def fit(
     learner.network.train()
     total, seen, steps, skipped = torch.zeros((), device=learner.machine.device), 0, 0, 0
     for microbatch, (images, targets) in zip(batches.microbatches(), loader, strict=True):
-        learner.processes.obey_stop(stop, how_to_resume)
+        learner.processes.raise_if_stopped(stop, how_to_resume)
         learner.learn(images, targets, microbatch.batch_size)
         if not microbatch.last:
             continue
@@ -47,7 +47,7 @@ def fit(
             skipped += 1
         else:
             total, seen = total + loss * microbatch.batch_size, seen + microbatch.batch_size
-        show_loss = seen and steps % STEPS_BETWEEN_LOOKS == 0
+        show_loss = seen and steps % STEPS_BETWEEN_LOSS_READS == 0
         bar.add(microbatch.batch_size, finite(float(total) / seen, bar.title, how_to_resume) if show_loss else None)
     if not seen:
         advice = "try a lower learning rate or --precision float32"

@@ -15,7 +15,7 @@ from net.loops import predict
 from net.network_kinds import ImageKind, Kind
 from net.predictor import Predictor, load_predictors
 from net.snapshot import SnapshotInfo
-from net.tiles import TILES_DIFFER, sees_whole_image, tiles_for
+from net.tiles import TILES_NOTE, sees_whole_image, tiles_for
 from net.tta import View, view_names, views_by_name
 from utils.competition.after_prediction import finish_classes, finish_masks
 from utils.competition.decisions import ClassDecisions, MaskDecisions, decide_classes, decide_masks
@@ -73,7 +73,7 @@ def predict_and_submit(
         decisions = _decide(job, settings, [run_folder_of(path) for path in snapshots])
         gate = _load_gate(settings, job, here) if settings.gate.gate else []
         if settings.predict.tile and any(sees_whole_image(one.network) for one in job.predictors):
-            notes = (*notes, TILES_DIFFER)
+            notes = (*notes, TILES_NOTE)
         notes = (*notes, *_unseen_views(job))
         if processes.is_main:
             for note in (*notes, *decisions.notes):
@@ -99,7 +99,10 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
     if flags.batch_size is not None and flags.batch_size < 1:
         raise UsageError(f"--batch_size {flags.batch_size}: expected 1 or more")
     packed = open_packed(flags.data_dir, "train" if flags.part == "val" else "test")
-    tiles, batch_size = tiles_for(flags.tile, flags.overlap, packed.shape), flags.batch_size or here.pays_to_predict
+    tiles, batch_size = (
+        tiles_for(flags.tile, flags.overlap, packed.shape),
+        flags.batch_size or here.prediction_batch_size,
+    )
     predictors, infos = load_predictors(snapshots, here, packed, flags.arch)
     rows = np.arange(len(packed.ids))
     if flags.part == "val":
@@ -115,7 +118,7 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
         exclusive=kind.exclusive if isinstance(kind, ImageKind) else None,
     )
     if tiles:
-        predictors = [replace(predictor, tiles=tiles, at_once=batch_size) for predictor in predictors]
+        predictors = [replace(predictor, tiles=tiles, tile_batch_size=batch_size) for predictor in predictors]
         batch_size = len(views)  # one image at a time, because its tiles fill the batch
     return Job(predictors, infos, packed, rows, views, batch_size, info)
 
@@ -204,7 +207,7 @@ def _write_gate(
 
     Returns None in all processes except the main one.
     """
-    batch_size = settings.predict.batch_size or here.pays_to_predict
+    batch_size = settings.predict.batch_size or here.prediction_batch_size
     found = list(predict(gate, job.packed.images, job.rows, views_by_name("null"), batch_size, processes))
     if not processes.is_main:
         return None

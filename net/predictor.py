@@ -30,7 +30,7 @@ class Predictor:
     machine: Machine
     tiles: Tiles | None = None
     """Tiles that images are cut into; None to predict whole images."""
-    at_once: int = 1
+    tile_batch_size: int = 1
     """Number of tiles that the network sees at a time, all views counted."""
 
     def output(self, images: Tensor) -> Output:
@@ -62,8 +62,10 @@ class Predictor:
         at_size = fitted(images, fit)
         if self.tiles is None:
             return self.kind.at_image_size(self._mean(at_size, views), fit)
-        planes, at_once = len(self.kind.outputs), max(1, self.at_once // len(views))
-        whole = [self.tiles.blended(image, planes, lambda cut: self._mean(cut, views), at_once) for image in at_size]
+        planes, tile_batch_size = len(self.kind.outputs), max(1, self.tile_batch_size // len(views))
+        whole = [
+            self.tiles.blended(image, planes, lambda cut: self._mean(cut, views), tile_batch_size) for image in at_size
+        ]
         return self.kind.at_image_size(torch.stack(whole), fit)
 
     def _mean(self, images: Tensor, views: Sequence[View]) -> Tensor:

@@ -39,7 +39,7 @@ class Reporter:
             improved: measures that reached their best value of the cycle.
             skipped: steps that were skipped because their loss or gradient was not finite.
         """
-        self.left.epoch_took(row["seconds"])
+        self.left.epoch_finished(row["seconds"])
         self.tracking.epoch(row)
         scores = "  ".join(f"{name} {row[name]:.4f}" for name in row if name not in ("epoch", "cycle", *NO_RESULTS))
         n_epochs, epoch = self.flags["n_epochs"], row["epoch"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.core.errors import UsageError, UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 from utils.core.records import from_plain, to_plain
 
 FORMAT = 1
@@ -74,7 +74,7 @@ class Snapshot:
 
 def write(path: str | Path, values: dict[str, Any]) -> None:
     """Write tensors and plain values to a file, completely or not at all."""
-    with whole_file(path) as part, open(part, "wb") as file:
+    with atomic_file(path) as part, open(part, "wb") as file:
         try:
             torch.save(values, file)
         except RuntimeError as error:  # torch reports a full disk as a RuntimeError

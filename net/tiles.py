@@ -66,14 +66,16 @@ class Tiles:
                 weights[-self.overlap :] = torch.minimum(weights[-self.overlap :], rise.flip(0))
         return weights
 
-    def blended(self, image: Tensor, channels: int, predict: Callable[[Tensor], Tensor], at_once: int) -> Tensor:
+    def blended(
+        self, image: Tensor, channels: int, predict: Callable[[Tensor], Tensor], tile_batch_size: int
+    ) -> Tensor:
         """Predict a large image tile by tile, and blend the predictions.
 
         Args:
             image: (C, H, W) uint8; the sides are multiples of 32 and at least the size of a tile.
             channels: K, the number of planes of a prediction.
             predict: function from tiles (b, C, size, size) uint8 to predictions (b, K, size, size) float32.
-            at_once: number of tiles in a call of `predict`.
+            tile_batch_size: number of tiles in a call of `predict`.
 
         Returns:
             (K, H, W) float32: the mean over tiles, weighted by their windows.
@@ -81,8 +83,8 @@ class Tiles:
         height, width = image.shape[1:]
         corners = [(top, left) for top in self.starts(height) for left in self.starts(width)]
         total, weight = torch.zeros(channels, height, width), torch.zeros(height, width)
-        for start in range(0, len(corners), at_once):
-            some = corners[start : start + at_once]
+        for start in range(0, len(corners), tile_batch_size):
+            some = corners[start : start + tile_batch_size]
             cut = [image[:, top : top + self.size, left : left + self.size] for top, left in some]
             for (top, left), planes in zip(some, predict(torch.stack(cut)).cpu(), strict=True):
                 window = self.window(top, height)[:, None] * self.window(left, width)[None, :]
@@ -92,7 +94,7 @@ class Tiles:
         return total / weight
 
 
-TILES_DIFFER = (
+TILES_NOTE = (
     "--tile: this network has parts that look at the whole image (global pooling or normalisation, as in scSE); in a "
     "tile they see only the tile, so masks and scores may differ from those of whole images"
 )

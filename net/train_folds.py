@@ -24,7 +24,7 @@ from utils.data.folds import fold_numbers
 from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.mask_file import PredictionInfo, open_masks
 from utils.masks.probability_file import open_probabilities
-from utils.runs.notifications import addresses, check_notify, telling
+from utils.runs.notifications import addresses, check_notify, notifying
 from utils.runs.run_folder import RunFolder, find_snapshots, snapshots_in
 from utils.runs.trackers import check_tracker
 
@@ -57,7 +57,7 @@ def train_run(
     check_notify(urls)
     check_tracker(settings.reporting.tracker)
     here = machine(settings.machine, processes.local_rank)
-    with telling(urls, settings.run.path) as notify, here.tuned(), here.own_randomness():
+    with notifying(urls, settings.run.path) as notify, here.tuned(), here.preserved_random_state():
         summary = prepare(settings, make_task, processes).train(request)
         notify(summary)
     return summary
@@ -91,7 +91,9 @@ def train_all_folds(settings: TrainSettings, make_task: MakeTask, processes: Pro
             if processes.is_main and not settings.reporting.quiet:
                 print(f"{folder.path}: finished")
             continue
-        processes.obey_stop(stop, f"{folder.path} was not started; run the same command again to continue with it")
+        processes.raise_if_stopped(
+            stop, f"{folder.path} was not started; run the same command again to continue with it"
+        )
         summary = train_run(of_fold, make_task, processes, stop)
     return {**summary, **processes.on_main(lambda: _join(base, folds, settings, make_task))}
 

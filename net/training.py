@@ -34,9 +34,9 @@ from utils.core.training_settings import TrainSettings
 from utils.data.packed_data import PackedImages
 from utils.masks.mask_file import PendingPredictions, PredictionInfo
 from utils.runs.run_folder import stored_flags
-from utils.runs.status import check_free, kept_status
+from utils.runs.status import check_free, tracked_status
 
-QUICK_TO_READ = 2**30  # bytes; empty masks are counted at the start of a run only if all masks take less than this
+COUNT_EMPTY_LIMIT = 2**30  # bytes; empty masks are counted at the start of a run only if all masks take less than this
 
 
 class Epoch(NamedTuple):
@@ -87,7 +87,7 @@ class Run:
         with self._reporting() if processes.is_main else nullcontext() as report:
             with (
                 stop_requests(request) as stop,
-                kept_status(checkpoints.folder.path) if processes.is_main else nullcontext(),
+                tracked_status(checkpoints.folder.path) if processes.is_main else nullcontext(),
             ):
                 for number in range(checkpoints.progress.epoch, learn.n_epochs):
                     if number % self.epochs_in_cycle == 0 and number:
@@ -122,7 +122,7 @@ class Run:
         planned = learn.scheduler in PLANNED or self.settings.step.cycles > 1
         if resume:
             check_free(self.checkpoints.folder.path)
-            self.checkpoints.check_whole()
+            self.checkpoints.check_resumable()
         self.checkpoints.folder.begin(to_flat(self.settings), resume, {"n_epochs"} if planned else set())
         return self.checkpoints.resume(learn.n_epochs) if resume else None
 
@@ -225,7 +225,7 @@ class Run:
     def _first_line(self) -> str:
         rows, masks = self.batches.rows, self.packed.masks
         images = f"{len(rows)} images"
-        if masks is not None and masks.nbytes < QUICK_TO_READ:
+        if masks is not None and masks.nbytes < COUNT_EMPTY_LIMIT:
             images += f" ({sum(not masks[row].any() for row in rows)} empty)"
         return (
             f"{self.machine}{self._and_processes()} | {self.settings.net.arch} | fold {self.settings.data.fold}: "

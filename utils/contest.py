@@ -18,7 +18,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from utils.competition.class_submission import NUMBER, check_class_submission
-from utils.competition.kaggle import BrokenArchive, ask_kaggle, check_token, find_client, unzip_all
+from utils.competition.kaggle import BrokenArchive, check_token, find_client, run_client, unzip_all
 from utils.competition.submission_check import sample_in
 from utils.core.cli import run_commands
 from utils.core.errors import Interrupted, UsageError, UserError
@@ -78,7 +78,7 @@ def download(settings: DownloadSettings) -> None:
     work = folder / WORK / settings.competition
     work.mkdir(parents=True, exist_ok=True)
     try:
-        ask_kaggle(client, ["competitions", "download", settings.competition, "--path", str(work)])
+        run_client(client, ["competitions", "download", settings.competition, "--path", str(work)])
         names = _unpack(work, folder)
         shutil.rmtree(work)
     except KeyboardInterrupt:
@@ -104,7 +104,7 @@ def submit(settings: SubmitSettings) -> None:
     for sub in settings.subs:
         message = settings.message or Path(sub).name
         words = ["competitions", "submit", settings.competition, f"--file={sub}", f"--message={message}"]
-        print(ask_kaggle(client, words))
+        print(run_client(client, words))
 
 
 def _check_name(competition: str) -> None:

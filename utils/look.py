@@ -13,7 +13,7 @@ import numpy as np
 from utils.competition.decisions import instance_rules, mask_threshold
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 from utils.core.prediction_settings import RuleSettings
 from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.drawing import coloured, labelled
@@ -81,7 +81,7 @@ def main(settings: Settings) -> None:
     from PIL import Image
 
     titles = (*TITLES[:3], "objects") if settings.objects else TITLES
-    with whole_file(settings.out) as part:
+    with atomic_file(settings.out) as part:
         Image.fromarray(labelled(rows, titles)).save(part, format="PNG")
     print(f"{settings.out}: {len(rows)} images, best to worst, at threshold {th:.6g} ({origin})")
 

@@ -21,7 +21,7 @@ from tyro.conf import Positional, arg
 
 from utils.core.cli import run_commands
 from utils.core.errors import UsageError, UserError
-from utils.core.files import read_json, whole_file, write_json
+from utils.core.files import atomic_file, read_json, write_json
 from utils.core.progress import progress_bar
 from utils.runs.remote_folder import RemoteFolder, Seen, remote_folder, without_password
 from utils.runs.shared_files import (
@@ -191,7 +191,7 @@ def _check_folder(folder: Path, files: Sequence[SharedFile], missing: Sequence[S
 
 def _fetch(remote: RemoteFolder, file: SharedFile, path: Path, seen: Seen) -> None:
     """Fetch one file; it appears under its name only if its size and checksum match the manifest."""
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         size = remote.size(file.name)
         if size == file.size:
             remote.fetch(file.name, part, seen)

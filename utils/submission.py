@@ -109,7 +109,7 @@ def score(settings: ScoreSettings) -> None:
     print(f"all masks empty     {means[2]:.5f}")
     print(f"mean IoU            {means[3]:.5f}")
     if means[1] > means[0]:
-        print(f"warning: {form.wrong_order.format(f'would score {means[1]:.5f}')}")
+        print(f"warning: {form.other_order_hint.format(f'would score {means[1]:.5f}')}")
 
 
 def _score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:

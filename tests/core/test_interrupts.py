@@ -17,6 +17,6 @@ def test_a_signal_that_arrives_while_the_processes_synchronise_is_not_lost(monke
         stop.signal_number = next(arriving, stop.signal_number)
 
     monkeypatch.setattr("net.distributed.dist.all_reduce", all_reduce)
-    processes.obey_stop(stop, "before the other processes know")
+    processes.raise_if_stopped(stop, "before the other processes know")
     with pytest.raises(Interrupted, match="all processes know"):
-        processes.obey_stop(stop, "all processes know")
+        processes.raise_if_stopped(stop, "all processes know")

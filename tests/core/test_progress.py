@@ -71,12 +71,12 @@ def test_the_time_left_takes_the_weight_of_each_epoch_into_account():
     left = TimeLeft([1, 1, 4, 4])
     assert left.seconds() is None
     assert left.seconds(share=0.5, elapsed=10) == pytest.approx(10 + 20 + 80 + 80)
-    left.epoch_took(30)
+    left.epoch_finished(30)
     assert left.seconds() == pytest.approx(30 + 120 + 120)
     assert left.seconds(share=0.5, elapsed=12) == pytest.approx(18 + 240)
     assert left.seconds(share=0.9, elapsed=50) == pytest.approx(240)
     for seconds in (30, 130, 125):
-        left.epoch_took(seconds)
+        left.epoch_finished(seconds)
     assert left.seconds() == 0
 
 

@@ -26,5 +26,5 @@ def new_run(path, n_epochs_logged=0):
 
 def patience(monkeypatch):
     """Make runs wait for their tracker without a timeout or a message, so that a busy machine changes no output."""
-    for name in ("SECONDS_FINISHED", "SECONDS_BROKEN_OFF", "SECONDS_IN_SILENCE"):
+    for name in ("SECONDS_FINISHED", "SECONDS_BROKEN_OFF", "SECONDS_BEFORE_NOTICE"):
         monkeypatch.setattr(trackers, name, HANGS)

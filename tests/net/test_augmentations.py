@@ -46,7 +46,7 @@ def test_padding_alone_leaves_the_image_untouched_and_reflects_it():
 
 
 def test_an_image_is_enlarged_by_the_largest_whole_factor_and_shrunk_only_if_larger():
-    sizes = {shape: Fit.whole_factor(shape, 256) for shape in [(101, 101), (256, 256), (60, 100), (512, 256)]}
+    sizes = {shape: Fit.integer_factor(shape, 256) for shape in [(101, 101), (256, 256), (60, 100), (512, 256)]}
     found = {shape: (fit.height, fit.width) for shape, fit in sizes.items()}
     expected = {(101, 101): (202, 202), (256, 256): (256, 256), (60, 100): (120, 200), (512, 256): (256, 128)}
     assert found == expected

@@ -109,7 +109,7 @@ def net():
 def test_tiles_agree_with_the_whole_image_away_from_their_edges(size, overlap, views):
     images = np.random.default_rng(1).integers(0, 256, (2, 150, 170, 3), dtype=np.uint8)
     whole = Predictor(net(), PixelKind("border", ("mask", "border")), VAL_AUGS["val_native"], CPU)
-    tiled = Predictor(whole.network, whole.kind, whole.val, CPU, Tiles(size, overlap), at_once=3)
+    tiled = Predictor(whole.network, whole.kind, whole.val, CPU, Tiles(size, overlap), tile_batch_size=3)
     expected, found = (predictor.predict(images, views_by_name(views)) for predictor in (whole, tiled))
     assert found.shape == expected.shape == (2, 2, 150, 170)
     difference = (found - expected).abs().amax((0, 1))
@@ -130,7 +130,7 @@ def test_tiles_cover_everything_and_their_windows_are_smooth():
     assert torch.allclose(middle + middle.roll(64), torch.ones(128))  # the weights of neighbours add up to 1
     assert tiles.window(0, 320)[0] == 1  # full weight at the edge of the image
     flat = torch.randint(0, 255, (3, 160, 192), dtype=torch.uint8)
-    blended = tiles.blended(flat, 3, lambda cut: cut.float(), at_once=2)
+    blended = tiles.blended(flat, 3, lambda cut: cut.float(), tile_batch_size=2)
     assert torch.allclose(blended, flat.float(), atol=1e-3)
 
 
@@ -148,7 +148,9 @@ def test_a_tiled_prediction_is_the_weighted_mean_of_the_predictions_for_the_tile
     """This also holds for the default network, whose predictions depend on the whole image or tile."""
     predictor, tiles, views = predictor_of("unet_resnet34_v1"), Tiles(64, 32), views_by_name("null")
     images = np.random.default_rng(2).integers(0, 256, (1, 96, 128, 3), dtype=np.uint8)
-    tiled = Predictor(predictor.network, predictor.kind, predictor.val, CPU, tiles, at_once=4).predict(images, views)
+    tiled = Predictor(predictor.network, predictor.kind, predictor.val, CPU, tiles, tile_batch_size=4).predict(
+        images, views
+    )
     total, weight = np.zeros((96, 128)), np.zeros((96, 128))
     for top in (0, 32):
         for left in (0, 32, 64):

@@ -163,7 +163,7 @@ def spoilt(bad_calls, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_skipped_step_leaves_no_trace(value):
     """Steps 1 and 4 of 6 are bad: weights and BatchNorm's statistics are as after the other four steps."""
-    learner = build(norm=True, loss=spoilt({1, 4}, value), skip_bad=True, ema=0.6)
+    learner = build(norm=True, loss=spoilt({1, 4}, value), skip_non_finite=True, ema=0.6)
     mean, skipped = epoch(learner)
     good = build(norm=True, ema=0.6)
     losses, seen = [], 0
@@ -183,7 +183,7 @@ def test_a_bad_loss_stops_the_run_unless_it_is_skipped_and_an_epoch_without_a_go
     with pytest.raises(UserError, match="the loss is nan; try a lower learning rate, --grad_clip 1, --on_nan skip"):
         epoch(build(loss=spoilt({2}, float("nan"))))
     with pytest.raises(UserError, match="no step had a finite loss"):
-        epoch(build(loss=spoilt(set(range(1000)), float("nan")), skip_bad=True))
+        epoch(build(loss=spoilt(set(range(1000)), float("nan")), skip_non_finite=True))
 
 
 def test_a_restored_state_continues_in_float16_with_its_loss_scale():

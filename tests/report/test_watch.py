@@ -21,8 +21,8 @@ from utils.report.serve import address_of, folders_state, is_this_machine, open_
 
 TRAINING = """import sys
 from pathlib import Path
-from utils.runs.status import kept_status
-with kept_status(Path(sys.argv[1])):
+from utils.runs.status import tracked_status
+with tracked_status(Path(sys.argv[1])):
     sys.stdin.read()"""
 """A run that is active as long as its standard input is open."""
 

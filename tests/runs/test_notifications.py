@@ -12,10 +12,10 @@ from aiosmtpd.smtp import AuthResult
 from helpers.scripts import ROOT, free_port
 from helpers.waiting import HANGS
 
-from utils.core.errors import Interrupted, ToldElsewhere, UsageError, UserError
+from utils.core.errors import Interrupted, ReportedElsewhere, UsageError, UserError
 from utils.core.files import write_json
 from utils.runs import notifications as notify
-from utils.runs.notifications import addresses, check_notify, telling
+from utils.runs.notifications import addresses, check_notify, notifying
 
 PASSWORD = "pa55-word x"
 QUOTED = "pa55-word%20x"
@@ -83,7 +83,7 @@ def test_a_finished_run_is_reported_with_score_time_place_and_snapshot(run, mail
         write_json(run.parent / name / "summary.json", summary)
     write_json(run / "summary.json", summary_of(0.8412))
     check_notify([mailbox.url])
-    with telling([mailbox.url], run) as send_summary:
+    with notifying([mailbox.url], run) as send_summary:
         send_summary(summary_of(0.8412))
     subject, text = the_mail(mailbox)
     assert subject == "unet_fold0: finished, iout 0.8412"
@@ -95,14 +95,14 @@ def test_a_finished_run_is_reported_with_score_time_place_and_snapshot(run, mail
 
 
 def test_a_run_without_others_has_no_place(run, mailbox):
-    with telling([mailbox.url], run) as send_summary:
+    with notifying([mailbox.url], run) as send_summary:
         send_summary(summary_of(0.5, "objects"))
     assert "the only finished run" in the_mail(mailbox)[1]
 
 
 def test_a_failure_is_reported_in_one_line_and_raised_unchanged(run, mailbox):
     error = UserError("a <b>.png & http://me:pa55@host/: no such file")
-    with pytest.raises(UserError) as raised, telling([mailbox.url], run):
+    with pytest.raises(UserError) as raised, notifying([mailbox.url], run):
         raise error
     assert raised.value is error
     subject, text = the_mail(mailbox)
@@ -112,7 +112,7 @@ def test_a_failure_is_reported_in_one_line_and_raised_unchanged(run, mailbox):
 
 
 def test_an_unexpected_error_is_reported_as_it_is_printed(run, mailbox):
-    with pytest.raises(ZeroDivisionError), telling([mailbox.url], run):
+    with pytest.raises(ZeroDivisionError), notifying([mailbox.url], run):
         raise ZeroDivisionError("division by zero")
     assert "unexpected ZeroDivisionError: division by zero" in the_mail(mailbox)[1]
 
@@ -126,7 +126,7 @@ def test_an_unexpected_error_is_reported_as_it_is_printed(run, mailbox):
 )
 def test_an_interruption_is_reported_with_the_way_to_continue(run, mailbox, error, line):
     (run / "state.pt").touch()
-    with pytest.raises(type(error)), telling([mailbox.url], run):
+    with pytest.raises(type(error)), notifying([mailbox.url], run):
         raise error
     subject, text = the_mail(mailbox)
     assert subject == "unet_fold0: interrupted"
@@ -134,8 +134,8 @@ def test_an_interruption_is_reported_with_the_way_to_continue(run, mailbox, erro
 
 
 def test_an_error_reported_by_another_process_is_not_sent_again(run, mailbox):
-    with pytest.raises(ToldElsewhere), telling([mailbox.url], run):
-        raise ToldElsewhere(1)
+    with pytest.raises(ReportedElsewhere), notifying([mailbox.url], run):
+        raise ReportedElsewhere(1)
     assert mailbox.mails == []
 
 
@@ -143,7 +143,7 @@ def test_an_unreachable_address_prints_one_line_and_the_others_get_their_message
     port = free_port()
     broken = f"mailto://me:{QUOTED}@127.0.0.1:{port}?from=me@example.com"
     refused = mailbox.url.replace("to=you", "to=nobody")
-    with telling([broken, mailbox.url, refused], run) as send_summary:
+    with notifying([broken, mailbox.url, refused], run) as send_summary:
         send_summary(summary_of(0.6))
     assert the_mail(mailbox)[0] == "unet_fold0: finished, iout 0.6000"
     warnings = assert_no_secret(run, capsys).splitlines()
@@ -166,7 +166,7 @@ from utils.runs import notifications as notify
 
 notify.SECONDS = 1
 notify.check_notify([sys.argv[2]])
-with notify.telling([sys.argv[2]], Path(sys.argv[1])):
+with notify.notifying([sys.argv[2]], Path(sys.argv[1])):
     raise ValueError
 """
 
@@ -207,6 +207,6 @@ def test_addresses_come_from_the_environment(monkeypatch):
 
 
 def test_nothing_is_sent_without_addresses(run, capsys):
-    with telling([], run) as send_summary:
+    with notifying([], run) as send_summary:
         send_summary(summary_of(0.5))
     assert capsys.readouterr() == ("", "")

@@ -13,11 +13,11 @@ import pytest
 from helpers.waiting import until
 
 from utils.core.errors import Interrupted, UsageError, UserError
-from utils.runs.status import begun, check_free, kept_status, read_status, write_status
+from utils.runs.status import begun, check_free, read_status, tracked_status, write_status
 
 
 def test_a_running_and_a_finished_run(tmp_path):
-    with kept_status(tmp_path):
+    with tracked_status(tmp_path):
         status = read_status(tmp_path)
         assert (status.state, status.ended, status.pid) == ("running", None, os.getpid())
     status = read_status(tmp_path)
@@ -35,7 +35,7 @@ def test_a_running_and_a_finished_run(tmp_path):
     ],
 )
 def test_an_error_is_stored_in_one_line_and_raised_unchanged(tmp_path, error, state, reason):
-    with pytest.raises(type(error)), kept_status(tmp_path):
+    with pytest.raises(type(error)), tracked_status(tmp_path):
         raise error
     status = read_status(tmp_path)
     assert status.state == state
@@ -47,7 +47,7 @@ def test_a_removed_folder_is_not_created_again(tmp_path):
     folder = tmp_path / "run"
 
     def train():
-        with kept_status(folder):
+        with tracked_status(folder):
             shutil.rmtree(folder)
             raise UserError("was removed")
 
@@ -57,8 +57,8 @@ def test_a_removed_folder_is_not_created_again(tmp_path):
 
 
 def test_a_killed_process_leaves_an_interrupted_run(tmp_path):
-    code = "import os, signal, sys; from pathlib import Path; from utils.runs.status import kept_status\n"
-    code += "with kept_status(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    code = "import os, signal, sys; from pathlib import Path; from utils.runs.status import tracked_status\n"
+    code += "with tracked_status(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
@@ -68,8 +68,8 @@ def test_a_killed_process_leaves_an_interrupted_run(tmp_path):
 
 
 def test_a_run_is_not_resumed_while_another_process_trains_it(tmp_path):
-    code = "import sys; from pathlib import Path; from utils.runs.status import kept_status\n"
-    code += "with kept_status(Path(sys.argv[1])): print(flush=True), sys.stdin.read()"
+    code = "import sys; from pathlib import Path; from utils.runs.status import tracked_status\n"
+    code += "with tracked_status(Path(sys.argv[1])): print(flush=True), sys.stdin.read()"
     words = [sys.executable, "-c", code, str(tmp_path)]
     other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()

@@ -184,7 +184,7 @@ from pathlib import Path
 from utils.runs import trackers
 from utils.runs.run_folder import RunFolder
 
-trackers.SECONDS_BROKEN_OFF = trackers.SECONDS_IN_SILENCE = 3600
+trackers.SECONDS_BROKEN_OFF = trackers.SECONDS_BEFORE_NOTICE = 3600
 with trackers.tracking("mlflow", RunFolder(Path(sys.argv[1])), {}) as tracked:
     tracked.epoch({"epoch": 1, "iout": 0.5})
     time.sleep(3600)

@@ -19,7 +19,7 @@ import numpy as np
 from utils.competition.submission_check import Verdict
 from utils.competition.submission_names import named_after, timestamped
 from utils.core.errors import UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 from utils.core.tables import read_table, write_table
 from utils.masks.probability_file import Probabilities
 from utils.scoring.class_metrics import CLIP
@@ -67,7 +67,7 @@ def write_class_submission(
     row_of = {name: row for row, name in enumerate(probabilities.ids)}
     array = probabilities.array[[row_of[name] for name in ids]]
     path = timestamped(submission_dir, named_after(fn, probabilities.info, probabilities.path))
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         cells = _cells(style, array, labels, header[1:], thresholds)
         write_table(part, dict(zip(header, [ids, *cells], strict=True)))
         verdict = check_class_submission(part, sample, labels, exclusive)

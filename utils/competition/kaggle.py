@@ -19,7 +19,7 @@ ADVICE = {
     "404": "no such competition; its name is the last part of its page's address",
 }
 """HTTP status of an error -> advice for the user."""
-UNSAID = ("Could not submit", "Could not find competition", "User cancelled")
+FAILURE_TEXTS = ("Could not submit", "Could not find competition", "User cancelled")
 """Texts that the client prints when it fails with exit code 0."""
 
 NO_TOKEN = (
@@ -61,7 +61,7 @@ def check_token(environment: Mapping[str, str] = os.environ) -> None:
         raise UserError(NO_TOKEN)
 
 
-def ask_kaggle(client: str, words: Sequence[str]) -> str:
+def run_client(client: str, words: Sequence[str]) -> str:
     """Run the client and return its output; show its progress bar if stderr is a terminal.
 
     Raises:
@@ -76,7 +76,7 @@ def ask_kaggle(client: str, words: Sequence[str]) -> str:
         except BaseException:
             child.terminate()
             raise
-    if child.returncode or any(text in output for text in UNSAID):
+    if child.returncode or any(text in output for text in FAILURE_TEXTS):
         raise UserError(f"kaggle: {_reason(output, errors)}")
     return output
 
@@ -100,7 +100,7 @@ def _reason(output: str, errors: str) -> str:
     return f"{reason}; {advice}" if advice else reason
 
 
-LITTER = "__MACOSX"
+MACOS_FOLDER = "__MACOSX"
 """Folder of metadata that macOS adds to archives."""
 
 
@@ -140,7 +140,9 @@ def unzip(archive: Path, folder: Path) -> None:
 
 
 def _files(file: ZipFile) -> list[ZipInfo]:
-    return [entry for entry in file.infolist() if not entry.is_dir() and not entry.filename.startswith(f"{LITTER}/")]
+    return [
+        entry for entry in file.infolist() if not entry.is_dir() and not entry.filename.startswith(f"{MACOS_FOLDER}/")
+    ]
 
 
 def _tops(archive: Path) -> set[str]:

@@ -17,7 +17,7 @@ from utils.data.rle import paint, spans
 
 SHOWN = 10
 SAMPLES = ("sample_submission_v2.csv", "sample_submission.csv", "stage1_sample_submission.csv")
-LOOKED_AT = 500
+MAX_OUTLINES = 500
 """Number of images whose outlines are measured to check the order of pixels, which is slow on large images."""
 
 
@@ -140,7 +140,7 @@ def _check_cells(
     for name, rows in groupby(cells, key=itemgetter(1)):
         shape = shapes.get(name) if isinstance(shapes, Mapping) else shapes
         # in a square image both orders give the same outline, transposed
-        follow = shape is not None and shape[0] != shape[1] and looked_at < LOOKED_AT
+        follow = shape is not None and shape[0] != shape[1] and looked_at < MAX_OUTLINES
         flat, objects = None, unfinished.get(name, [])
         if shape is not None and (form.of_instances or follow):
             flat = np.zeros(shape[0] * shape[1], dtype=np.int32)
@@ -166,7 +166,7 @@ def _check_cells(
         verdict.warnings.append("no mask is empty")
     right, wrong = edges[::-1] if form.by_row else edges
     if wrong < 0.8 * right:  # masks read in the wrong order have longer outlines
-        verdict.warnings.append(form.wrong_order.format("have shorter outlines"))
+        verdict.warnings.append(form.other_order_hint.format("have shorter outlines"))
 
 
 def _spans(cell: str, shape: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from utils.competition.decisions import MaskDecisions
 from utils.competition.submission_check import check_submission, read_ids
 from utils.competition.submission_names import named_after, timestamped
 from utils.core.errors import UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 from utils.core.prediction_settings import SubmissionSettings
 from utils.data.image_ids import stem_of
 from utils.data.packed_data import PackedImages, Shapes, open_packed
@@ -62,7 +62,7 @@ def write_mask_submission(
         rows = mask_rows(cleaned, ids, form.by_row)
         how = f"threshold {decisions.how.threshold:.6g} ({decisions.threshold_from}), "
         how += f"minimum area {decisions.how.min_area}"
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         _write_rows(part, rows, form.columns)
         verdict = check_submission(part, sample, images.shapes, form if settings.format else None)
         if verdict.problems:
@@ -122,7 +122,7 @@ def write_submission(
     Raises:
         ValueError: the numbers of ids and masks differ.
     """
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         _write_rows(part, ((name, encode(mask)) for name, mask in zip(ids, masks, strict=True)), columns)
 
 

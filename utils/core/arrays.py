@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 
 
 class ArrayWriter:
@@ -47,7 +47,7 @@ class ArrayWriter:
 def array_writer(path: str | Path, shape: Sequence[int], dtype: str | np.dtype) -> Iterator[ArrayWriter]:
     """Yield a writer for a `.npy` file of known shape; the file appears under `path` only when all rows are written."""
     dtype = np.dtype(dtype)
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         with open(part, "wb") as file:
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
             np.lib.format.write_array_header_1_0(file, header)

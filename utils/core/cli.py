@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from utils.core.errors import Interrupted, ToldElsewhere, UsageError, explain
+from utils.core.errors import Interrupted, ReportedElsewhere, UsageError, explain
 from utils.core.names import pick
 from utils.core.settings import check_spelling, flat_names, from_flat, read_flags
 
@@ -32,7 +32,7 @@ def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | N
     try:
         main(parse(settings_type, argv, prog))
         sys.stdout.flush()
-    except ToldElsewhere as error:
+    except ReportedElsewhere as error:
         sys.exit(error.exit_code)
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in argv:

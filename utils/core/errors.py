@@ -32,7 +32,7 @@ class Interrupted(UserError):
         self.exit_code = 128 + signal_number
 
 
-class ToldElsewhere(UserError):
+class ReportedElsewhere(UserError):
     """Error that another process of the run has already reported; this process ends without printing anything."""
 
     def __init__(self, exit_code: int) -> None:

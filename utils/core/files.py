@@ -11,7 +11,7 @@ from utils.core.errors import UserError
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to; if the block succeeds, the file is moved to `path` in one step.
 
     Readers never see an incomplete file, and a failure or kill leaves an existing file at `path` unchanged. The
@@ -44,7 +44,7 @@ def _sync_folder(folder: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically, in UTF-8 and with line endings unchanged."""
-    with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+    with atomic_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         file.write(text)
 
 

@@ -25,7 +25,7 @@ class TimeLeft:
         self._weights, self._done = list(weights), done
         self._rate = latest / self._weights[done - 1] if latest and done else None
 
-    def epoch_took(self, seconds: float) -> None:
+    def epoch_finished(self, seconds: float) -> None:
         """Record that another epoch has finished, and its duration in seconds."""
         self._rate = seconds / self._weights[self._done]
         self._done += 1

@@ -8,7 +8,7 @@ IN_ADDRESS = re.compile(r"(?<=://)\S*@")
 """The "user:password@" of a URL; a password may contain any character except white space."""
 
 
-def open_values(values: dict[str, Any]) -> dict[str, Any]:
+def without_secrets(values: dict[str, Any]) -> dict[str, Any]:
     """Return the entries that may be shown.
 
     Entries are dropped if their name is that of a secret, or if their value contains a URL with a user or password.
@@ -20,7 +20,7 @@ def open_values(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def open_text(text: str) -> str:
+def redacted(text: str) -> str:
     """Return a text on one line, with *** instead of the user and password in URLs."""
     return IN_ADDRESS.sub("***@", " ".join(text.split()))
 

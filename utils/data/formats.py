@@ -29,7 +29,7 @@ class Format:
     """True if the test set contains images without any object, so that a submission without empty masks is unusual."""
 
     @property
-    def wrong_order(self) -> str:
+    def other_order_hint(self) -> str:
         """Hint for masks that fit better with pixels numbered in the other order; {} is what the masks then do."""
         other, first = ("column by column", "left to right") if self.by_row else ("row by row", "top to bottom")
         return f"if pixels are read {other}, the masks {{}}; this format numbers pixels {first} first"

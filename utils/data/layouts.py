@@ -15,12 +15,12 @@ from utils.data.image_ids import stem_of
 from utils.data.packed_tables import find_class_table
 from utils.data.source_files import (
     header_of,
+    image_files_in,
     image_folders_in,
     images_in,
     in_csv_order,
-    is_own_table,
+    is_packing_table,
     need,
-    pictures_in,
     rows_of,
 )
 
@@ -90,7 +90,7 @@ def _salt(folder: Path) -> Source | None:
     if not (images.is_dir() and masks.is_dir()):
         return None
     rows = rows_of(table)
-    train = _pair(in_csv_order(images_in(images), rows, images, table), images, pictures_in(masks), masks, rows)
+    train = _pair(in_csv_order(images_in(images), rows, images, table), images, image_files_in(masks), masks, rows)
     test = _test(folder / "test/images", folder / "sample_submission.csv")
     return Source(train, test, _tables(folder), table)
 
@@ -111,7 +111,7 @@ def _flat(folder: Path) -> Source | None:
     need(train_rows, pictures, train_table, f"has no image in {images}")
     need(test_rows, pictures, test_table, f"has no image in {images}")
     need(pictures, {*train_rows, *test_rows}, images, f"is in neither {train_table.name} nor {test_table.name}")
-    train = _pair({name: pictures[name] for name in train_rows}, images, pictures_in(masks), masks, train_rows)
+    train = _pair({name: pictures[name] for name in train_rows}, images, image_files_in(masks), masks, train_rows)
     return Source(train, [Item(name, pictures[name]) for name in test_rows], _tables(folder), train_table)
 
 
@@ -119,14 +119,14 @@ def _pairs(folder: Path) -> Source | None:
     images, masks = folder / "images", folder / "masks"
     if not (images.is_dir() and masks.is_dir()):
         return None
-    return Source(_pair(images_in(images), images, pictures_in(masks), masks))
+    return Source(_pair(images_in(images), images, image_files_in(masks), masks))
 
 
 def _carvana(folder: Path) -> Source | None:
     images, masks = folder / "train", folder / "train_masks"
     if not (images.is_dir() and masks.is_dir()):
         return None
-    of_image = {stem.removesuffix("_mask"): path for stem, path in pictures_in(masks).items()}
+    of_image = {stem.removesuffix("_mask"): path for stem, path in image_files_in(masks).items()}
     test = _test(folder / "test", folder / "sample_submission.csv")
     # train_masks.csv of Carvana numbers pixels row by row, so that the masks are not compared with it
     train = _pair(images_in(images), images, of_image, masks)
@@ -202,7 +202,7 @@ def _run_length_table(folder: Path) -> Path | None:
     tables = [
         path
         for path in sorted(folder.glob("*.csv"))
-        if path.name not in NOT_FOR_TRAINING and "submission" not in path.name and not is_own_table(path)
+        if path.name not in NOT_FOR_TRAINING and "submission" not in path.name and not is_packing_table(path)
     ]
     with_run_lengths = [path for path in tables if not set(RLE_COLUMNS).isdisjoint(header_of(path))]
     if not with_run_lengths and find_class_table(folder):
@@ -249,4 +249,4 @@ def _test_and_order(folder: Path, *places: str) -> tuple[list[Item], list[Path]]
 
 def _tables(folder: Path) -> list[Path]:
     names = ("train.csv", "depths.csv", "sample_submission.csv", "stage1_sample_submission.csv")
-    return [folder / name for name in names if (folder / name).is_file() and not is_own_table(folder / name)]
+    return [folder / name for name in names if (folder / name).is_file() and not is_packing_table(folder / name)]

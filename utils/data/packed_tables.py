@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.core.errors import UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 from utils.core.tables import read_table, write_table
 from utils.data.formats import RLE_COLUMNS
 from utils.data.image_ids import ID_COLUMNS, id_column
 from utils.data.packed_data import manifest_if_any
-from utils.data.source_files import OWN_COLUMNS, header_of, is_own_table
+from utils.data.source_files import OWN_COLUMNS, header_of, is_packing_table
 
 
 def check_tables(tables: Sequence[Path], out_dir: Path, written: Mapping[str, str]) -> None:
@@ -30,7 +30,7 @@ def check_tables(tables: Sequence[Path], out_dir: Path, written: Mapping[str, st
     """
     for path in tables:
         target = out_dir / path.name
-        if target.is_file() and digest_of(target) != digest_of(path) and not is_ours(target, written):
+        if target.is_file() and digest_of(target) != digest_of(path) and not is_written_by_packing(target, written):
             raise UserError(
                 f"{target}: differs from {path}, which belongs to these images; move it away or use another --out_dir"
             )
@@ -43,7 +43,7 @@ def copy_tables(tables: Sequence[Path], out_dir: Path) -> dict[str, str]:
         target = out_dir / path.name
         if target.exists() and target.samefile(path):
             continue
-        with whole_file(target) as part:
+        with atomic_file(target) as part:
             part.write_bytes(path.read_bytes())
         written[path.name] = digest_of(target)
     return written
@@ -59,13 +59,13 @@ def write_own_table(
     target = out_dir / "train.csv"
     if target.name in [path.name for path in tables]:
         return
-    if not target.exists() or is_ours(target, written):
+    if not target.exists() or is_written_by_packing(target, written):
         write_table(target, columns)
 
 
-def is_ours(path: Path, written: Mapping[str, str]) -> bool:
+def is_written_by_packing(path: Path, written: Mapping[str, str]) -> bool:
     """Return True if packing created or copied a csv; `written` is as for `check_tables`."""
-    return is_own_table(path) or written.get(path.name) == digest_of(path)
+    return is_packing_table(path) or written.get(path.name) == digest_of(path)
 
 
 def digest_of(path: Path) -> str:
@@ -97,7 +97,7 @@ def find_class_table(folder: Path) -> Path | None:
     """
     written = manifest_if_any(folder).tables
     tables = [folder / name for name in CLASS_TABLES if class_columns(header_of(folder / name))]
-    tables = [path for path in tables if not is_ours(path, written)]
+    tables = [path for path in tables if not is_written_by_packing(path, written)]
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
         raise UserError(f"{folder}: expected one csv with classes, found {names}; move the others away")
@@ -113,7 +113,7 @@ def check_class_table(table: Path, out_dir: Path, written: Mapping[str, str]) ->
         UserError: it would replace another file.
     """
     target = out_dir / "train.csv"
-    if not target.is_file() or target.samefile(table) or is_ours(target, written):
+    if not target.is_file() or target.samefile(table) or is_written_by_packing(target, written):
         return
     if read_table(target) != _renamed(table):
         raise UserError(

@@ -31,7 +31,7 @@ from utils.data.packed_data import (
 from utils.data.packed_tables import check_class_table, check_tables, copy_tables, write_class_table, write_own_table
 from utils.data.packing_report import Survey, kinds_of, shown_sizes
 from utils.data.samples import Sample, check_item, load_sample
-from utils.data.source_files import OWN_COLUMNS, is_own_table, pictures_in
+from utils.data.source_files import OWN_COLUMNS, image_files_in, is_packing_table
 
 
 def fingerprint(source: Source, size: tuple[int, int] | None, skip_broken: bool = False) -> str:
@@ -68,16 +68,16 @@ def _files(source: Source) -> Iterator[str]:
             if item.mask:
                 yield item.mask
             if item.objects:
-                yield from pictures_in(item.objects).values()
+                yield from image_files_in(item.objects).values()
     for table in dict.fromkeys([*source.tables, source.run_length_table, source.class_table]):
-        if table and table.is_file() and not is_own_table(table):
+        if table and table.is_file() and not is_packing_table(table):
             yield str(table)
 
 
 A, B = TypeVar("A"), TypeVar("B")
 AT_ONCE = 16
 """Number of images that are in memory at a time."""
-WAY_OUT = {
+BROKEN_IMAGE_HINT = {
     "train": ", or leave such images out with --skip_broken",
     "test": "; --skip_broken leaves out only training images, because a submission needs every test image",
 }
@@ -181,7 +181,8 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
 
     Raises:
         UserError: the source is broken or inconsistent; `out_dir` then keeps what it had.
-        OSError: no space or no permission; `out_dir` then keeps what it had.
+        OSError: no space or no permission; `out_dir` then keeps what it had. If only renaming the finished arrays
+            fails, it is left without a manifest, so that the folder is packed again.
     """
     old = manifest_if_any(out_dir)
     written = old.tables
@@ -232,7 +233,7 @@ def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequen
     """Return the columns of train.csv: id, height and width of the source image, coverage, objects, background.
 
     Coverage is the share of the packed image that is mask. New columns must be added at the end, because
-    `is_own_table` recognises the file by its first columns.
+    `is_packing_table` recognises the file by its first columns.
     """
     height, width = plan.sizes["train"].T.tolist()
     columns = dict(zip(OWN_COLUMNS, ([item.id for item in source.train], height, width, survey.coverage), strict=True))
@@ -289,7 +290,7 @@ def _way_out(part: str) -> Iterator[None]:
     try:
         yield
     except BrokenImage as error:
-        raise UserError(f"{error}{WAY_OUT[part]}") from None
+        raise UserError(f"{error}{BROKEN_IMAGE_HINT[part]}") from None
 
 
 def _in_order(function: Callable[[A], B], items: Sequence[A], title: str) -> Iterator[B]:

@@ -10,7 +10,7 @@ import numpy as np
 from utils.data.image_files import BrokenImage, read_image, read_mask, resize_image, resize_mask
 from utils.data.layouts import Item, Source
 from utils.data.rle import decode_union
-from utils.data.source_files import pictures_in
+from utils.data.source_files import image_files_in
 
 MAX_OBJECTS = 65_535
 """Largest object number in a uint16 label map."""
@@ -136,7 +136,7 @@ def number_instances(objects: Iterable[np.ndarray], size: tuple[int, int], seen:
 
 def _objects(item: Item, size: tuple[int, int], source: Source, seen: Counter[str]) -> Iterator[np.ndarray]:
     if item.objects:
-        for path in pictures_in(item.objects).values():
+        for path in image_files_in(item.objects).values():
             yield _mask_of(path, size, item.image, seen)
     else:
         for cell in item.run_lengths or ():

@@ -15,7 +15,7 @@ OWN_COLUMNS = ["id", "height", "width", "coverage"]
 """First columns of a train.csv that packing wrote, which is therefore not part of the source."""
 
 
-def pictures_in(folder: str | Path) -> dict[str, str]:
+def image_files_in(folder: str | Path) -> dict[str, str]:
     """Return stem -> path of every image file in a folder (not in subfolders), sorted by stem; skip hidden files.
 
     Raises:
@@ -33,8 +33,8 @@ def pictures_in(folder: str | Path) -> dict[str, str]:
 
 
 def images_in(folder: Path) -> dict[str, str]:
-    """Return stem -> path as `pictures_in` does; raise UserError if there are no image files."""
-    pictures = pictures_in(folder)
+    """Return stem -> path as `image_files_in` does; raise UserError if there are no image files."""
+    pictures = image_files_in(folder)
     if not pictures:
         raise UserError(f"{folder}: expected images ({', '.join(SUFFIXES)}), found none")
     return pictures
@@ -49,7 +49,7 @@ def image_folders_in(folder: Path) -> dict[str, str]:
     images = {}
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
         place = folder / name / "images"
-        pictures = list(pictures_in(place).values()) if place.is_dir() else []
+        pictures = list(image_files_in(place).values()) if place.is_dir() else []
         if len(pictures) != 1:
             raise UserError(f"{place}: expected one image, found {len(pictures) or 'none'}")
         images[name] = pictures[0]
@@ -69,7 +69,7 @@ def rows_of(table: Path, many: bool = False, as_written: bool = False) -> dict[s
     Raises:
         UserError: there is no id column, no run-length column (if `many`), or an id has several rows (unless `many`).
     """
-    if not table.is_file() or is_own_table(table):
+    if not table.is_file() or is_packing_table(table):
         return None
     columns = read_table(table)
     rle_column = next((name for name in RLE_COLUMNS if name in columns), None)
@@ -115,7 +115,7 @@ def need(names: Iterable[str], known: Collection[str], place: Path, fault: str) 
         raise UserError(f"{place}: {missing[0]} {fault} ({count}); add what is missing or remove the rest")
 
 
-def is_own_table(path: Path) -> bool:
+def is_packing_table(path: Path) -> bool:
     """Return True if a csv was written by packing (not by a person or a competition)."""
     return header_of(path)[: len(OWN_COLUMNS)] == OWN_COLUMNS
 

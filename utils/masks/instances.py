@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.core.arrays import array_writer, open_array
 from utils.core.errors import UserError
-from utils.core.files import whole_file, write_json
+from utils.core.files import atomic_file, write_json
 from utils.masks.mask_file import binarize
 
 
@@ -174,7 +174,7 @@ def write_instance_png(path: Path, labels: np.ndarray) -> None:
         raise UserError(
             f"{path}: cannot write a label map of {labels.shape[0]}x{labels.shape[1]} as PNG; leave out --label_pngs"
         )
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_bytes(content.tobytes())
 
 

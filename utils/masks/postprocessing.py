@@ -128,7 +128,7 @@ class Potentials(NamedTuple):
     """number of mean-field inference steps."""
 
 
-USUAL = Potentials()
+DEFAULT_POTENTIALS = Potentials()
 
 
 def need_crf() -> None:
@@ -137,7 +137,7 @@ def need_crf() -> None:
         raise UsageError("--crf: needs pydensecrf2, which is not installed; run: make crf")
 
 
-def refined(probabilities: np.ndarray, image: np.ndarray, potentials: Potentials = USUAL) -> np.ndarray:
+def refined(probabilities: np.ndarray, image: np.ndarray, potentials: Potentials = DEFAULT_POTENTIALS) -> np.ndarray:
     """Return the probabilities after mean-field inference over mask and background.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import UserError
-from utils.core.files import whole_file, write_text
+from utils.core.files import atomic_file, write_text
 from utils.core.progress import duration
 from utils.data.folds import fold_numbers
 from utils.masks.drawing import as_rgb, labelled, outlined
@@ -74,7 +74,7 @@ def write_failures(judged: Judged, path: Path) -> list[GalleryRow]:
         drawn.pop()
     if not drawn:
         return []
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_bytes(content)
     return rows[: len(drawn)]
 

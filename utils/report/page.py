@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from utils.core.errors import UsageError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 from utils.core.progress import duration
 from utils.report import formatting as words
 from utils.report.charts import bar
@@ -230,7 +230,7 @@ class Maker:
         _check(out)
         found = self.read()
         page = build_page(found, self.pictures, out.parent)
-        with whole_file(out) as part:
+        with atomic_file(out) as part:
             part.write_bytes(page)
         runs = [run for group in found.groups for run in group.runs]
         lost = sum(run.state == "unreadable" for run in runs)

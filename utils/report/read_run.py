@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from utils.core.errors import UserError
 from utils.core.files import read_json
-from utils.core.redaction import open_text, open_values
+from utils.core.redaction import redacted, without_secrets
 from utils.core.settings import translated
 from utils.report.facts import RunFacts, RunState
 from utils.report.judge import Cache, judge
@@ -66,7 +66,7 @@ def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
         name=name,
         state=state,
         note=note,
-        settings=open_values(settings),
+        settings=without_secrets(settings),
         log=log,
         measure=measure,
         best=best,
@@ -74,9 +74,9 @@ def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
         n_epochs=_whole(settings.get("n_epochs")),
         seconds=math.fsum(log["seconds"]) if "seconds" in log else _number(summary.get("seconds")),
         images_per_s=median(log["images_per_s"]) if log.get("images_per_s") else None,
-        machine=open_text(str(summary.get("machine", ""))),
+        machine=redacted(str(summary.get("machine", ""))),
         digest=judged.packed.digest if judged else _digest(settings.get("data_dir"), path, cache),
-        stored=stored and open_values(stored),
+        stored=stored and without_secrets(stored),
         judged=judged,
         problems=problems,
         stored_rules=_stored_rules(path, measure, problems),
@@ -136,7 +136,7 @@ def _state(path: Path, finished: bool, problems: list[str]) -> tuple[RunState, s
     """Return the state of a run and the reason; without a readable status.json, a summary.json means finished."""
     status = attempt(partial(read_status, path), problems, path, STATUS_FILE)
     if status:
-        return status.state, open_text(status.reason)
+        return status.state, redacted(status.reason)
     return ("finished", "") if finished else ("interrupted", "no summary.json and no valid status.json")
 
 
@@ -162,7 +162,7 @@ def _stored_rules(path: Path, measure: str, problems: list[str]) -> dict[str, An
     if measure == "iout":
         return None
     stored = _object_in(path / (OBJECTS_FILE if measure == "objects" else LABELS_FILE), path, problems)
-    return stored and open_values(stored)
+    return stored and without_secrets(stored)
 
 
 def _number(value: object) -> float | None:

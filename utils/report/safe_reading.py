@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from utils.core.errors import Interrupted, UserError
-from utils.core.redaction import open_text
+from utils.core.redaction import redacted
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def attempt(read: Callable[[], T], problems: list[str], folder: Path, what: str)
         text = error.strerror or type(error).__name__
     except Exception as error:  # a foreign file can fail in unforeseen ways
         text = f"cannot be read ({type(error).__name__}: {error})"
-    line = open_text(text.replace(f"{folder}/", "") if folder.name else text)
+    line = redacted(text.replace(f"{folder}/", "") if folder.name else text)
     line = line if line.startswith(what) else f"{what}: {line}"
     if line not in problems:
         problems.append(line)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from utils.core.errors import UserError
-from utils.core.files import read_json, whole_file, write_json
+from utils.core.files import atomic_file, read_json, write_json
 from utils.core.tables import read_table
 from utils.runs.run_folder import RunFolder
 from utils.runs.tracked_values import End, as_text, final_metrics, final_texts, shown_flags
@@ -173,7 +173,7 @@ def _default_uri(folder: Path) -> str:
     path = folder.parent / "mlflow.db"
     with _locked(folder.parent):
         if not path.exists():
-            with whole_file(path) as part:
+            with atomic_file(path) as part:
                 part.unlink(missing_ok=True)
                 MlflowClient(tracking_uri=_address(part))
     return _address(path)

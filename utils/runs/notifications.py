@@ -17,10 +17,10 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from utils.core.errors import Interrupted, ToldElsewhere, UsageError, UserError, explain
+from utils.core.errors import Interrupted, ReportedElsewhere, UsageError, UserError, explain
 from utils.core.files import read_json
 from utils.core.progress import duration
-from utils.core.redaction import open_text
+from utils.core.redaction import redacted
 from utils.runs.run_folder import RunFolder, snapshot_file
 
 if TYPE_CHECKING:
@@ -55,12 +55,12 @@ def check_notify(urls: Sequence[str]) -> None:
 
 
 @contextmanager
-def telling(urls: Sequence[str], folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def notifying(urls: Sequence[str], folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Notify `urls` of how the training in the `with` block ended.
 
     The block gets a function that takes the summary of the finished run (summary.json) and sends it. An error that
-    leaves the block is sent as the one line that the script prints for it, and is raised unchanged; only ToldElsewhere
-    is not sent, because another process of the run has reported it.
+    leaves the block is sent as the one line that the script prints for it, and is raised unchanged; only
+    ReportedElsewhere is not sent, because another process of the run has reported it.
 
     Args:
         urls: addresses that have passed `check_notify`; if empty, nothing is sent.
@@ -74,7 +74,7 @@ def telling(urls: Sequence[str], folder: Path) -> Iterator[Callable[[Mapping[str
 
     try:
         yield send_summary
-    except ToldElsewhere:
+    except ReportedElsewhere:
         raise
     except (Exception, KeyboardInterrupt) as error:
         interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
@@ -160,7 +160,7 @@ def _scheme(url: str) -> str:
 
 
 def _reason(error: BaseException, folder: Path) -> str:
-    line = open_text(explain(error)[1])
+    line = redacted(explain(error)[1])
     if isinstance(error, KeyboardInterrupt) and RunFolder(folder).state.is_file():
         line += "; the same command with --resume continues from the last finished epoch"
     return line

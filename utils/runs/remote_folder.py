@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from utils.core.errors import Interrupted, UsageError, UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 
 PACKAGES = {"file": "fsspec", "s3": "s3fs", "gs": "gcsfs", "ssh": "paramiko"}
 """Kind of folder -> the package that accesses it."""
@@ -24,7 +24,7 @@ SCHEMES = {"file": "file", "s3": "s3", "gs": "gs", "gcs": "gs", "ssh": "ssh", "s
 EXPECTED = "expected a folder, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or ssh://HOST/FOLDER"
 CHUNK = 2**20
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"}
-SAID_WITHOUT = ("Anonymous caller", "No authentication methods")
+NO_CREDENTIALS_TEXTS = ("Anonymous caller", "No authentication methods")
 """Texts of missing credentials in errors of gcsfs and paramiko whose class is too general to tell."""
 DENIED = {"PermissionError", "AuthenticationException", "CredentialRetrievalError", "TokenRetrievalError"}
 UNREACHABLE = {"gaierror", "ConnectionError", "TimeoutError", "NoValidConnectionsError", "HTTPClientError"}
@@ -92,7 +92,7 @@ class RemoteFolder:
     def send(self, source: Path, name: str, seen: Seen) -> None:
         """Copy a local file to this folder; it appears when it is complete and replaces a file of the same name."""
         if self.kind == "file":
-            with whole_file(self._path(name)) as part:
+            with atomic_file(self._path(name)) as part:
                 shutil.copyfile(source, part)
             return
         with _errors_of(self.shown):
@@ -227,7 +227,7 @@ def _errors_of(shown: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     message = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    if kinds & NO_CREDENTIALS or any(words in message for words in SAID_WITHOUT):
+    if kinds & NO_CREDENTIALS or any(words in message for words in NO_CREDENTIALS_TEXTS):
         return f"no credentials found ({message}); set them up as for the usual client of this service"
     if kinds & DENIED:
         return f"access denied ({message}); check the credentials and their permissions"

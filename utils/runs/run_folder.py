@@ -178,7 +178,7 @@ def find_snapshots(names: Sequence[str], flag: str = "--snapshot") -> list[Path]
     return found
 
 
-def best_of_cycles(folder: str | Path, best: int | None) -> list[Path]:
+def ensemble_snapshots(folder: str | Path, best: int | None) -> list[Path]:
     """Return the snapshots of a snapshot ensemble: the best of each cycle, or the `best` best of all.
 
     Raises:

@@ -120,7 +120,7 @@ def _started(pid: int) -> int | None:
 
 
 @contextmanager
-def kept_status(folder: Path) -> Iterator[None]:
+def tracked_status(folder: Path) -> Iterator[None]:
     """Write status.json when the `with` block starts and when it ends; errors are raised unchanged."""
     status = begun()
     write_status(folder, status)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from utils.core.redaction import open_values
+from utils.core.redaction import without_secrets
 
 End = Literal["finished", "failed", "interrupted"]
 """Ways in which a run can end."""
@@ -11,7 +11,7 @@ End = Literal["finished", "failed", "interrupted"]
 
 def shown_flags(flags: Mapping[str, Any]) -> dict[str, float | str]:
     """Return flags as numbers or text (lists and switches as text); leave out secrets and flags that are not set."""
-    given = {name: value for name, value in open_values(dict(flags)).items() if value not in (None, [], ())}
+    given = {name: value for name, value in without_secrets(dict(flags)).items() if value not in (None, [], ())}
     return {name: value if _is_number(value) else as_text(value) for name, value in given.items()}
 
 

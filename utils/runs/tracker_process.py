@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from utils.core.redaction import IN_ADDRESS, SECRET_NAME, open_text
+from utils.core.redaction import IN_ADDRESS, SECRET_NAME, redacted
 from utils.runs.trackers import TRACKERS
 
 SERVER = re.compile(r"\w+://[^/\s'\"]+")
@@ -77,7 +77,7 @@ def reason_of(error: BaseException) -> str:
         chain.append(error)
         wrapped = next((value for value in error.args if isinstance(value, BaseException)), None)  # as in urllib3
         error = error.__cause__ or error.__context__ or wrapped
-    text = open_text((str(chain[0]).strip() or type(chain[0]).__name__).splitlines()[0])
+    text = redacted((str(chain[0]).strip() or type(chain[0]).__name__).splitlines()[0])
     for link in reversed(chain):
         if reason := _system_reason(link):
             address = SERVER.search(text)

@@ -26,7 +26,7 @@ SECONDS_FINISHED = 120
 """Maximum wait in seconds at the end of a finished run, when files are uploaded."""
 SECONDS_BROKEN_OFF = 15
 """Maximum wait in seconds at the end of a failed or interrupted run, whose process may be killed at any moment."""
-SECONDS_IN_SILENCE = 3
+SECONDS_BEFORE_NOTICE = 3
 """A wait longer than this number of seconds is announced."""
 
 
@@ -145,11 +145,11 @@ class Tracking:
     def _wait(self, seconds: float) -> None:
         began, announced = time.monotonic(), False
         while self._process and (left := began + seconds - time.monotonic()) > 0:
-            if not announced and left < seconds - SECONDS_IN_SILENCE:
+            if not announced and left < seconds - SECONDS_BEFORE_NOTICE:
                 announced = True
                 self._print(f"sending the remaining data, for at most {seconds:g} s")
             writable = [self._process.stdin] if self._unsent else []
-            select.select([self._process.stdout], writable, [], min(left, SECONDS_IN_SILENCE))
+            select.select([self._process.stdout], writable, [], min(left, SECONDS_BEFORE_NOTICE))
             if writable:
                 self._write()
             self._read_reply()

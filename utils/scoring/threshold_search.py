@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import UsageError, UserError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import Masks
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
@@ -319,5 +319,5 @@ def plot_threshold(paths: Sequence[str | Path], steps: Steps, best: Best) -> Non
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
     for path in paths:
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             figure.savefig(part, format="png", dpi=150)

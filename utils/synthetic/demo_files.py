@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.core.errors import UsageError
-from utils.core.files import whole_file
+from utils.core.files import atomic_file
 
 
 def check_folder(out_dir: Path, names: Iterable[str]) -> None:
@@ -40,7 +40,7 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     """Write an image, (H, W, 3) uint8 as RGB or (H, W) uint16 as 16-bit grey; .jpg is lossy, .png is lossless."""
     from PIL import Image
 
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         if path.suffix == ".jpg":
             Image.fromarray(pixels).save(part, format="JPEG", quality=92)
         else:
