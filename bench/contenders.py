@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from net.augmentations import TRAIN_AUGS, fit_anew
+from net.augmentations import TRAIN_AUGS, pad_to_square
 from net.dataset import normalised
 from net.device import Machine, machine, workers_for
 from net.distributed import Processes
@@ -193,7 +193,7 @@ class TrainingImages(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         row, packed = self.setup.rows[index], self.setup.train
         changed = self.change(image=packed.images[row], mask=packed.masks[row][..., None])
-        return _normalised(fit_anew(changed["image"], SIZE)), _planes(fit_anew(changed["mask"], SIZE))
+        return _normalised(pad_to_square(changed["image"], SIZE)), _planes(pad_to_square(changed["mask"], SIZE))
 
 
 class TestImages(Dataset[Tensor]):

@@ -271,6 +271,7 @@ def test_make_passes_on_a_message_with_quotes(kaggle, tmp_path):
     (tmp_path / ".venv" / "ready").touch()
     (tmp_path / "utils").symlink_to(ROOT / "utils")
     words = ["make", "-s", "submit", "FILE=x y.csv", 'MESSAGE=it\'s "5" folds', "COMPETITION=salt"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (kaggle / "args").read_text().splitlines()[2:] == ["salt", "--file=x y.csv", '--message=it\'s "5" folds']

@@ -237,7 +237,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(survey, tmp_path):
 def test_wrong_flags_are_reported_by_one_process(survey, tmp_path):
     words = ("--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "run")
     cases = [
-        ((*words, "--batch_size", 2), 3, "--batch_size 2: its smallest part has 2 images, and 3 processes share it"),
+        ((*words, "--batch_size", 2), 3, "--batch_size 2: its smallest microbatch has 2 images for 3 processes"),
         ((*words, "--fold", 9), 2, "--fold 9"),
     ]
     for number, (flags, processes, message) in enumerate(cases):

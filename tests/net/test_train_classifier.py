@@ -220,8 +220,8 @@ def test_wrong_flags_are_refused_and_nothing_is_written(sets, survey, tmp_path):
         (2, (*target, "--arch", "resnet1888"), ("--arch resnet1888: expected a timm model", "resnet18")),
         (2, (*target, "--arch", "unet_resnet18"), ("--arch unet_resnet18: expected a timm model",)),
         (2, (*target, "--loss", "lovasz"), ("--loss lovasz", "known: BCE, focal")),
-        (2, (*target, "--at_precision", 0), ("--at_precision 0.0: expected a share",)),
-        (2, (*target, "--at_precision", 1.5), ("--at_precision 1.5: expected a share",)),
+        (2, (*target, "--at_precision", 0), ("--at_precision 0.0: expected a precision",)),
+        (2, (*target, "--at_precision", 1.5), ("--at_precision 1.5: expected a precision",)),
         (2, (*target, "--fold", 7), ("--fold 7", "known: 0, 1, 2")),
         (1, (*target, "--snapshot", sets["words"].run), ("of the task label, found labels",)),
     ):
