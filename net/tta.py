@@ -45,7 +45,9 @@ def views_by_name(names: str) -> list[View]:
     Raises:
         UsageError: a view is unknown; the message suggests the nearest names.
     """
-    return [pick(VIEWS, name, "--tta") for name in view_names(names)]
+    for word in names.split("_"):
+        pick({**VIEWS, **GROUPS}, word, "--tta")
+    return [VIEWS[name] for name in view_names(names)]
 
 
 def view_names(names: str) -> list[str]:

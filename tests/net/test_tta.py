@@ -28,3 +28,5 @@ def test_views_are_listed_by_name_and_unknown_names_are_refused():
     assert len(views) == 3
     with pytest.raises(UsageError, match=r"--tta hflop.*did you mean hflip"):
         views_by_name("null_hflop")
+    with pytest.raises(UsageError, match=r"--tta d5.*d4"):
+        views_by_name("d5")

@@ -122,7 +122,8 @@ class RunFolder:
         """Raise UsageError if a flag differs from the stored run and cannot change (arguments as for `begin`)."""
         for name, before in read_flags(self.config).items():
             if name not in FREE_ON_RESUME - fixed and name in flags and flags[name] != before:
-                raise UsageError(f"--{name} {flags[name]}: the run in {self.path} has {before}, which cannot change")
+                differs = f"the run in {self.path} has {before}, which cannot change; use another folder"
+                raise UsageError(f"--{name} {flags[name]}: {differs}")
 
     def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write log.csv from all rows so far."""
