@@ -9,7 +9,7 @@ python predict.py --snapshot experiments/a_fold0/snapshots/epoch_20.loss_0.1063.
 from dataclasses import dataclass, field
 
 from utils.core.cli import run
-from utils.core.prediction_settings import PredictionSettings
+from utils.core.prediction_settings import Prediction, PredictionSettings
 from utils.runs.run_folder import find_snapshots
 
 
@@ -17,7 +17,7 @@ from utils.runs.run_folder import find_snapshots
 class Settings:
     snapshot: tuple[str, ...]
     """snapshot files, or experiment folders (their best snapshot)."""
-    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+    prediction: Prediction = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:

@@ -17,7 +17,8 @@ from utils.competition.decisions import decide_masks
 from utils.competition.submission_writing import write_mask_submission
 from utils.core.cli import run
 from utils.core.errors import UsageError
-from utils.core.prediction_settings import RuleSettings, SubmissionSettings
+from utils.core.prediction_settings import Rules, RuleSettings, SubmissionSettings
+from utils.core.settings import Floats, OptionalFloat, OptionalText, Texts
 from utils.data.packed_data import read_manifest
 from utils.masks.mask_averaging import check_weights, open_agreeing, weighted_mean
 from utils.masks.mask_file import PredictionInfo, mask_writer, open_masks
@@ -27,18 +28,18 @@ from utils.scoring.stored_thresholds import run_folder_of
 
 @dataclass(frozen=True)
 class Settings:
-    masks: Positional[tuple[str, ...]]
+    masks: Positional[Texts]
     """mask files to average."""
-    weights: tuple[float, ...] = ()
+    weights: Floats = ()
     """a positive number for each file; default: equal weights."""
-    data_dir: str | None = None
+    data_dir: OptionalText = None
     """packed folder of the images; default: the one recorded in the first mask file."""
-    gate_probs: tuple[str, ...] = ()
+    gate_probs: Texts = ()
     """files with the probabilities that the images are not empty, such as the _gate.npy of a predict script."""
-    gate_th: float | None = None
+    gate_th: OptionalFloat = None
     """images with a probability not greater than this get an empty mask; default: the value in gate.json, else .5."""
     submission: SubmissionSettings = field(default_factory=SubmissionSettings)
-    rules: RuleSettings = field(default_factory=RuleSettings)
+    rules: Rules = field(default_factory=RuleSettings)
     debug: bool = False
     """show the traceback of an error."""
 

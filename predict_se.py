@@ -8,7 +8,8 @@ python predict_se.py --snapshot_dir experiments/c_fold0/snapshots --best 3 --tta
 from dataclasses import dataclass, field
 
 from utils.core.cli import run
-from utils.core.prediction_settings import PredictionSettings
+from utils.core.prediction_settings import Prediction, PredictionSettings
+from utils.core.settings import OptionalInt
 from utils.runs.run_folder import ensemble_snapshots, snapshots_in
 
 
@@ -16,12 +17,12 @@ from utils.runs.run_folder import ensemble_snapshots, snapshots_in
 class Settings:
     snapshot_dir: str
     """folder with the snapshots of a run."""
-    best: int | None = None
+    best: OptionalInt = None
     """number of snapshots to average, the best of all cycles; default: the best one of each cycle (a single snapshot
     if there is one cycle)."""
     tta: str = "null"
     """views joined by _, as in predict_tta.py; null is the image itself."""
-    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+    prediction: Prediction = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:

@@ -8,7 +8,7 @@ python predict_tta.py --snapshot experiments/a_fold0 --part val --masks_fn exper
 from dataclasses import dataclass, field
 
 from utils.core.cli import run
-from utils.core.prediction_settings import PredictionSettings
+from utils.core.prediction_settings import Prediction, PredictionSettings
 from utils.runs.run_folder import find_snapshots
 
 
@@ -18,7 +18,7 @@ class Settings:
     """snapshot files, or experiment folders (their best snapshot)."""
     tta: str = "null_hflip"
     """views joined by _: null, hflip, vflip, rot90, rot180, rot270, transpose, transverse; d4 means all of them."""
-    prediction: PredictionSettings = field(default_factory=PredictionSettings)
+    prediction: Prediction = field(default_factory=PredictionSettings)
 
 
 def main(settings: Settings) -> None:

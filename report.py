@@ -15,19 +15,20 @@ from tyro.conf import Positional
 
 from utils.core.cli import run
 from utils.core.errors import UsageError
+from utils.core.settings import OptionalInt, OptionalText
 
 
 @dataclass(frozen=True)
 class Settings:
     experiments: Positional[tuple[str, ...]] = ("experiments",)
     """folders of runs, or folders that contain them."""
-    out: str | None = None
+    out: OptionalText = None
     """file that the page is written to; default: report.html."""
     watch: bool = False
     """serve the page until Ctrl-C and update it whenever a run writes something."""
-    host: str | None = None
+    host: OptionalText = None
     """with --watch: address to listen on; default: 127.0.0.1. 0.0.0.0 opens the page to anyone with the printed URL."""
-    port: int | None = None
+    port: OptionalInt = None
     """with --watch: port to listen on; default: 8080. 0 takes any free port."""
     debug: bool = False
     """show the traceback of an error."""

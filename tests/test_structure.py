@@ -123,6 +123,8 @@ def test_help_is_printed_and_a_misspelt_flag_is_an_error(script):
     assert done.returncode == 0
     assert "usage:" in done.stdout
     assert "\x1b" not in done.stdout  # no colours outside a terminal
+    for puzzle in ("{None}", "default: None", "(default: )", "prediction."):
+        assert puzzle not in done.stdout
     wrong = run_script(script, "--foldd", "1")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr

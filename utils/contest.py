@@ -13,7 +13,6 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
@@ -22,6 +21,7 @@ from utils.competition.kaggle import BrokenArchive, check_token, find_client, ru
 from utils.competition.submission_check import sample_in
 from utils.core.cli import run_commands
 from utils.core.errors import Interrupted, UsageError, UserError
+from utils.core.settings import OptionalFormat, OptionalText, Texts
 from utils.core.tables import read_table
 from utils.data.formats import RLE_COLUMNS
 from utils.data.layouts import LAYOUTS, find_source
@@ -49,17 +49,17 @@ class DownloadSettings:
 class SubmitSettings:
     """All flags of contest.py submit."""
 
-    subs: Positional[tuple[str, ...]]
+    subs: Positional[Texts]
     """the submissions, csv files; nothing is sent unless all of them are valid."""
     competition: str = TGS
     """name of the competition: the last part of the address of its page."""
-    message: str | None = None
+    message: OptionalText = None
     """description in Kaggle's list of submissions; default: the name of each file."""
     data_dir: str = "data"
     """folder with the packed images and the sample submission, which the submission is checked against."""
-    shape: str | None = None
+    shape: OptionalText = None
     """<height>x<width> of every image; default: the sizes in data_dir if it is packed, else 101x101."""
-    format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
+    format: OptionalFormat = None
     """the competition whose rules apply; default: by the columns of the sample submission, else of the submission."""
     debug: bool = False
     """show the traceback of an error."""

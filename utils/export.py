@@ -18,6 +18,7 @@ from tyro.conf import Positional
 
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
+from utils.core.settings import OptionalText
 from utils.runs.run_folder import find_snapshots
 
 ENDS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
@@ -33,7 +34,7 @@ class Settings:
     """snapshot file, or experiment folder, whose best snapshot is exported."""
     to: Literal["onnx", "torchscript", "torch_export"] = "onnx"
     """onnx: any runtime; torch_export: torch.export's .pt2; torchscript: C++ and older torch, deprecated by torch."""
-    out: str | None = None
+    out: OptionalText = None
     """file to write; default: the path of the snapshot with .onnx, .torchscript.pt or .pt2 appended."""
     debug: bool = False
     """show the traceback of an error."""

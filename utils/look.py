@@ -15,6 +15,7 @@ from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
 from utils.core.files import atomic_file
 from utils.core.prediction_settings import RuleSettings
+from utils.core.settings import OptionalFloat, OptionalText
 from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.drawing import coloured, labelled
 from utils.masks.ground_truth import true_instances, true_masks
@@ -33,11 +34,11 @@ class Settings:
 
     masks_fn: str
     """mask file to show."""
-    truth_fn: str | None = None
+    truth_fn: OptionalText = None
     """true masks: csv, .npy or packed folder; default: the packed folder that the mask file names."""
-    data_dir: str | None = None
+    data_dir: OptionalText = None
     """packed folder of the images; default: the packed folder that the mask file names."""
-    th: float | None = None
+    th: OptionalFloat = None
     """threshold; default: from threshold.json (with --objects: objects.json) of the run, else .5."""
     objects: bool = False
     """show objects instead of masks, each in a colour, sorted by the score of DSB2018."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.core.names import pick
+from utils.core.settings import OptionalInt
 from utils.synthetic.salt_survey import write_salt
 from utils.synthetic.ship_survey import write_ships
 
@@ -39,7 +40,7 @@ class Settings:
     """seed of the images; the same seed, numbers and size give the same files, byte for byte."""
     kind: str = "salt"
     """salt (TGS: grey, 101x101, one mask per image) or ships (Airbus: colour, 768x768, one csv row per ship)."""
-    size: int | None = None
+    size: OptionalInt = None
     """height and width of the images of --kind ships, in pixels; default: 768."""
     debug: bool = False
     """show the traceback of an error."""

@@ -20,6 +20,7 @@ from tyro.conf import arg
 
 from utils.core.cli import run
 from utils.core.errors import UsageError
+from utils.core.settings import OptionalText
 from utils.core.tables import write_table
 from utils.data.packed_data import skipped_images
 from utils.data.stratification import as_column, classes_of, coverage_of, read_images, split, values_of
@@ -39,7 +40,7 @@ class Settings:
     """property that is distributed equally over the folds: none, coverage (deciles of mask area, empty masks separate),
     objects (deciles of their number, zero separate), depth (z), a column, or several of these joined by +, such as
     background+objects."""
-    group: str | None = None
+    group: OptionalText = None
     """column of groups: images with the same entry are put in the same fold."""
     seed: int = 4545
     """seed of the shuffling."""

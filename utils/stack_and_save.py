@@ -13,6 +13,7 @@ from pathlib import Path
 
 from utils.core.cli import run
 from utils.core.errors import UsageError
+from utils.core.settings import OptionalText
 from utils.data.layouts import LAYOUTS, find_source
 from utils.data.packed_tables import class_columns
 from utils.data.packing import fingerprint, is_packed, make_plan, pack, without_broken
@@ -26,9 +27,9 @@ class Settings:
 
     data_dir: str = "data"
     """folder with images and masks, in one of the layouts in utils/data/layouts.py."""
-    out_dir: str | None = None
+    out_dir: OptionalText = None
     """folder for the arrays; default: data_dir."""
-    size: str | None = None
+    size: OptionalText = None
     """resize all images and masks to HEIGHTxWIDTH, such as 256x256; needed if images have different sizes."""
     skip_broken: bool = False
     """leave out training images whose file, mask or run-lengths are broken, and list them in the report."""

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from tyro.conf import Positional
@@ -20,6 +19,7 @@ from tyro.conf import Positional
 from utils.competition.submission_check import check_submission, sample_in
 from utils.core.cli import run_commands
 from utils.core.errors import UsageError, UserError
+from utils.core.settings import OptionalFormat, OptionalText
 from utils.data.formats import FORMATS, read_format
 from utils.data.packed_data import MANIFEST, Shapes, shapes_of
 from utils.data.rle import decode_instances, decode_union
@@ -36,13 +36,13 @@ class CheckSettings:
 
     sub: Positional[str]
     """the submission, a csv file."""
-    sample: str | None = None
+    sample: OptionalText = None
     """the competition's sample submission; default: <data_dir>/sample_submission.csv if it exists."""
-    shape: str | None = None
+    shape: OptionalText = None
     """<height>x<width> of every image; default: the sizes in data_dir if it is packed, else 101x101."""
     data_dir: str = "data"
     """folder with the packed images."""
-    format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
+    format: OptionalFormat = None
     """the competition whose rules apply; default: by the columns of the sample submission, else of the submission."""
     debug: bool = False
     """show the traceback of an error."""
@@ -56,11 +56,11 @@ class ScoreSettings:
     """the submission, a csv file."""
     truth: str
     """csv of the true masks, in the format that its columns have; an image may have several rows, one per object."""
-    shape: str | None = None
+    shape: OptionalText = None
     """<height>x<width> of every image; default: the sizes in data_dir if it is packed, else 101x101."""
     data_dir: str = "data"
     """folder with the packed images."""
-    format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
+    format: OptionalFormat = None
     """the competition whose metric is used: tgs iout, dsb2018 and airbus by objects, carvana Dice; default: by the
     columns of the submission."""
     debug: bool = False

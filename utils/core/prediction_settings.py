@@ -1,9 +1,11 @@
 """Settings of the prediction scripts: images, gate, submission, post-processing."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from utils.core.settings import OptionalFloat, OptionalInt, OptionalText
+from tyro.conf import arg
+
+from utils.core.settings import OptionalFloat, OptionalFormat, OptionalInt, OptionalSwitch, OptionalText, Texts
 from utils.core.training_settings import MachineSettings
 
 
@@ -30,7 +32,7 @@ class PredictSettings:
 class GateSettings:
     """Gate: a classifier that decides whether a mask is empty."""
 
-    gate: tuple[str, ...] = ()
+    gate: Texts = ()
     """snapshots or experiment folders of train_classifier.py (or of a deeply supervised network), to average."""
     gate_th: OptionalFloat = None
     """masks are emptied where the gate's probability is not greater than this; default: from gate.json, else .5."""
@@ -50,7 +52,7 @@ class SubmissionSettings:
     the runs that predicted."""
     submission_dir: str = "submissions"
     """folder for submissions."""
-    format: Literal["tgs", "dsb2018", "airbus", "carvana"] | None = None
+    format: OptionalFormat = None
     """competition whose submission rules apply; default: by the columns of the sample submission, else tgs."""
     objects: bool = False
     """write one row per object, and label maps to <masks_fn>_labels.npy; dsb2018 and airbus always do."""
@@ -66,7 +68,7 @@ class RuleSettings:
     """remove masks (objects) with fewer pixels; default: from threshold.json (objects.json), else 0."""
     seed_th: OptionalFloat = None
     """objects: seeds are where mask minus border is greater than this; default: from objects.json, else .5."""
-    fill_holes: bool | None = None
+    fill_holes: OptionalSwitch = None
     """fill the holes of masks (objects); default: from objects.json, else False."""
     keep_largest: OptionalInt = None
     """keep only the K largest connected components (objects) of each image."""
@@ -78,14 +80,21 @@ class RuleSettings:
     """refine the probabilities with a dense CRF before the threshold; install it with: make crf."""
 
 
+Rules = Annotated[RuleSettings, arg(name="post processing")]
+
+
 @dataclass(frozen=True)
 class PredictionSettings:
     """Flags that all prediction scripts share."""
 
-    predict: PredictSettings = field(default_factory=PredictSettings)
-    gate: GateSettings = field(default_factory=GateSettings)
-    submission: SubmissionSettings = field(default_factory=SubmissionSettings)
-    rules: RuleSettings = field(default_factory=RuleSettings)
-    machine: MachineSettings = field(default_factory=MachineSettings)
+    predict: Annotated[PredictSettings, arg(name="images")] = field(default_factory=PredictSettings)
+    submission: Annotated[SubmissionSettings, arg(name="submission")] = field(default_factory=SubmissionSettings)
+    gate: Annotated[GateSettings, arg(name="gate")] = field(default_factory=GateSettings)
+    rules: Rules = field(default_factory=RuleSettings)
+    machine: Annotated[MachineSettings, arg(name="advanced: machine")] = field(default_factory=MachineSettings)
     debug: bool = False
     """show the traceback of an error."""
+
+
+Prediction = Annotated[PredictionSettings, arg(name="")]
+"""Type of the field with these flags in the settings of a script; its name does not show in --help."""

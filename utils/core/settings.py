@@ -7,7 +7,7 @@ are groups of flags, and do not show in the names: the dictionary is flat, as co
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from tyro.conf import arg
 
@@ -20,7 +20,15 @@ S = TypeVar("S")
 OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
-"""Types of flags that may be left out; their help says what happens then."""
+OptionalSwitch = Annotated[bool | None, arg(metavar="{True,False}", help_behavior_hint="")]
+OptionalFormat = Annotated[
+    Literal["tgs", "dsb2018", "airbus", "carvana"] | None,
+    arg(metavar="{tgs,dsb2018,airbus,carvana}", help_behavior_hint=""),
+]
+Texts = Annotated[tuple[str, ...], arg(help_behavior_hint="")]
+Floats = Annotated[tuple[float, ...], arg(help_behavior_hint="")]
+Ints = Annotated[tuple[int, ...], arg(help_behavior_hint="")]
+"""Types of flags that may be left out; their help says what happens then, so --help shows no default."""
 
 REPLACED = {"ema": "--average ema_{}", "swa": "--average swa_{}", "notify": "the environment variable STRATA_NOTIFY"}
 """Flags of earlier versions, and what to write instead; `{}` stands for their value."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeVar
 from tyro.conf import arg
 
 from utils.core.errors import UsageError
-from utils.core.settings import OptionalFloat, OptionalInt, OptionalText
+from utils.core.settings import OptionalFloat, OptionalInt, OptionalText, Texts
 
 EPOCHS = 100
 """Epochs of a run if neither --n_epochs nor --stages is given."""
@@ -89,7 +89,7 @@ class SizeSettings:
     """train on random square crops of this many pixels at the images' original scale; validate on whole images."""
     crop_foreground: float = 0.5
     """share of the crops that are guaranteed to contain foreground, in images that have any."""
-    stages: tuple[str, ...] = ()
+    stages: Texts = ()
     """train at several sizes in turn, each as <size>:<epochs>, such as 256:20 512:10 (with --crop: the crop sizes)."""
     only_nonempty: bool = False
     """leave images with an empty mask out of training, but not out of validation; for use with a gate."""

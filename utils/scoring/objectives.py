@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.core.errors import UsageError
+from utils.core.settings import Ints, OptionalText, Texts
 from utils.data.image_classes import NOT_EMPTY, ImageClasses, read_classes
 from utils.masks.mask_file import Masks, open_masks
 from utils.masks.probability_file import Probabilities, open_probabilities
@@ -32,17 +33,17 @@ class OptimizeSettings:
     objective: str = "pixels"
     """pixels: fit the threshold of masks; objects: fit th, seed_th, min_area and fill_holes of objects together;
     labels: fit a threshold for each label of probability files."""
-    gate_probs: tuple[str, ...] = ()
+    gate_probs: Texts = ()
     """out-of-fold probabilities that an image contains anything (train_classifier.py); the gate's threshold is fitted
     together with those of masks or objects."""
-    metric: str | None = None
+    metric: OptionalText = None
     """score of objects: dsb2018 or airbus (F2); default: dsb2018."""
-    truth_fn: str | None = None
+    truth_fn: OptionalText = None
     """the truth: a packed folder, a csv of run-lengths or a .npy of masks; default: the folder the masks are from."""
-    min_area: tuple[int, ...] = ()
+    min_area: Ints = ()
     """minimum areas to try; masks (or objects) with fewer pixels are removed; 0 is always tried; default: 0 (objects: 0
     to 256)."""
-    out: str | None = None
+    out: OptionalText = None
     """file or folder for the result; default: threshold.json, gate.json, objects.json or labels.json in the run folders
     of the mask files, or next to the first mask file if it is in no run folder."""
     debug: bool = False
