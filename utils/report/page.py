@@ -44,7 +44,7 @@ class Fact:
 
     name: str
     text: str
-    beside: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _judged_facts(run: RunFacts) -> Sequence[Fact]:
     of_masks = "" if run.measure == "iout" else " (mask iout)"
     taken = Fact(f"threshold{of_masks}", words.threshold(judged.threshold), judged.threshold_from)
     if judged.min_area:
-        taken = Fact(taken.name, taken.text, f"{taken.beside}; masks under {judged.min_area} pixels are emptied")
+        taken = Fact(taken.name, taken.text, f"{taken.detail}; masks under {judged.min_area} pixels are emptied")
     if judged.cross is None:
         return [taken]
     cross = judged.cross

@@ -24,7 +24,7 @@ class Cell:
     text: str
     value: float | str | None = None
     """sort key; None comes last in both directions."""
-    beside: str = ""
+    detail: str = ""
     """secondary text, shown less prominently after the text."""
     svg: str = ""
     states: tuple[tuple[str, int], ...] = ()
@@ -160,15 +160,15 @@ def _cross(cross: CrossFitted | None, across: tuple[float, float] | None) -> Cel
     if cross is None:
         return Cell("")
     svg = whisker(cross.low, cross.score, cross.high, across) if across else ""
-    beside = f"{words.score(cross.low)} to {words.score(cross.high)}"
-    return Cell(words.score(cross.score), cross.score, beside, svg)
+    detail = f"{words.score(cross.low)} to {words.score(cross.high)}"
+    return Cell(words.score(cross.score), cross.score, detail, svg)
 
 
 def _difference(difference: Difference | None) -> Cell:
     if difference is None:
         return Cell("")
-    beside = f"{words.signed(difference.low)} to {words.signed(difference.high)}"
-    return Cell(words.signed(difference.mean), difference.mean, beside)
+    detail = f"{words.signed(difference.low)} to {words.signed(difference.high)}"
+    return Cell(words.signed(difference.mean), difference.mean, detail)
 
 
 def _shared(runs: Sequence[RunFacts]) -> list[Cell]:
