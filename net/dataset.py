@@ -31,7 +31,8 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, packed: PackedImages, task: Task, make_vary: Callable[[], Vary], seed: int) -> None:
-        self.packed, self.task, self.make_vary, self.seed = packed, task, make_vary, seed
+        self.packed, self.make_vary, self.seed = packed, make_vary, seed
+        self.kind, self.truth, self.target = task.kind, task.truth, task.target  # losses cannot be sent to a worker
         self._vary: Vary | None = None
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
@@ -45,9 +46,8 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
         return [self._sample(image, turn, row) for image, (turn, row) in zip(images, keys, strict=True)]
 
     def _sample(self, image: np.ndarray, turn: int, row: int) -> tuple[Tensor, Tensor]:
-        kind, truth = self.task.kind, self.task.truth(self.packed, row)
-        varied, truth = kind.augmented(self._vary, image, truth, [self.seed, turn, row])
-        return planes(varied), kind.target_tensor(self.task.target(truth))
+        varied, truth = self.kind.augmented(self._vary, image, self.truth(self.packed, row), [self.seed, turn, row])
+        return planes(varied), self.kind.target_tensor(self.target(truth))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ from utils.scoring.validation_scores import ClassScores, InstanceScores, PixelSc
 
 @dataclass(frozen=True)
 class Task:
-    """Learning task of a training script."""
+    """Learning task of a training script.
+
+    Loader workers receive kind, truth and target, so these must be picklable: functions of a module, not lambdas.
+    """
 
     kind: Kind
     truth: Callable[[PackedImages, int], np.ndarray]
@@ -53,8 +56,8 @@ def mask_task(packed: PackedImages) -> Task:
     _need_masks(packed)
     return Task(
         kind=PixelKind("mask", ("mask",)),
-        truth=lambda packed, row: packed.masks[row],
-        target=lambda mask: mask[..., None],
+        truth=_mask,
+        target=_as_plane,
         losses=LOSSES,
         scores=PixelScores,
         kept_by=("val_loss", "iou", "iout"),
@@ -80,8 +83,8 @@ def border_task(packed: PackedImages, border: str, width: int, weight: float) ->
     edge = partial(border_of, kind=border if objects else "outline", width=width)
     return Task(
         kind=PixelKind("border", ("mask", "border")),
-        truth=lambda packed, row: (packed.instances if objects else packed.masks)[row],
-        target=lambda truth: np.stack([(truth != 0).astype(np.uint8), edge(truth)], axis=-1),
+        truth=_instances if objects else _mask,
+        target=partial(_mask_and_border, edge),
         losses=border_losses(weight),
         scores=InstanceScores if objects else PixelScores,
         kept_by=("val_loss", "iou", "iout", "objects") if objects else ("val_loss", "iou", "iout"),
@@ -110,8 +113,8 @@ def class_task(packed: PackedImages, data_dir: str, column: str | None, at_preci
     measure = "accuracy" if labels.exclusive else "auc" if len(labels.names) == 1 else "f2"
     return Task(
         kind=kind,
-        truth=lambda _stack, row: labels.matrix[row],
-        target=lambda truth: truth,
+        truth=partial(_classes, labels.matrix),
+        target=_unchanged,
         losses=EXCLUSIVE_LOSSES if labels.exclusive else CLASS_LOSSES,
         scores=partial(ClassScores, labels, at_precision),
         kept_by=("val_loss", measure),
@@ -124,3 +127,27 @@ def _need_masks(packed: PackedImages) -> None:
         raise UserError(
             "--data_dir: the training images have no masks; to learn labels, use train_classifier.py --target"
         )
+
+
+def _mask(packed: PackedImages, row: int) -> np.ndarray:
+    return packed.masks[row]
+
+
+def _instances(packed: PackedImages, row: int) -> np.ndarray:
+    return packed.instances[row]
+
+
+def _classes(matrix: np.ndarray, _packed: PackedImages, row: int) -> np.ndarray:
+    return matrix[row]
+
+
+def _as_plane(mask: np.ndarray) -> np.ndarray:
+    return mask[..., None]
+
+
+def _mask_and_border(edge: Callable[[np.ndarray], np.ndarray], truth: np.ndarray) -> np.ndarray:
+    return np.stack([(truth != 0).astype(np.uint8), edge(truth)], axis=-1)
+
+
+def _unchanged(truth: np.ndarray) -> np.ndarray:
+    return truth

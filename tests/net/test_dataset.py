@@ -1,13 +1,23 @@
 """Microbatches of an epoch: every image occurs once per pass, regardless of the number of workers and processes."""
 
+import pickle
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from net.augmentations import TRAIN_AUGS
 from net.dataset import EpochBatches, TrainingRows, normalised, training_loader
-from net.tasks import mask_task
+from net.stages import Stage
+from net.tasks import border_task, class_task, mask_task
 from utils.data.packed_data import open_packed
+
+TASKS = {
+    "mask": mask_task,
+    "border": lambda packed: border_task(packed, "outline", 2, 1.0),
+    "class": lambda packed: class_task(packed, "", None, 0.9),
+}
 
 
 def rows_in(microbatches):
@@ -88,6 +98,24 @@ def test_the_number_of_workers_changes_nothing(survey):
         )
         seen.append([torch.cat([images.flatten(), targets.flatten()]) for images, targets in loader])
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
+
+
+@pytest.mark.parametrize("make_task", TASKS.values(), ids=TASKS)
+def test_workers_may_be_started_in_any_way(survey, make_task):
+    """macOS, Windows and Python 3.14 do not fork: the samples are sent to the workers, memory maps by their names."""
+    packed = open_packed(survey)
+    task = make_task(packed)
+    stage = Stage(64, 1, "val_128_resize", None)
+    plan = EpochBatches(np.arange(12), 4, seed=3)
+    here, spawned = (
+        training_loader(TrainingRows(packed, task, partial(stage.vary, "train_128_v1"), 3), plan, workers, False)
+        for workers in (0, 2)
+    )
+    spawned.multiprocessing_context = "spawn"
+    assert len(pickle.dumps(spawned.dataset)) < packed.images.nbytes / 10
+    for one, other in zip(here, spawned, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
 
 
 def test_a_sample_depends_on_seed_pass_and_row_only(survey):

@@ -11,7 +11,7 @@ train_with_folds.csv   train.csv with a column `fold` (utils/make_folds.py)
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,11 @@ class PackedImages:
     """(height, width) of each source image; None if packing did not resize them."""
     digest: str
     """First 16 digits of each array's sha256, joined by ":"; snapshots record it to identify their training data."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the names of memory-mapped files instead of their contents: loader workers map them again."""
+        values = [getattr(self, one.name) for one in fields(self)]
+        return _mapped_again, tuple(Path(one.filename) if isinstance(one, np.memmap) else one for one in values)
 
     @property
     def images_digest(self) -> str:
@@ -155,6 +160,10 @@ def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
         sizes=[(height, width) for height, width in described.sizes] if described.sizes else None,
         digest=":".join(entry.sha256[:16] for entry in described.arrays.values()),
     )
+
+
+def _mapped_again(*values: Any) -> PackedImages:
+    return PackedImages(*(open_array(one) if isinstance(one, Path) else one for one in values))
 
 
 def _open_described(folder: Path, entry: ArrayEntry) -> np.ndarray:
