@@ -13,8 +13,8 @@ from utils.core.errors import UsageError
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d that computes its training statistics over all processes.
 
-    torch's SyncBatchNorm does the same but runs on GPUs only. Weights and statistics have the names that they have in
-    BatchNorm2d, so snapshots of both are interchangeable.
+    torch's SyncBatchNorm does the same but runs on GPUs with NCCL only. Weights and statistics have the names that they
+    have in BatchNorm2d, so snapshots of both are interchangeable.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,8 +53,10 @@ class _Sum(torch.autograd.Function):
         return _Sum.forward(None, gradient.contiguous())
 
 
-def share_statistics(network: nn.Module, on_gpu: bool) -> nn.Module:
+def share_statistics(network: nn.Module, own_gpus: bool) -> nn.Module:
     """Return the network with every BatchNorm2d synchronised over the processes.
+
+    With `own_gpus`, where NCCL connects one GPU per process, torch's own version is used, which is faster.
 
     Raises:
         UsageError: the network has another kind of BatchNorm, which has no synchronised version.
@@ -64,7 +66,7 @@ def share_statistics(network: nn.Module, on_gpu: bool) -> nn.Module:
             raise UsageError(
                 f"--sync_batchnorm: expected BatchNorm2d, but {name} is a {type(module).__name__}; leave the flag out"
             )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if on_gpu else _converted(network)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if own_gpus else _converted(network)
 
 
 def _converted(module: nn.Module) -> nn.Module:

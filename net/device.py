@@ -79,6 +79,8 @@ class Machine:
 def machine(settings: MachineSettings, local_rank: int = 0) -> Machine:
     """Return the machine that the flags select; of several GPUs, each process takes the one of its `local_rank`.
 
+    If a machine has more processes than GPUs, they share the GPUs, which is slower but works.
+
     Raises:
         UsageError: the device is not available.
     """
@@ -107,7 +109,7 @@ def _device(name: str, local_rank: int) -> torch.device:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         name = accelerator.type if accelerator else "cpu"
     if name == "cuda":
-        name = f"cuda:{local_rank}"
+        name = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -27,6 +27,8 @@ class Processes:
     """Number of processes."""
     local_rank: int = 0
     """Number of this process on its machine; it uses the GPU of this number."""
+    own_gpus: bool = False
+    """True if each process has a GPU of its own, so that gradients travel by NCCL; else they travel by gloo."""
     control: Any = None
     """Process group (gloo) for small objects and CPU tensors; gradients use the default group."""
 
@@ -140,10 +142,11 @@ def join_processes() -> Iterator[Processes]:
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     _share_cores()
     store, _, _ = next(dist.rendezvous("env://"))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    backend = "cpu:gloo,cuda:nccl" if own_gpus else "gloo"  # NCCL refuses processes that share a GPU
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
-        yield Processes(rank, size, local_rank, dist.new_group(backend="gloo"))
+        yield Processes(rank, size, local_rank, own_gpus, dist.new_group(backend="gloo"))
     except Exception as error:
         if not _is_first_to_report(store):
             raise ReportedElsewhere(getattr(error, "exit_code", 1)) from error

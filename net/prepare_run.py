@@ -103,7 +103,7 @@ def starting_network(
     if start:
         start_from(network, start, kind.name)
     if settings.step.sync_batchnorm and processes.size > 1:
-        network = share_statistics(network, on_gpu=machine.device.type == "cuda")
+        network = share_statistics(network, own_gpus=machine.device.type == "cuda" and processes.own_gpus)
     network = network.to(machine.device, memory_format=torch.channels_last)
     processes.copy_from_main(network)
     return network

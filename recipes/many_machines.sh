@@ -5,7 +5,7 @@
 #
 #   HEAD=10.0.0.1 MACHINES=2 MACHINE=0 bash recipes/many_machines.sh --data_dir data --experiment_dir experiments/a_fold0
 #   HEAD=10.0.0.1 MACHINES=2 MACHINE=1 bash recipes/many_machines.sh --data_dir data --experiment_dir experiments/a_fold0
-#   REHEARSE=2 bash recipes/many_machines.sh ...          # a test with two "machines" on this one
+#   REHEARSE=2 bash recipes/many_machines.sh ...          # a test with two "machines" on the CPU of this one
 set -uo pipefail
 here=$(dirname "$0")/..
 head=${HEAD:-localhost} port=${PORT:-29500} machines=${REHEARSE:-${MACHINES:?set the number of machines: MACHINES=2}}
@@ -20,7 +20,7 @@ if [ -z "${REHEARSE:-}" ]; then
     exit
 fi
 trap 'kill $(jobs -p) 2>/dev/null' INT TERM
-for number in $(seq 0 $((machines - 1))); do machine "$number" "$@" & done
+for number in $(seq 0 $((machines - 1))); do machine "$number" "$@" --device cpu & done
 code=0
 for job in $(jobs -p); do wait "$job" || code=1; done
 exit $code

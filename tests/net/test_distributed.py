@@ -89,7 +89,7 @@ with join_processes() as processes:
     network = build_network("unet_tu-test_resnet", 1).double()
     images, targets = torch.randn(5, 1, 64, 64).double(), torch.rand(5, 1, 64, 64).double()
     if processes.size > 1:
-        network = share_statistics(network, on_gpu=False).double()
+        network = share_statistics(network, own_gpus=False).double()
     share = torch.arange(5).tensor_split(processes.size)[processes.rank]
     ((network.train()(images[share]) - targets[share]) ** 2).sum().backward()
     gradients = [weight.grad for weight in network.parameters()]

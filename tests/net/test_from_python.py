@@ -71,7 +71,7 @@ def test_several_runs_in_a_row_leave_nothing_behind_and_do_not_influence_each_ot
     in_thread = threading.Thread(target=train, args=[other])  # as a notebook server may do
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        r"cpu \(.+\), \w+ \| .+ \| fold 0: 16 images \(\d+ empty\) .* 8 to validate \| -> .*first", lines[0]
+        r"\S+ \(.+\), \w+ \| .+ \| fold 0: 16 images \(\d+ empty\) .* 8 to validate \| -> .*first", lines[0]
     )
     assert [line.split()[0] for line in lines[1:]] == ["epoch", "best:"]
     in_thread.start()
