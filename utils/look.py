@@ -67,7 +67,7 @@ def main(settings: Settings) -> None:
     if settings.n_rows < 1:
         raise UsageError(f"--n_rows {settings.n_rows}: expected 1 or more")
     masks = open_masks(settings.masks_fn)
-    run_folders = [run_folder_of(name) for name in [masks.path, *masks.info.snapshots]]
+    run_folders = [run_folder_of(name) for name in [masks.path, *masks.info.joined_from, *masks.info.snapshots]]
     packed = open_packed(settings.data_dir or masks.info.data_dir or "data", masks.info.part or "test")
     if unknown := set(masks.ids) - set(packed.ids):
         raise UserError(f"{masks.path}: {len(unknown)} of its images are not in the data_dir (such as {min(unknown)})")

@@ -96,6 +96,9 @@ def test_invalid_input_is_refused(folder):
     write_masks(folder / "twice.npy", [*IDS[:5], IDS[0]], probabilities, data_dir="data", part="test")
     write_masks(folder / "logits.npy", IDS, 9 * probabilities, data_dir="data", part="test")
     write_masks(folder / "nan.npy", IDS, np.where(probabilities > 0.9, np.nan, probabilities), data_dir="data")
+    for name, ids, digest in (("val.npy", [f"train{row}" for row in range(6)], "1" * 16), ("new.npy", IDS, "2" * 16)):
+        write_masks(folder / name, ids, probabilities, data_dir="data", images_digest=digest)
+    write_masks(folder / "old.npy", IDS, probabilities, data_dir="data", images_digest="1" * 16)
     (folder / "link.npy").symlink_to(folder / "m0.npy")
     (folder / "link.json").write_text((folder / "m0.json").read_text())
     before = {path: (folder / path).read_bytes() for path in files_in(folder)}
@@ -105,6 +108,10 @@ def test_invalid_input_is_refused(folder):
         (("m0.npy", "./m0.npy"), 2, ("m0.npy", "twice", "--weights")),
         (("m0.npy", "fewer.npy"), 1, ("fewer.npy", "image5")),
         (("m0.npy", "others.npy"), 1, ("others.npy", "2 are in only one of the two files")),
+        (("new.npy", "val.npy"), 1, ("val.npy", "12 are in only one of the two files", "same part and fold")),
+        (("new.npy", "old.npy"), 1, ("old.npy", "packed again")),
+        (("m0.npy", "data"), 1, ("data: expected a .npy file, found a folder",)),
+        (("m0.npy", "m1.json"), 1, ("m1.json: expected a .npy file, found something else",)),
         (("m0.npy", "smaller.npy"), 1, ("(9, 31)", "(31, 31)")),
         (("twice.npy", "m0.npy"), 1, ("twice.npy", "the same id")),
         (("m0.npy", "logits.npy"), 1, ("logits.npy", "[0, 1]")),
@@ -119,6 +126,7 @@ def test_invalid_input_is_refused(folder):
         (("m0.npy", "m1.npy", "--masks_fn", "m1.npy"), 2, ("--masks_fn m1.npy",)),
         (("m0.npy", "m1.npy", "--masks_fn", "link.npy"), 2, ("--masks_fn link.npy",)),
         (("m0.npy", "m1.npy", "--masks_fn", "mean.csv"), 1, ("mean.csv", ".npy")),
+        (("m0.npy", "m1.npy", "--submission_dir", "m0.npy"), 2, ("--submission_dir m0.npy: expected a folder",)),
         (("m0.npy", "m1.npy", "--data_dir", "nowhere"), 1, ("--data_dir nowhere",)),
     ):
         assert_refused(run_here(SCRIPT, *words, cwd=folder), code, *said)

@@ -9,6 +9,8 @@ from helpers.scripts import assert_refused, run_here, run_script
 
 from utils.core.files import read_json, write_json
 from utils.data.rle import encode
+from utils.masks.mask_file import PredictionInfo
+from utils.masks.probability_file import write_probabilities
 from utils.scoring.stored_thresholds import read_threshold
 from utils.scoring.threshold_search import best, steps_of
 
@@ -89,6 +91,18 @@ def test_without_a_run_the_result_is_next_to_the_masks_and_a_single_image_is_acc
     assert read_json(tmp_path / "sub" / "threshold.json")["cross_fitted"] is None
 
 
+def test_out_of_fold_masks_are_drawn_at_the_threshold_that_was_fitted_on_them(tmp_path):
+    probabilities, truth = blobs(6)
+    ids, run = list("abcdef"), tmp_path / "experiments" / "unet_fold0"
+    write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31))})
+    write_json(run / "config.json", {})
+    joined = (f"{run}/snapshots/val.npy",)
+    oof = write_masks(tmp_path / "oof.npy", ids, probabilities, data_dir="data", part="train", joined_from=joined)
+    assert "stored in experiments/unet_fold0/threshold.json" in run_here(SCRIPT, "--masks_fn", oof, cwd=tmp_path).stdout
+    done = run_here("utils/look.py", "--masks_fn", "oof.npy", cwd=tmp_path)
+    assert f"{read_threshold(run).threshold:.6g} (experiments/unet_fold0/threshold.json)" in done.stdout
+
+
 def test_invalid_input_is_refused(tmp_path):
     probabilities, truth = blobs(4)
     ids = list("abcd")
@@ -101,6 +115,7 @@ def test_invalid_input_is_refused(tmp_path):
     write_masks(tmp_path / "gone.npy", ids, probabilities, data_dir="nowhere", part="train")
     write_masks(tmp_path / "other.npy", ["x", "a"], probabilities[:2], **about)
     write_masks(tmp_path / "logits.npy", ids, 9 * probabilities, **about)
+    write_probabilities(tmp_path / "oof.npy", ids, np.full((4, 1), 0.5), ["not_empty"], PredictionInfo(**about))
     (tmp_path / "lists.csv").write_text('id,rle_mask\na,"[1, 3]"\nb,\n')
     (tmp_path / "columns.csv").write_text("id,mask\na,1 3\n")
     before = files_in(tmp_path)
@@ -108,6 +123,9 @@ def test_invalid_input_is_refused(tmp_path):
         (("v0.npy", "v1.npy"), 1, ("image b", "v0.npy", "v1.npy")),
         (("v0.npy", "v0.npy"), 1, ("image a",)),
         (("none.npy",), 1, ("none.npy", "no such file")),
+        (("data",), 1, ("data: expected a .npy file, found a folder",)),
+        (("v0.json",), 1, ("v0.json: expected a .npy file, found something else",)),
+        (("oof.npy",), 1, ("oof.npy", "a probability file of image classes")),
         (("test.npy",), 2, ("test images", "--truth_fn")),
         (("gone.npy",), 1, ("nowhere", "--truth_fn")),
         (("other.npy",), 1, ("no true mask for 1 of the 2", "x")),

@@ -104,6 +104,8 @@ def decide_masks(
     """
     check_rules(rules)
     _check_shares(submission.th, rules, gate_th, has_gate)
+    if Path(submission.submission_dir).is_file():
+        raise UsageError(f"--submission_dir {submission.submission_dir}: expected a folder, found a file")
     sample = sample_in(folder) if folder else None
     form = _form(submission, rules, sample, scored)
     if rules.seed_th is not None and not has_border:

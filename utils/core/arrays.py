@@ -62,8 +62,14 @@ def open_array(path: str | Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, is not a `.npy` array, or is shorter than its header says.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path}: expected a .npy file, found a folder; name a file in it")
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
+    with open(path, "rb") as file:
+        begins = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if not np.lib.format.MAGIC_PREFIX.startswith(begins):  # a truncated file may hold only a part of the prefix
+        raise UserError(f"{path}: expected a .npy file, found something else; name the .npy file")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:

@@ -51,9 +51,21 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 1, "the output pipe was closed by its reader"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return 1, f"{where}{error.strerror}; free disk space, fix the permissions or choose another path"
+        return 1, where + _explain_os_error(error)
     kind = type(error).__name__
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return 1, "out of memory; try a smaller --batch_size or another --device"
     first_line = (str(error).strip().splitlines() or [""])[0]
     return 1, f"unexpected {kind}: {first_line}; run the same command with --debug to see the traceback"
+
+
+def _explain_os_error(error: OSError) -> str:
+    if isinstance(error, IsADirectoryError):
+        return "expected a file, found a folder; choose another path"
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "expected a folder, but a file of this name is in the way; choose another path"
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder; check the path"
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}; fix the permissions or choose another path"
+    return f"{error.strerror}; free disk space, fix the permissions or choose another path"

@@ -1,5 +1,6 @@
 """Reading and atomic writing of files: a hidden file in the same folder is written, flushed to the disk and renamed."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -16,8 +17,13 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
     Readers never see an incomplete file, and a failure or kill leaves an existing file at `path` unchanged. The
     temporary name is always `.NAME.part`, so that the next attempt overwrites what a killed one left behind.
+
+    Raises:
+        IsADirectoryError: `path` is a folder; raised before the block runs.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     part = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -57,12 +63,14 @@ def read_json(path: str | Path) -> Any:
     """Return the plain values in a JSON file.
 
     Raises:
-        UserError: the file is missing or does not contain valid JSON.
+        UserError: the file is missing, is a folder or does not contain valid JSON.
     """
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: expected a JSON file, found a folder") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected JSON, found something else ({error}); write it again or remove it") from None

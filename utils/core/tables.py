@@ -38,6 +38,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: expected a csv file, found a folder; name a file in it") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: expected a csv file, found something else ({error})") from None
     if header is None:

@@ -38,17 +38,17 @@ def open_agreeing(paths: Sequence[str]) -> list[Masks]:
                 f"{other.path}: expected masks of shape {first.planes.shape[1:]} like {first.path}, found "
                 f"{other.planes.shape[1:]}"
             )
+        if other.ids != first.ids and sorted(other.ids) != sorted(first.ids):
+            odd = sorted(set(other.ids) ^ set(first.ids))
+            raise UserError(
+                f"{other.path}: expected the images of {first.path}, but {len(odd)} are in only one of the two files "
+                f"(such as {odd[0]}); average files of the same part and fold"
+            )
         digests = {masks.info.images_digest for masks in (first, other)} - {None}
         if len(digests) > 1:
             raise UserError(
                 f"{other.path}: was predicted from other images than {first.path} under the same ids (the images were "
                 "packed again in between); predict both again"
-            )
-        if other.ids != first.ids and sorted(other.ids) != sorted(first.ids):
-            odd = sorted(set(other.ids) ^ set(first.ids))
-            raise UserError(
-                f"{other.path}: expected the images of {first.path}, but {len(odd)} are in only one of the two files "
-                f"(such as {odd[0]})"
             )
     return files
 

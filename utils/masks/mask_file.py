@@ -134,9 +134,10 @@ def open_masks(path: str | Path) -> Masks:
     array = open_array(path)
     values, info = read_description(path)
     if array.dtype.kind != "f" or not (array.ndim == 3 or (array.ndim == 4 and array.shape[1] == 2)):
+        what = "; this is a probability file of image classes, expected a mask file" if array.ndim == 2 else ""
         raise UserError(
             f"{path}: expected float masks (images, height, width), or (images, 2, height, width) with borders, "
-            f"found {array.dtype} {array.shape}"
+            f"found {array.dtype} {array.shape}{what}"
         )
     ids = values.get("ids")
     if not isinstance(ids, list) or len(ids) != len(array):
@@ -150,7 +151,7 @@ def open_masks(path: str | Path) -> Masks:
 def check_name(path: Path) -> None:
     """Raise UserError if a file of masks or probabilities cannot have this name."""
     if path.suffix != ".npy":
-        raise UserError(f"{path}: expected a file name that ends in .npy")
+        raise UserError(f"{path}: expected a file name that ends in .npy, such as masks.npy")
     if path.stem in TAKEN:
         raise UserError(
             f"{path}: its description would be {path.stem}.json, a name used for another kind of file; choose another "
