@@ -9,6 +9,7 @@ Images that packing skipped as broken (stack_and_save.py --skip_broken) are not 
 The folds come from scikit-learn's KFold, StratifiedKFold, GroupKFold or StratifiedGroupKFold, shuffled with the seed.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ import numpy as np
 from tyro.conf import arg
 
 from utils.core.cli import run
-from utils.core.errors import UsageError
+from utils.core.errors import UsageError, UserError
 from utils.core.settings import OptionalText
 from utils.core.tables import write_table
-from utils.data.packed_data import skipped_images
+from utils.data.folds import differences
+from utils.data.image_ids import as_packed, id_column
+from utils.data.packed_data import PartEntry, manifest_if_any, skipped_images
 from utils.data.stratification import as_column, classes_of, coverage_of, read_images, split, values_of
 
 SHOWN_CLASSES = 6
@@ -55,8 +58,13 @@ def main(settings: Settings) -> None:
     if not 0 <= settings.seed < 2**32:
         raise UsageError(f"--seed {settings.seed}: expected 0 to 2**32 - 1")
     path = Path(settings.path)
+    if path.is_dir():
+        raise UsageError(f"--path {path}: expected a csv file, found a folder; use for example {path / 'train.csv'}")
     skipped = skipped_images(path.parent)
     images = read_images(path, skipped)
+    packed = manifest_if_any(path.parent).parts.get("train")
+    if packed is not None:
+        _check_packed(images, packed, path)
     n_images = len(next(iter(images.values())))
     if n_images < settings.n_splits:
         raise UsageError(f"--n_splits {settings.n_splits}: {path} has only {n_images} images; use fewer folds")
@@ -70,8 +78,24 @@ def main(settings: Settings) -> None:
     write_table(out, {**images, "fold": folds.tolist()})
     if skipped:
         print(f"{len(skipped)} broken images that packing skipped are not in any fold")
-    print(as_text(folds, values, coverage_of(images, path)))
-    print(f"written to {out}")
+    in_pixels = "coverage" not in images  # run-lengths give the area of a mask, not its share of the image
+    shown = {"mask pixels" if name == "coverage" and in_pixels else name: found for name, found in values.items()}
+    print(as_text(folds, shown, coverage_of(images, path)))
+    folder = path.parent
+    if packed is not None and "masks" in packed.arrays:
+        command = ["train.py", "--data_dir", str(folder), "--folds", "all"]
+        command += ["--experiment_dir", f"experiments/{folder.resolve().name}"]
+        print(f"written to {out}; next: python {shlex.join(command)}")
+    else:
+        print(f"written to {out}")
+
+
+def _check_packed(images: Mapping[str, list[str]], packed: PartEntry, path: Path) -> None:
+    """Raise UserError if a csv in a packed folder lists other images than the packed training images."""
+    if differing := differences(as_packed(images[id_column(images, path)], packed.ids), packed.ids, "row"):
+        raise UserError(
+            f"{path}: {differing}; name the train.csv of the packed folder, or pack again if the images have changed"
+        )
 
 
 def as_text(folds: np.ndarray, values: Mapping[str, np.ndarray], coverage: np.ndarray | None) -> str:
@@ -82,7 +106,7 @@ def as_text(folds: np.ndarray, values: Mapping[str, np.ndarray], coverage: np.nd
         columns.append(lambda rows: f"{np.mean(coverage[rows] == 0):.1%}")
     for name, of_image in values.items():
         if of_image.dtype.kind == "f":
-            head.append("mean" if len(values) == 1 else f"mean {name}")
+            head.append(f"mean {name}")
             columns.append(lambda rows, of_image=of_image: f"{of_image[rows].mean():.5g}")
             continue
         for word, _ in Counter(of_image.tolist()).most_common(SHOWN_CLASSES):

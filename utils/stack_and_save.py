@@ -8,6 +8,7 @@ utils/data/layouts.py lists the known folder layouts; utils/data/packed_data.py 
 """
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def main(settings: Settings) -> None:
         for entry in described.arrays.values():
             print(line(entry.file, f"{entry.dtype} {entry.shape}"))
     print(line("packed in", out_dir))
+    if "train" in manifest.parts:
+        print(line("next", f"python utils/make_folds.py --path {shlex.quote(f'{out_dir}/train.csv')} --n_splits 5"))
 
 
 if __name__ == "__main__":

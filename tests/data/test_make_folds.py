@@ -6,8 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers.masks import files_in
+from helpers.masks import files_in, write_packed
 from helpers.scripts import assert_refused, run_here, run_script
+from helpers.sources import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,7 +91,7 @@ def test_coverage(train_csv, column):
     assert np.bincount(folds[coverage == 0]).tolist() == [4] * 5  # empty masks are a separate class
     ascending = folds[np.argsort(coverage)][20:].reshape(8, 5)  # 40 images in 8 classes, one of each for every fold
     np.testing.assert_array_equal(np.sort(ascending), [range(5)] * 8)
-    assert printed.splitlines()[0].split() == ["fold", "images", "empty", "mean"]
+    assert printed.splitlines()[0].endswith("mean coverage" if column == "coverage" else "mean mask pixels")
     assert "33.3%" in printed
 
 
@@ -208,6 +209,22 @@ def test_real_command_line(train_csv):
     assert_refused(done, 2, "--n_splits 61", "60 images")
 
 
+def test_a_csv_of_other_images_than_the_packed_ones_is_refused(train_csv):
+    folder, ids = train_csv.parent, read_table(train_csv)["id"]
+    write_packed(folder, {"train": (ids, np.zeros((60, 2, 2)), (2, 2))})
+    done = run_here(SCRIPT, "-p", "train.csv", "-n", 3, cwd=folder)
+    assert "next: python train.py --data_dir . --folds all" in done.stdout
+    before = contents(folder)
+    for name, listed, said in (
+        ("depths.csv", [*ids, "t1", "t2"], "depths.csv: 2 ids in it are not packed (such as t1); name the train.csv"),
+        ("few.csv", ids[1:], "few.csv: 1 packed images have no row (such as image0); name the train.csv"),
+    ):
+        write_table(folder / name, {"id": listed})
+        assert_refused(run_here(SCRIPT, "-p", name, "-n", 3, cwd=folder), 1, said)
+        (folder / name).unlink()
+    assert contents(folder) == before
+
+
 def test_wrong_flags_and_tables_are_refused(train_csv):
     folder = train_csv.parent
     for name, text in (
@@ -225,6 +242,7 @@ def test_wrong_flags_and_tables_are_refused(train_csv):
     before = files_in(folder)
     for words, code, messages in (
         (("none.csv",), 1, ("none.csv", "no such file")),
+        ((".",), 2, ("--path .: expected a csv file, found a folder; use for example train.csv",)),
         (("train.csv", "-n", 1), 2, ("--n_splits 1",)),
         (("train.csv", "-n", 61), 2, ("--n_splits 61",)),
         (("train.csv", "--seed", -1), 2, ("--seed -1",)),

@@ -1,5 +1,6 @@
 """Folds of a packed folder: the images to train on and the held-out images."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +26,28 @@ def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarr
     path = _folds_table(data_dir)
     table = read_table(path, "fold")
     fold_of = dict(zip(as_packed(table[id_column(table, path)], ids), table["fold"], strict=True))
-    missing = [name for name in ids if name not in fold_of]
-    unknown = fold_of.keys() - set(ids)
-    if missing or unknown:
-        example = missing[0] if missing else sorted(unknown)[0]
-        raise UserError(
-            f"{path}: {len(missing)} packed images have no fold and {len(unknown)} ids in it are not packed "
-            f"(such as {example}); run make_folds.py on the train.csv that was packed"
-        )
+    if differing := differences(fold_of, ids, "fold"):
+        raise UserError(f"{path}: {differing}; run make_folds.py on the train.csv that was packed")
     if str(fold) not in set(fold_of.values()):
         folds = sorted(set(fold_of.values()), key=lambda name: (len(name), name))
         raise UsageError(f"--fold {fold}: no such fold in {path}; {nearest(str(fold), folds)}")
     held_out = np.array([fold_of[name] == str(fold) for name in ids])
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def differences(listed: Collection[str], ids: Sequence[str], what: str) -> str:
+    """Describe how the ids listed in a csv differ from those of the packed images; return "" if they are the same.
+
+    Args:
+        listed: ids in the csv, spelled as the packed ones.
+        ids: ids of the packed images.
+        what: what a packed image lacks that is not listed: "fold" or "row".
+    """
+    known = set(ids)
+    missing, unknown = [name for name in ids if name not in listed], [name for name in listed if name not in known]
+    found = [f"{len(missing)} packed images have no {what} (such as {missing[0]})"] if missing else []
+    found += [f"{len(unknown)} ids in it are not packed (such as {unknown[0]})"] if unknown else []
+    return " and ".join(found)
 
 
 def fold_numbers(data_dir: str | Path) -> list[int]:
