@@ -71,6 +71,8 @@ class PullSettings:
 def push(settings: PushSettings) -> None:
     """Send the files that are missing at the URL, and the manifest last."""
     folder = _experiment(settings.experiment)
+    if not folder.exists() and (Path(settings.url) / "config.json").is_file():
+        raise UsageError(f"{folder}: no such folder; name the folder of the run first, then the URL")
     _check_finished(folder)
     with _while_it_stays(folder), remote_folder(settings.url) as remote:
         names = names_to_share(folder, settings.all)
@@ -95,6 +97,8 @@ def pull(settings: PullSettings) -> None:
     folder = _experiment(settings.experiment)
     with remote_folder(settings.url) as remote:
         files = _manifest_of(remote)
+        if files is None and (folder / MANIFEST).is_file():
+            raise UsageError(f"{folder}: holds a shared run; name the new folder of the run first, then the URL")
         if files is None and remote.is_empty():
             raise UserError(f"{remote.shown}: nothing is shared there; check the URL with whoever pushed the run")
         if files is None:

@@ -144,8 +144,15 @@ def test_run_folders_that_a_command_line_names(tmp_path, monkeypatch):
     assert [path.name for path in runs_below(["experiments/half"])] == ["half"]
     os.makedirs("bare/.git")
     (tmp_path / "bare" / "README.md").write_text("x")
+    os.makedirs("data/train")
+    (tmp_path / "data" / "train.csv").write_text("id\n")
     missing = "experiments/*: no such file or folder"
-    for words, message in ((["bare"], "bare: no runs"), (["experiments/*"], missing), ([], "no folder given")):
+    for words, message in (
+        (["bare"], "bare: no runs"),
+        (["data"], "data: no runs"),
+        (["experiments/*"], missing),
+        ([], "no folder given"),
+    ):
         with pytest.raises(UserError) as refused:
             runs_below(words)
         assert message in str(refused.value)

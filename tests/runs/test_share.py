@@ -110,6 +110,8 @@ def test_a_pull_without_a_manifest_is_refused(place):
     (place / URL / "share.json").unlink()
     assert_refused(share("pull", "got/a", URL, cwd=place), 1, f"{URL}: expected share.json", "interrupted")
     assert_refused(share("pull", "got/a", "lab/none", cwd=place), 1, "lab/none: nothing is shared there")
+    shared("push", RUN, "lab/b", cwd=place)
+    assert_refused(share("pull", "lab/b", "got/a", cwd=place), 2, "lab/b: holds a shared run; name the new folder")
     assert not (place / "got").exists()
     # a second push finds all files there, by their checksums
     assert "10 already existed" in shared("push", RUN, URL, cwd=place)
@@ -219,6 +221,7 @@ def test_wrong_arguments(place, monkeypatch):
         (("push", RUN, "ssh://ann:s3cret/x@host/lab"), 2, ("ssh://ann:***@host/lab: expected", "%2F")),
         (("push", RUN, ""), 2, ("URL: expected",)),
         (("push", secret, RUN), 2, ("ssh://ann:***@host: expected the folder of the run first",)),
+        (("push", "lab/b", RUN), 2, ("lab/b: no such folder; name the folder of the run first, then the URL",)),
         (("push", "none", URL), 1, ("none: expected the folder of a run", "no config.json")),
         (("push", "empty", URL), 1, ("empty: no snapshots in this folder", "train first")),
         (("puhs", RUN, URL), 2, ("did you mean push",)),

@@ -32,7 +32,7 @@ def runs_below(paths: Sequence[str]) -> list[Path]:
         for folder in _folders_of(path):
             found.setdefault(folder.resolve(), folder)
     runs = list(found.values())
-    if all(_is_bare(folder) for folder in runs):
+    if not any(_holds_parts_of_a_run(folder) for folder in runs):
         named = ", ".join(paths) if paths else "no folder given"
         raise UserError(f"{named}: no runs found; expected folders of runs, as train.py writes to experiments/<name>")
     return runs
@@ -59,7 +59,7 @@ def _folders_of(path: Path) -> Iterator[Path]:
         return
     inside = [folder for folder in _entries(path) if folder.is_dir() and _is_listed(folder.name)]
     holds_runs = any((folder / "config.json").exists() for folder in inside)
-    if holds_runs and not any((path / name).exists() for name in OF_A_RUN):
+    if holds_runs and not _holds_parts_of_a_run(path):
         yield from sorted(inside, key=lambda folder: by_number(folder.name))
     else:
         yield path
@@ -69,9 +69,8 @@ def _is_listed(name: str) -> bool:
     return not name.startswith(".") and name not in NO_RUNS
 
 
-def _is_bare(folder: Path) -> bool:
-    """Return whether a folder contains nothing but a README and hidden files."""
-    return all(entry.name.startswith(".") or entry.name == "README.md" for entry in _entries(folder))
+def _holds_parts_of_a_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in OF_A_RUN)
 
 
 def _entries(folder: Path) -> list[Path]:
