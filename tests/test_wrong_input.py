@@ -14,7 +14,7 @@ import pytest
 from helpers.scripts import ROOT, TINY, TINY_ARCH, assert_refused, run_here, run_script, succeed
 
 from bench.kill_resume import differences
-from utils.runs.run_folder import RunFolder, find_snapshots
+from utils.runs.run_folder import RunFolder, find_snapshots, snapshot_file
 
 
 @pytest.fixture
@@ -56,6 +56,8 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--snapshot", "nowhere"], "--snapshot nowhere", "no such file or folder"),
         (["--loss", "combined"], "--loss combined", "ds_resnet_34"),
         (["--resume"], "--resume", "holds no run"),
+        (["set"], "set: expected a flag before this value, such as --data_dir set", "a path with blanks needs quotes"),
+        (["--epochs", "3"], "--epochs: no such flag", "did you mean --n_epochs"),
     ]
     for words, *expected in cases:
         done = run_here("train.py", *base, *words)
@@ -66,6 +68,10 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
 def test_data_that_is_missing_or_not_packed(survey, data, tmp_path):
     base = ["--experiment_dir", tmp_path / "run", *TINY]
     assert_refused(run_here("train.py", "--data_dir", tmp_path / "no", *base), 1, "--data_dir", "no such folder")
+    done = run_here("train.py", "--data_dir", "no", *base, cwd=tmp_path)
+    assert_refused(done, 1, f"--data_dir no: no such folder in {tmp_path}; name the packed folder")
+    done = run_here("train.py", "--data_dir", data / "train.csv", *base)
+    assert_refused(done, 1, "train.csv: expected a folder, found a file; name the packed folder")
     (tmp_path / "empty").mkdir()
     done = run_here("train.py", "--data_dir", tmp_path / "empty", *base)
     assert_refused(done, 1, "not packed", "python utils/stack_and_save.py --data_dir")
@@ -84,6 +90,9 @@ def test_data_that_is_missing_or_not_packed(survey, data, tmp_path):
     images = data / "train_images.npy"
     images.write_bytes(images.read_bytes()[:-1000])
     assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "train_images.npy: truncated or invalid")
+    done = run_here("train.py", "--data_dir", survey, *TINY, "--experiment_dir", data)
+    assert_refused(done, 2, f"--experiment_dir {data}: holds packed images, not a run", "experiments/data_fold0")
+    assert not (data / "config.json").exists()
     (data / "manifest.json").write_text("{")
     assert_refused(run_here("train.py", "--data_dir", data, *base), 1, "manifest.json", "expected JSON")
     assert not (tmp_path / "run").exists()
@@ -143,6 +152,7 @@ def test_a_config_with_a_misspelt_or_mistyped_key_is_refused(survey, tmp_path):
         done = run_here("train.py", "--config", config, "--experiment_dir", tmp_path / "run")
         assert_refused(done, 2, "config.json", *expected)
     assert_refused(run_here("train.py", "--config", tmp_path / "none.json"), 1, "none.json: no such file")
+    assert_refused(run_here("train.py", "--config", tmp_path), 1, f"{tmp_path}: expected a JSON file, found a folder")
 
 
 def test_a_network_that_diverges_stops_with_one_line(survey, tmp_path):
@@ -157,7 +167,12 @@ def test_snapshots_and_masks_that_cannot_be_used(survey, trained, tmp_path):
     (tmp_path / "truncated").write_bytes(best.read_bytes()[:5000])
     (tmp_path / "text").write_text("no snapshot")
     (tmp_path / "folder").mkdir()
+    for name in ("a_fold0", "a_fold1"):
+        (tmp_path / "runs" / name / "snapshots").mkdir(parents=True)
+        shutil.copy(best, tmp_path / "runs" / name / "snapshots")
+    several = "expected the folder of one run, found 2 runs in it (a_fold0, a_fold1)"
     cases = [
+        (["--snapshot", tmp_path / "runs"], 1, "runs: ", several),
         (["--snapshot", tmp_path / "truncated"], 1, "truncated: ", "use another"),
         (["--snapshot", tmp_path / "text"], 1, "text: "),
         (["--snapshot", tmp_path / "folder"], 1, "no snapshots in this folder"),
@@ -171,6 +186,8 @@ def test_snapshots_and_masks_that_cannot_be_used(survey, trained, tmp_path):
     assert_refused(done, 2, "--tta hflop", "did you mean hflip")
     done = run_here("predict_se.py", "--snapshot_dir", trained / "snapshots", "--best", "9", "--data_dir", survey, *out)
     assert_refused(done, 2, "--best 9", "expected 1 to 2")
+    done = run_here("predict_se.py", "--snapshot_dir", tmp_path / "runs", "--data_dir", survey, *out)
+    assert_refused(done, 1, f"--snapshot_dir {tmp_path / 'runs'}: {several}")
     done = run_here("predict_se.py", "--snapshot_dir", tmp_path / "folder", "--data_dir", survey, *out)
     assert_refused(done, 1, "no snapshots in this folder")
     assert not (tmp_path / "masks.npy").exists()
@@ -184,7 +201,10 @@ def test_a_folder_that_cannot_be_written_to_loses_nothing(survey, trained, tmp_p
     )
     assert_refused(done, 1, "file", "choose another path")
     done = run_here("train.py", "--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "file" / "run")
-    assert_refused(done, 1, "file", "choose another path")
+    assert_refused(done, 1, "file", "a file of this name is in the way; choose another path")
+    masks = snapshot_file(find_snapshots([str(trained)])[0]).val_masks
+    done = run_here("utils/look.py", "--masks_fn", masks, "--out", tmp_path)
+    assert_refused(done, 1, f"{tmp_path}: expected a file, found a folder; choose another path")
     assert (tmp_path / "file").read_text() == "in the way"
 
 

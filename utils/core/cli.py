@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from utils.core.errors import Interrupted, ReportedElsewhere, UsageError, explain
-from utils.core.names import pick
+from utils.core.names import nearest, pick
 from utils.core.settings import check_spelling, flat_names, from_flat, read_flags
 
 S = TypeVar("S")
@@ -70,14 +70,31 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
         if isinstance(values, dict):  # tyro has no flag for a switch that is on by default
             values = {name: value for name, value in values.items() if name not in _named(argv)}
         default = from_flat(settings_type, values, origin=path)
-    return tyro.cli(
+    settings, unknown = tyro.cli(
         settings_type,
         prog=prog,
         description=_described(sys.modules["__main__"].__doc__),
         args=argv,
         default=default,
+        return_unknown_args=True,
         use_underscores=True,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    if unknown:
+        raise UsageError(_unexpected(unknown[0], known))
+    return settings
+
+
+def _unexpected(word: str, known: Mapping[str, type]) -> str:
+    """Return the message for a word of the command line that belongs to no flag."""
+    if word.startswith("-"):
+        name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        hint = nearest(f"--{name}", [f"--{flag}" for flag in known])
+        return f"{word.partition('=')[0]}: no such flag; {hint}"
+    example = "data_dir" if "data_dir" in known else next(iter(known))
+    return (
+        f"{word}: expected a flag before this value, such as --{example} {word}; a path with blanks needs quotes, and "
+        "--help lists all flags"
     )
 
 

@@ -70,7 +70,8 @@ def find_source(data_dir: str | Path) -> Source:
     """
     folder = Path(data_dir)
     if not folder.is_dir():
-        raise UserError(f"--data_dir {folder}: no such folder")
+        found = "expected a folder, found a file" if folder.exists() else "no such folder"
+        raise UserError(f"--data_dir {folder}: {found}; name the folder with images and masks")
     there = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(folder))
     if not there:
         raise UserError(f"--data_dir {folder}: expected images and masks, found an empty folder")

@@ -111,7 +111,8 @@ def read_manifest(data_dir: str | Path) -> Manifest:
     """
     folder = Path(data_dir)
     if not folder.is_dir():
-        raise UserError(f"--data_dir {folder}: no such folder")
+        found = "expected a folder, found a file" if folder.exists() else f"no such folder{_looked_in(folder)}"
+        raise UserError(f"--data_dir {folder}: {found}; name the packed folder with --data_dir")
     if not (folder / MANIFEST).is_file():
         raise UserError(
             f"--data_dir {folder}: it has no {MANIFEST}, so it is not packed (or packing was interrupted); "
@@ -121,6 +122,10 @@ def read_manifest(data_dir: str | Path) -> Manifest:
     if not isinstance(values, dict) or values.get("format") != FORMAT or "parts" not in values:
         raise UserError(f"{folder / MANIFEST}: expected a manifest of format {FORMAT}; pack the folder again")
     return from_plain(Manifest, values, str(folder / MANIFEST), "pack the folder again")
+
+
+def _looked_in(folder: Path) -> str:
+    return "" if folder.is_absolute() else f" in {Path.cwd()}"
 
 
 def write_manifest(data_dir: Path, manifest: Manifest) -> None:

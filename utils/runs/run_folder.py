@@ -103,9 +103,14 @@ class RunFolder:
             fixed: flags that cannot change in this run although other runs may change them on resume.
 
         Raises:
-            UsageError: the folder already holds a run and `resume` is False, there is no run to resume, or a flag
-                that cannot change differs.
+            UsageError: the folder already holds a run and `resume` is False, there is no run to resume, a flag that
+                cannot change differs, or the folder is a packed one.
         """
+        if (self.path / "manifest.json").is_file():
+            raise UsageError(
+                f"--experiment_dir {self.path}: holds packed images, not a run; name another folder, such as "
+                f"experiments/{self.path.name}_fold0"
+            )
         there = self.config.is_file()
         if resume and not there:
             raise UsageError(f"--resume: {self.path} holds no run; leave out --resume to start one")
@@ -161,7 +166,7 @@ def find_snapshots(names: Sequence[str], flag: str = "--snapshot") -> list[Path]
 
     Raises:
         UsageError: `names` is empty.
-        UserError: a file or folder does not exist, or a folder has no snapshots.
+        UserError: a file or folder does not exist, or a folder has no snapshots or those of several runs.
     """
     if not names:
         raise UsageError(f"{flag}: expected a snapshot file or an experiment folder, found none")
@@ -172,6 +177,7 @@ def find_snapshots(names: Sequence[str], flag: str = "--snapshot") -> list[Path]
             inside = snapshots_in(path)
             if not inside:
                 raise UserError(f"{flag} {name}: no snapshots in this folder; train first, or name a snapshot file")
+            _check_one_run(path, inside, f"{flag} {name}")
             path = inside[0].path
         elif not path.is_file():
             raise UserError(f"{flag} {name}: no such file or folder")
@@ -183,7 +189,7 @@ def ensemble_snapshots(folder: str | Path, best: int | None) -> list[Path]:
     """Return the snapshots of a snapshot ensemble: the best of each cycle, or the `best` best of all.
 
     Raises:
-        UserError: the folder does not exist or has no snapshots.
+        UserError: the folder does not exist, or has no snapshots or those of several runs.
         UsageError: `best` is below 1 or greater than the number of snapshots.
     """
     if not Path(folder).is_dir():
@@ -191,6 +197,7 @@ def ensemble_snapshots(folder: str | Path, best: int | None) -> list[Path]:
     inside = snapshots_in(folder)
     if not inside:
         raise UserError(f"--snapshot_dir {folder}: no snapshots in this folder; train first, or name another folder")
+    _check_one_run(Path(folder), inside, f"--snapshot_dir {folder}")
     if best is not None:
         if not 1 <= best <= len(inside):
             raise UsageError(f"--best {best}: expected 1 to {len(inside)}, the number of snapshots in {folder}")
@@ -199,3 +206,12 @@ def ensemble_snapshots(folder: str | Path, best: int | None) -> list[Path]:
     for file in inside:
         first_of.setdefault(file.path.parent, file.path)
     return sorted(first_of.values())
+
+
+def _check_one_run(folder: Path, files: Iterable[SnapshotFile], flag: str) -> None:
+    """Raise UserError if a folder contains the run folders of several runs, whose scores are of different images."""
+    below = {file.path.relative_to(folder).parts for file in files}
+    runs = sorted({str(Path(*parts[: parts.index("snapshots")])) for parts in below if "snapshots" in parts})
+    if len(runs) > 1:
+        shown = ", ".join(runs[:3]) + (", ..." if len(runs) > 3 else "")
+        raise UserError(f"{flag}: expected the folder of one run, found {len(runs)} runs in it ({shown}); name one")
