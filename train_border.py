@@ -58,7 +58,7 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     border: BorderSettings = field(default_factory=BorderSettings)
     net: Network = field(default_factory=NetSettings)
-    learn: Learning = field(default_factory=lambda: LearnSettings(loss="boundary_bce"))
+    learn: Learning = field(default_factory=lambda: LearnSettings(loss=("boundary_bce",)))
     run: RunSettings = field(default_factory=RunSettings)
     sizes: Sizes = field(default_factory=SizeSettings)
     step: Step = field(default_factory=StepSettings)

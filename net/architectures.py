@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import Tensor, nn
 
+from net.strata_net import LARGE, MEDIUM, SMALL, StrataEncoder, StrataNet, Widths
 from net.unet import DeeplySupervisedUNet, UNet
 from utils.core.errors import UsageError, UserError
 from utils.core.names import nearest
@@ -112,7 +114,25 @@ def ds_resnet_34(channels_in: int, channels_out: int, weights: str | None) -> nn
     return DeeplySupervisedUNet(_encoder("resnet34", channels_in, weights), NARROW, channels_out, 32, dropout=0.3)
 
 
+STRATA: dict[str, Widths] = {"strata_s": SMALL, "strata_m": MEDIUM, "strata_l": LARGE}
+"""Widths of the small networks that learn fast from scratch; also the names of classifiers."""
+
+
+def _strata(name: str) -> Build:
+    def build(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
+        _check_from_scratch(name, weights)
+        return StrataNet(channels_in, channels_out, STRATA[name])
+
+    return build
+
+
+def _check_from_scratch(name: str, weights: str | None) -> None:
+    if weights:
+        raise UsageError(f"--encoder_weights {weights}: {name} has none to download; use none, or a file")
+
+
 ARCHITECTURES: dict[str, Build] = {
+    **{name: _strata(name) for name in STRATA},
     "unet_resnet34_v1": unet_resnet34_v1,
     "wide_resnet_v1": wide_resnet_v1,
     "wide_resnet_v2": wide_resnet_v2,
@@ -173,6 +193,27 @@ def build_network(arch: str, channels_in: int, channels_out: int = 1, encoder_we
     return built_with(arch, encoder_weights, lambda weights: build(channels_in, channels_out, weights))
 
 
+def set_prior(network: nn.Module, shares: np.ndarray) -> None:
+    """Set the bias of the last layer so that the network starts by predicting `shares` (K,) everywhere.
+
+    Where foreground is rare, the first steps are then not spent on learning that most pixels are background (Lin et al.
+    2017, arXiv 1708.02002, section 4.1).
+
+    Raises:
+        UsageError: the last layer has no bias for the K outputs.
+    """
+    name, bias = [(name, weight) for name, weight in network.named_parameters() if name.endswith("bias")][-1]
+    if len(bias) % len(shares):
+        raise UsageError(
+            f"--head_bias prior: expected a bias for {len(shares)} outputs in the last layer, found {len(bias)} values "
+            f"in {name}; use --head_bias zero"
+        )
+    odds = np.clip(shares, 1e-4, 1 - 1e-4)
+    logits = torch.from_numpy(np.log(odds / (1 - odds))).to(bias)
+    with torch.no_grad():
+        bias.copy_(logits.repeat_interleave(len(bias) // len(shares)))  # several pixels per position, if shuffled
+
+
 class PooledEncoder(nn.Module):
     """Classifier that averages the deepest feature map of an smp encoder and applies a linear layer.
 
@@ -195,7 +236,7 @@ def build_classifier(arch: str, channels_in: int, channels_out: int, encoder_wei
     """Build a network that classifies images.
 
     Args:
-        arch: a timm model (convnext_tiny) or an smp encoder (resnet18).
+        arch: strata_s, strata_m, strata_l, a timm model (convnext_tiny) or an smp encoder (resnet18).
         channels_in: 1 (grey) or 3 (RGB).
         channels_out: logits per image.
         encoder_weights: imagenet, none, or a file with the encoder's state dict (all layers but the head); a file is
@@ -208,15 +249,18 @@ def build_classifier(arch: str, channels_in: int, channels_out: int, encoder_wei
     encoders = smp.encoders.encoders
 
     def build(weights: str | None) -> nn.Module:
+        if arch in STRATA:
+            _check_from_scratch(arch, weights)
+            return PooledEncoder(StrataEncoder(channels_in, STRATA[arch]), channels_out)
         if arch in encoders:
             encoder = smp.encoders.get_encoder(arch, in_channels=channels_in, depth=5, weights=weights)
             return PooledEncoder(encoder, channels_out)
         return timm.create_model(arch, pretrained=weights is not None, in_chans=channels_in, num_classes=channels_out)
 
-    if arch not in encoders and not timm.is_model(arch.partition(".")[0]):
+    if arch not in STRATA and arch not in encoders and not timm.is_model(arch.partition(".")[0]):
         raise UsageError(f"--arch {arch}: expected a timm model or an smp encoder; {nearest(arch, _known())}")
     return built_with(arch, encoder_weights, build)
 
 
 def _known() -> list[str]:
-    return [*smp.encoders.encoders, *timm.list_models()]
+    return [*STRATA, *smp.encoders.encoders, *timm.list_models()]

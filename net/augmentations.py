@@ -1,7 +1,9 @@
 """Random augmentation of training images, by name in TRAIN_AUGS.
 
-Images are (h, w, C) uint8, [0, 255]; masks and label maps are (h, w, 1) uint8 or uint16; the results are square. Only
-this file uses albumentations, and it imports the package on first use.
+The train_ augmentations change one image after another, with albumentations; only this file uses the package, and it
+imports it on first use. The affine_ augmentations change a whole batch at once (net/batch_augmentation.py).
+
+Images are (h, w, C) uint8, [0, 255]; masks and label maps are (h, w, 1) uint8 or uint16; the results are square.
 """
 
 import os
@@ -13,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from net.batch_augmentation import BatchChange
 from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit
 from net.tta import VIEWS
 from utils.core.errors import UsageError
@@ -52,10 +55,12 @@ class TrainAug:
 
     size: int
     """Default input size in pixels; the input is square."""
-    build: Callable[[int], Any]
-    """Takes the input size and returns the albumentations Compose to apply between scaling and padding."""
+    build: Callable[[int], Any] | None
+    """Takes the input size and returns the albumentations Compose to apply between scaling and padding, if any."""
     views: frozenset[str] = MIRRORED
     """Views of an image (net/tta.py) that the network sees in training."""
+    batch: BatchChange | None = None
+    """Change of the whole batch, applied after the change of each image."""
 
     def maker(self, size: int | None = None, crop: Crop | None = None) -> Vary:
         """Return the function that augments a sample for an input of `size`.
@@ -63,15 +68,18 @@ class TrainAug:
         It takes a seed for every sample, because albumentations' own generators repeat across workers and epochs.
         """
         size = size or self.size
-        change = self.build(size)
+        change = self.build(size) if self.build else None
 
         def vary(image: np.ndarray, truth: np.ndarray | None, seed: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
             generator = np.random.default_rng(seed)
-            change.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+            if change:
+                change.set_random_state(generator, random.Random(int(generator.integers(2**63))))
             if crop:
                 window = crop.window(truth, image.shape[:2], size, generator)
                 image, truth = image[window], None if truth is None else truth[window]
             fit = Fit.integer_factor(image.shape[:2], size)
+            if not change:
+                return fit.apply(image), None if truth is None else fit.apply(truth, nearest=True)
             if truth is None:
                 return pad_to_square(change(image=fit.scale(image))["image"], size), None
             changed = change(image=fit.scale(image), mask=fit.scale(truth, nearest=True))
@@ -161,6 +169,10 @@ TRAIN_AUGS: dict[str, TrainAug] = {
     "train_256_v1": TrainAug(256, _v1),
     "train_128_d4": TrainAug(128, _d4, ALL_VIEWS),
     "train_256_d4": TrainAug(256, _d4, ALL_VIEWS),
+    "affine_128": TrainAug(128, None, batch=BatchChange()),
+    "affine_256": TrainAug(256, None, batch=BatchChange()),
+    "affine_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True)),
+    "affine_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True)),
 }
 
 

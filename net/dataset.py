@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from net.augmentations import Vary
+from net.batch_augmentation import BatchChange
 from net.geometry import Fit
 from net.network_kinds import planes
 from net.tasks import Task
@@ -18,8 +19,12 @@ Key = tuple[int, int]
 """(pass over the images, row of the packed images); together with the seed it determines a training sample."""
 
 
-class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented samples: (pass, row) -> image (C, S, S) uint8 and target (K, S, S) uint8, or (K,) for labels.
+Sample = tuple[Tensor, Tensor, Tensor]
+"""Image, target, and the numbers that the change of the whole batch takes (none if the batch is not changed)."""
+
+
+class TrainingRows(Dataset[Sample]):
+    """Augmented samples: (pass, row) -> image (C, S, S) uint8, target (K, S, S) uint8, or (K,) for labels, and numbers.
 
     A sample depends only on (seed, pass, row), so neither workers nor a resume change it.
 
@@ -28,26 +33,35 @@ class TrainingRows(Dataset[tuple[Tensor, Tensor]]):
         task: defines the target.
         make_vary: creates the augmentation function; called once in each worker, when the first sample is read.
         seed: seed of all samples.
+        change: change of the whole batch, for which the samples draw numbers.
     """
 
-    def __init__(self, packed: PackedImages, task: Task, make_vary: Callable[[], Vary], seed: int) -> None:
-        self.packed, self.make_vary, self.seed = packed, make_vary, seed
+    def __init__(
+        self,
+        packed: PackedImages,
+        task: Task,
+        make_vary: Callable[[], Vary],
+        seed: int,
+        change: BatchChange | None = None,
+    ) -> None:
+        self.packed, self.make_vary, self.seed, self.change = packed, make_vary, seed, change
         self.kind, self.truth, self.target = task.kind, task.truth, task.target  # losses cannot be sent to a worker
         self._vary: Vary | None = None
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: Key) -> Sample:
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, Tensor]]:
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
         """Return the samples of a batch, reading all their images at once."""
         if self._vary is None:
             self._vary = self.make_vary()
         images = self.packed.images[[row for _, row in keys]]
         return [self._sample(image, turn, row) for image, (turn, row) in zip(images, keys, strict=True)]
 
-    def _sample(self, image: np.ndarray, turn: int, row: int) -> tuple[Tensor, Tensor]:
+    def _sample(self, image: np.ndarray, turn: int, row: int) -> Sample:
         varied, truth = self.kind.augmented(self._vary, image, self.truth(self.packed, row), [self.seed, turn, row])
-        return planes(varied), self.kind.target_tensor(self.target(truth))
+        numbers = self.change.draw(self.seed, turn, row) if self.change else np.empty(0, np.float32)
+        return planes(varied), self.kind.target_tensor(self.target(truth)), torch.from_numpy(numbers)
 
 
 @dataclass(frozen=True)
@@ -131,18 +145,36 @@ class EpochBatches:
         return (microbatch.keys for microbatch in self.microbatches())
 
 
-def training_loader(samples: TrainingRows, batches: EpochBatches, workers: int, pin_memory: bool) -> DataLoader:
-    """Return a loader of microbatches: images (B, C, S, S) uint8 and targets (B, K, S, S) or (B, K) uint8.
+class TrainingBatches:
+    """Microbatches of an epoch on the device of the network, augmented.
 
-    An iteration over it yields the epoch that `batches` is set to.
+    An iteration yields images (B, C, S, S) uint8 or float32, [0, 255], and targets (B, K, S, S) or (B, K) uint8; they
+    are those of the epoch that `batches` is set to.
+
+    Args:
+        samples: samples by key.
+        batches: keys of the microbatches.
+        workers: number of DataLoader workers.
+        device: where the network is.
     """
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-    )
+
+    def __init__(self, samples: TrainingRows, batches: EpochBatches, workers: int, device: torch.device) -> None:
+        self.change, self.device = samples.change, device
+        self.loader = DataLoader(
+            samples,
+            batch_sampler=batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader:
+            images, targets, numbers = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            yield self.change.apply(images, targets, numbers) if self.change else (images, targets)
 
 
 def fitted(images: np.ndarray, fit: Fit) -> Tensor:
@@ -157,7 +189,7 @@ def fitted_targets(task: Task, packed: PackedImages, rows: np.ndarray, fit: Fit)
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Normalise images (B, C, S, S) uint8, [0, 255], to float32 around zero, in channels-last memory format.
+    """Normalise images (B, C, S, S) uint8 or float32, [0, 255], to float32 around zero, in channels-last memory format.
 
     RGB images use ImageNet's means and deviations, grey images the averages of these over the channels.
     """

@@ -10,7 +10,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from net.dataset import normalised
 from net.device import Machine
 from net.distributed import Processes
-from net.losses import Loss
+from net.losses import Loss, Phase
 from net.optimizers import optimizer_by_name
 from net.outputs import to_float32
 from net.schedulers import Schedule, scheduler_by_name
@@ -30,6 +30,8 @@ class Learner:
     loss: Loss
     machine: Machine
     processes: Processes = field(default_factory=Processes)
+    later_losses: list[tuple[int, Loss]] = field(default_factory=list)
+    """(step, loss) in ascending order: losses that replace `loss` from these steps of the cycle on."""
     average: Average | None = None
     """Mean of weights that predicts instead of the network."""
     grad_clip: float | None = None
@@ -44,11 +46,16 @@ class Learner:
         """Network that is validated and saved: the mean of weights if it exists, else the network itself."""
         return (self.average and self.average.network) or self.network
 
+    @property
+    def current_loss(self) -> Loss:
+        """Loss of the next step."""
+        return next((loss for step, loss in reversed(self.later_losses) if self.schedule.steps >= step), self.loss)
+
     def learn(self, images: Tensor, targets: Tensor, batch_size: int) -> None:
         """Add the gradient of a microbatch to that of its batch.
 
         Args:
-            images: (B, C, S, S) uint8, [0, 255].
+            images: (B, C, S, S) uint8 or float32, [0, 255].
             targets: (B, K, S, S) uint8, 0 or 1; (B, K) for image classes.
             batch_size: images in the batch, over all its microbatches and all processes.
         """
@@ -58,7 +65,7 @@ class Learner:
             self._statistics = [buffer.clone() for buffer in self.network.buffers()]
         with self.machine.autocast():
             output = self.network(normalised(images))
-        loss = self.loss(to_float32(output), targets.float()).sum() / batch_size
+        loss = self.current_loss(to_float32(output), targets.float()).sum() / batch_size
         self.scaler.scale(loss).backward()
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
@@ -130,7 +137,7 @@ def restore(learner: Learner, state: dict[str, Any]) -> None:
 def new_learner(
     settings: TrainSettings,
     network: nn.Module,
-    loss: Loss,
+    phases: list[Phase],
     machine: Machine,
     processes: Processes,
     epochs: int,
@@ -147,7 +154,8 @@ def new_learner(
         optimizer=optimizer,
         schedule=schedule,
         scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16),
-        loss=loss,
+        loss=phases[0].loss,
+        later_losses=[(round(phase.start * epochs * steps), phase.loss) for phase in phases[1:]],
         machine=machine,
         processes=processes,
         average=Average(network, decay, from_epoch) if step.average else None,

@@ -1,13 +1,13 @@
 """Training, validation and prediction loops, shared by all scripts: fit, evaluate, predict."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from net.dataset import EpochBatches, fitted, fitted_targets, normalised
+from net.dataset import EpochBatches, TrainingBatches, fitted, fitted_targets, normalised
 from net.distributed import Processes
 from net.learner import Learner
 from net.losses import Loss
@@ -24,7 +24,12 @@ STEPS_BETWEEN_LOSS_READS = 10  # steps after which the loss is read, because eac
 
 
 def fit(
-    learner: Learner, loader: DataLoader, batches: EpochBatches, bar: EpochBar, stop: StopRequest, how_to_resume: str
+    learner: Learner,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    batches: EpochBatches,
+    bar: EpochBar,
+    stop: StopRequest,
+    how_to_resume: str,
 ) -> tuple[float, int]:
     """Train one epoch and show the progress in `bar`; messages end with `how_to_resume`.
 
@@ -63,11 +68,11 @@ def finite(loss: float, title: str, how_to_resume: str) -> float:
     raise UserError(f"{title}: the loss is {loss}; {advice}. {how_to_resume}")
 
 
-def measure_statistics(learner: Learner, loader: DataLoader, title: str, hidden: bool = False) -> None:
+def measure_statistics(learner: Learner, loader: TrainingBatches, title: str, hidden: bool = False) -> None:
     """Measure BatchNorm's statistics for the averaged weights, on the images of the epoch; `hidden` hides the bar."""
-    device, bar = learner.machine.device, progress_bar(loader, title, hidden=hidden)
+    bar = progress_bar(loader, title, hidden=hidden)
     with learner.machine.autocast():
-        learner.average.measure_statistics((normalised(images.to(device)) for images, _ in bar), learner.processes)
+        learner.average.measure_statistics((normalised(images) for images, _ in bar), learner.processes)
 
 
 @torch.inference_mode()

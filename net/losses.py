@@ -5,8 +5,9 @@ A pixel loss takes logits (B, K, S, S) float32 and a target of the same shape, 0
 processes without changing the gradient.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,6 +87,14 @@ def total(*terms: PixelLoss) -> PixelLoss:
     return lambda logits, target: torch.stack([term(logits, target) for term in terms]).sum(0)
 
 
+_symmetric_elu = partial(lovasz_hinge, positive=_elu_plus_one, symmetric=True)
+
+
+def symmetric_lovasz_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the symmetric Lovász loss (elu + 1) plus .1 x BCE, which keeps the probabilities calibrated."""
+    return _symmetric_elu(logits, target) + 0.1 * bce(logits, target)
+
+
 def on_fused(pixel_loss: PixelLoss) -> Loss:
     """Return a loss that applies a pixel loss to the mask that predicts, regardless of the network's other outputs."""
 
@@ -120,7 +129,8 @@ LOSSES: dict[str, Loss] = {
     "lovasz": on_fused(lovasz_hinge),
     "lovasz_elu": on_fused(partial(lovasz_hinge, positive=_elu_plus_one)),
     "symmetric_lovasz": on_fused(partial(lovasz_hinge, symmetric=True)),
-    "symmetric_lovasz_elu": on_fused(partial(lovasz_hinge, positive=_elu_plus_one, symmetric=True)),
+    "symmetric_lovasz_elu": on_fused(_symmetric_elu),
+    "symmetric_lovasz_bce": on_fused(symmetric_lovasz_bce),
     "focal": on_fused(focal),
     "bce_lovasz": on_fused(total(bce, lovasz_hinge)),
     "BCEJaccard": on_fused(total(bce, soft_jaccard)),
@@ -143,6 +153,7 @@ def border_losses(weight: float) -> dict[str, Loss]:
     return {
         "boundary_bce": both(bce),
         "boundary_lovasz": both(lovasz_hinge),
+        "boundary_symmetric_lovasz_bce": both(symmetric_lovasz_bce),
         "boundary_bce_lovasz": both(total(bce, lovasz_hinge)),
         "boundary_bce_dice": both(total(bce, soft_dice)),
     }
@@ -172,3 +183,34 @@ def loss_by_name(name: str, losses: Mapping[str, Loss] = LOSSES) -> Loss:
         UsageError: the name is unknown; the message suggests the nearest names.
     """
     return pick(losses, name, "--loss")
+
+
+class Phase(NamedTuple):
+    """A loss, and the share of the training at which it takes over from the loss before it."""
+
+    start: float
+    loss: Loss
+
+
+def phases_by_name(names: Sequence[str], losses: Mapping[str, Loss] = LOSSES) -> list[Phase]:
+    """Return the phases of a training from names such as ("BCE", "lovasz:.55"): BCE first, Lovász from 55 % on.
+
+    Raises:
+        UsageError: a loss is unknown, or the shares are missing, not between 0 and 1, or not in ascending order.
+    """
+    phases = [Phase(0.0, loss_by_name(names[0], losses))] if names else []
+    for text in names[1:]:
+        name, _, share = text.rpartition(":")
+        try:
+            start = float(share)
+        except ValueError:
+            start = 0.0
+        if not name or not phases[-1].start < start < 1:
+            raise UsageError(
+                f"--loss {' '.join(names)}: expected a loss, then <loss>:<share of the training> in ascending order, "
+                "such as BCE lovasz:.55"
+            )
+        phases.append(Phase(start, loss_by_name(name, losses)))
+    if not phases:
+        raise UsageError("--loss: expected the name of a loss, such as BCE")
+    return phases

@@ -1,4 +1,4 @@
-"""Optimizers by name and learning rate, `<name>_<rate>`: adam_1e-4, adamw_3e-4, sgd_0.01."""
+"""Optimizers by name and learning rate, `<name>_<rate>`: adam_1e-4, adamw_3e-4, sgd_0.01, muon_0.02."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,6 +6,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from net.muon import MuonAndAdamW
 from utils.core.errors import UsageError
 from utils.core.names import pick
 
@@ -13,6 +14,7 @@ from utils.core.names import pick
 OPTIMIZERS: dict[str, Callable[[Iterable[Parameter], float], Optimizer]] = {
     "adam": lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, fused=True),
     "adamw": lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, fused=True),
+    "muon": MuonAndAdamW,
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate, momentum=0.9, fused=True),
 }
 

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from net.architectures import set_prior
 from net.augmentations import inverse_of
 from net.batchnorm import share_statistics
 from net.checkpoint_and_resume import Checkpoints
 from net.dataset import EpochBatches
 from net.device import Machine, machine, workers_for
 from net.distributed import Processes
-from net.losses import Loss, loss_by_name
-from net.network_kinds import Kind
+from net.losses import Loss, phases_by_name
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
 from net.schedulers import scheduler_by_name
@@ -29,8 +29,9 @@ from utils.data.folds import fold_rows
 from utils.data.packed_data import PackedImages, ids_digest, open_packed
 from utils.runs.run_folder import RunFolder, find_snapshots, stored_flags
 
-STORED = ("train_augs", "loss", "optimizer", "scheduler", "seed")
-"""Flags that are stored in every snapshot."""
+STORED = ("train_augs", "optimizer", "scheduler", "seed")
+"""Flags that are stored in every snapshot as they are."""
+SHARES_OF = 1000  # images from which the shares of foreground are estimated
 
 
 def prepare(
@@ -57,7 +58,7 @@ def prepare(
     packed = open_packed(data.data_dir)
     stages = stages_of(data, settings.sizes, learn.n_epochs, packed.shape)
     task = make_task(packed)
-    loss = loss_by_name(learn.loss, task.losses)
+    phases = phases_by_name(learn.loss, task.losses)
     train_rows, val_rows = _rows(settings, packed)
     batches = _batches(settings, train_rows, processes)
     info = _info(settings, stages, task, packed, val_rows)
@@ -67,10 +68,10 @@ def prepare(
     found = {"packed images": packed.digest, "images of the fold": info.val_ids_digest}
     processes.check_equal({**flags, **found, "precision": str(here.dtype)})
     resumed = run.resume and checkpoints.folder.state.is_file()
-    network = starting_network(settings, packed.channels, task.kind, here, processes, resumed)
+    network = starting_network(settings, packed, task, train_rows, here, processes, resumed)
     for stage in stages:
         predictor = Predictor(network, task.kind, stage.val, here)
-        try_out(settings.net.arch, predictor, packed.channels, stage.size, loss)
+        try_out(settings.net.arch, predictor, packed.channels, stage.size, [phase.loss for phase in phases])
     return Run(
         settings=settings,
         processes=processes,
@@ -78,7 +79,7 @@ def prepare(
         workers=workers,
         packed=packed,
         task=task,
-        loss=loss,
+        phases=phases,
         stages=stages,
         batches=batches,
         val_rows=val_rows,
@@ -89,17 +90,25 @@ def prepare(
 
 
 def starting_network(
-    settings: TrainSettings, channels_in: int, kind: Kind, machine: Machine, processes: Processes, resumed: bool
+    settings: TrainSettings,
+    packed: PackedImages,
+    task: Task,
+    train_rows: np.ndarray,
+    machine: Machine,
+    processes: Processes,
+    resumed: bool,
 ) -> nn.Module:
     """Build the network with its initial weights, the same in all processes.
 
     With `resumed` they stay random, because the stored state replaces them.
     """
-    net = settings.net
+    net, kind, channels_in = settings.net, task.kind, packed.channels
     given = resumed or not processes.is_main  # weights loaded here would be replaced
     start = None if given or net.snapshot is None else find_snapshots([net.snapshot])[0]
     torch.manual_seed(settings.step.seed)
     network = kind.build(net.arch, channels_in, "none" if given or start else net.encoder_weights)
+    if settings.step.head_bias == "prior":
+        set_prior(network, foreground_shares(packed, task, train_rows))
     if start:
         start_from(network, start, kind.name)
     if settings.step.sync_batchnorm and processes.size > 1:
@@ -109,8 +118,15 @@ def starting_network(
     return network
 
 
+def foreground_shares(packed: PackedImages, task: Task, rows: np.ndarray) -> np.ndarray:
+    """Return the share (K,) of each output that is 1 in the targets of at most SHARES_OF rows, spread evenly."""
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), SHARES_OF)).astype(int)]
+    targets = [task.target(task.truth(packed, int(row))) for row in some]
+    return np.mean([target.mean(tuple(range(target.ndim - 1))) for target in targets], axis=0)
+
+
 @torch.inference_mode()
-def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, loss: Loss) -> None:
+def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, losses: list[Loss]) -> None:
     """Run the network on black images, so that a loss or an input size that does not suit it is found early.
 
     Raises:
@@ -122,7 +138,9 @@ def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, loss: 
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:160]
         raise UsageError(f"--arch {arch}: cannot take images of {size}x{size} ({reason}); choose another") from None
-    loss(output, torch.zeros(2, *predictor.kind.target_shape(size), device=predictor.machine.device))
+    target = torch.zeros(2, *predictor.kind.target_shape(size), device=predictor.machine.device)
+    for loss in losses:
+        loss(output, target)
 
 
 def _rows(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, np.ndarray]:
@@ -165,5 +183,6 @@ def _info(
         data_digest=packed.digest,
         val_ids_digest=ids_digest(packed.ids[row] for row in val_rows),
         **{name: flags[name] for name in STORED},
+        loss=" ".join(flags["loss"]),
         **task.described,
     )

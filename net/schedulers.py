@@ -1,4 +1,5 @@
-"""Schedules of the learning rate by name: none, step_<epochs>_<gamma in tenths>, cosine, onecycle, plateau.
+"""Schedules of the learning rate by name: none, linear, rex, cosine, onecycle, plateau,
+step_<epochs>_<gamma in tenths>.
 
 A schedule covers one cycle and ends with it.
 """
@@ -86,9 +87,24 @@ def _cosine(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
     return Schedule(lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * steps), "step")
 
 
+def _linear(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
+    """Fall linearly to zero, which suits short trainings best (Li et al. 2019, arXiv 1905.04753)."""
+    return _falling(optimizer, epochs * steps, lambda left: left)
+
+
+def _rex(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
+    """Fall slowly at first and fast at the end (Chen et al. 2021, arXiv 2107.04197)."""
+    return _falling(optimizer, epochs * steps, lambda left: left / (0.5 + 0.5 * left))
+
+
+def _falling(optimizer: Optimizer, steps: int, factor: Callable[[float], float]) -> Schedule:
+    """Multiply the learning rate by a factor of the share of steps that are left, 1 to 0."""
+    return Schedule(lr_scheduler.LambdaLR(optimizer, lambda step: factor(max(0.0, 1 - step / steps))), "step")
+
+
 def _onecycle(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
     """Rise to the given learning rate in the first 30 % of the cycle, then fall (Smith 2018, arXiv 1803.09820)."""
-    rate = optimizer.param_groups[0]["lr"]
+    rate = [group["lr"] for group in optimizer.param_groups]
     # one step more than is taken: torch counts the first learning rate as a step, and fails beyond total_steps
     return Schedule(lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps + 1), "step")
 
@@ -98,8 +114,16 @@ def _plateau(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:
     return Schedule(lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5), "metric")
 
 
-SCHEDULERS: dict[str, Build] = {"none": _none, "cosine": _cosine, "onecycle": _onecycle, "plateau": _plateau}
-PLANNED = {"cosine", "onecycle"}  # they depend on the number of epochs, which must not change on a resume
+SCHEDULERS: dict[str, Build] = {
+    "none": _none,
+    "linear": _linear,
+    "rex": _rex,
+    "cosine": _cosine,
+    "onecycle": _onecycle,
+    "plateau": _plateau,
+}
+# These depend on the number of epochs, which must not change on a resume.
+PLANNED = {"linear", "rex", "cosine", "onecycle"}
 # The leading zero is required, because 015 could mean 0.15 or 1.5, and 1 could mean 0.1 or 1 (which would never lower
 # the learning rate).
 STEP = re.compile(r"step_(0*[1-9][0-9]*)_0([1-9])")

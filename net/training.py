@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
+from net.augmentations import TRAIN_AUGS
 from net.checkpoint_and_resume import Checkpoints, Progress
-from net.dataset import EpochBatches, TrainingRows, training_loader
+from net.dataset import EpochBatches, TrainingBatches, TrainingRows
 from net.device import Machine
 from net.distributed import Processes
 from net.learner import Learner, new_learner, restore
 from net.loops import evaluate, finite, fit, measure_statistics
-from net.losses import Loss
+from net.losses import Phase
 from net.network_kinds import PixelKind
 from net.predictor import Predictor
 from net.run_reporting import Reporter, reporting
@@ -61,7 +61,8 @@ class Run:
     """Number of DataLoader workers."""
     packed: PackedImages
     task: Task
-    loss: Loss
+    phases: list[Phase]
+    """Losses of the training, one after another; the last one is the validation loss in all epochs."""
     stages: list[Stage]
     batches: EpochBatches
     """Batches of the training images."""
@@ -105,16 +106,16 @@ class Run:
     def learner(self) -> Learner:
         """Create the learner (optimizer, schedule, weight averaging) for a new cycle."""
         epochs, steps = self.epochs_in_cycle, self.batches.steps
-        return new_learner(self.settings, self.network, self.loss, self.machine, self.processes, epochs, steps)
+        return new_learner(self.settings, self.network, self.phases, self.machine, self.processes, epochs, steps)
 
-    def loader(self, stage: Stage | None = None) -> DataLoader:
-        """Return the loader of microbatches at the size of a stage (default: the first one).
+    def loader(self, stage: Stage | None = None) -> TrainingBatches:
+        """Return the microbatches at the size of a stage (default: the first one).
 
-        It loads the epoch that `self.batches.epoch` is set to.
+        They are those of the epoch that `self.batches.epoch` is set to.
         """
-        make_vary = partial((stage or self.stages[0]).vary, self.settings.data.train_augs)
-        samples = TrainingRows(self.packed, self.task, make_vary, self.settings.step.seed)
-        return training_loader(samples, self.batches, self.workers, pin_memory=self.machine.device.type == "cuda")
+        stage, name, seed = stage or self.stages[0], self.settings.data.train_augs, self.settings.step.seed
+        samples = TrainingRows(self.packed, self.task, partial(stage.vary, name), seed, TRAIN_AUGS[name].batch)
+        return TrainingBatches(samples, self.batches, self.workers, self.machine.device)
 
     def _open_folder(self) -> dict[str, Any] | None:
         """Claim the run's folder, and return the state to resume from, or None if there is none."""
@@ -138,7 +139,7 @@ class Run:
             yield report
 
     def _epoch(
-        self, learner: Learner, stage: Stage, loader: DataLoader, stop: StopRequest, report: Reporter | None
+        self, learner: Learner, stage: Stage, loader: TrainingBatches, stop: StopRequest, report: Reporter | None
     ) -> Epoch:
         """Train and validate one epoch."""
         hidden = report is None or report.settings.quiet
@@ -186,11 +187,11 @@ class Run:
             tta="null",
             **self.task.described,
         )
-        ids = [self.packed.ids[row] for row in self.val_rows]
+        ids, loss = [self.packed.ids[row] for row in self.val_rows], self.phases[-1].loss
         place = self.task.kind.writer(pending.path, ids, self.packed.shape, info)
         with self._writing(), place if self.processes.is_main else nullcontext() as writer:
             means = evaluate(
-                predictor, self.task, self.packed, self.val_rows, self.loss, batch_size, writer, self.processes, hidden
+                predictor, self.task, self.packed, self.val_rows, loss, batch_size, writer, self.processes, hidden
             )
         return means, pending
 

@@ -1,9 +1,10 @@
 """Every named network and every smp decoder is built, run forward and backward, saved and loaded."""
 
+import numpy as np
 import pytest
 import torch
 
-from net.architectures import ARCHITECTURES, build_network, decoders
+from net.architectures import ARCHITECTURES, build_classifier, build_network, decoders, set_prior
 from net.outputs import DeepOutput, fused
 from net.predictor import rebuild
 from net.snapshot import Snapshot, SnapshotInfo, load_snapshot, save_snapshot
@@ -97,3 +98,32 @@ def test_a_snapshot_in_memory_describes_itself():
     info = SnapshotInfo(arch="unet_resnet18", channels_in=1, task="mask")
     again = rebuild(Snapshot(info, network.state_dict()), "memory")
     assert not again.training
+
+
+@pytest.mark.parametrize("side", [1, 2, 17, 52, 101, 104])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_the_strata_networks_take_any_size_and_number_of_channels(side, channels):
+    network = build_network("strata_s", channels, 2).eval()
+    pixels = torch.randn(2, channels, side, side + 3)
+    with torch.inference_mode():
+        assert network(pixels).shape == (2, 2, side, side + 3)
+        assert build_classifier("strata_s", channels, 4).eval()(pixels).shape == (2, 4)
+
+
+def test_a_network_without_pretrained_weights_says_so():
+    for build in (build_network, build_classifier):
+        with pytest.raises(UsageError, match=r"--encoder_weights imagenet: strata_m has none .* use none"):
+            build("strata_m", 1, 1, "imagenet")
+
+
+@pytest.mark.parametrize("arch", ["strata_s", "unet_resnet18", "linknet_tu-test_resnet", "unet_resnet34_v1"])
+def test_a_network_may_start_with_the_shares_of_the_foreground(arch):
+    torch.manual_seed(0)
+    network = build_network(arch, 1, 2)
+    set_prior(network, np.array([0.02, 0.3]))
+    weights = dict(network.named_parameters())
+    head = [name for name in weights if name.endswith("bias")][-1].removesuffix("bias")
+    torch.nn.init.zeros_(weights[f"{head}weight"])
+    with torch.inference_mode():
+        probabilities = torch.sigmoid(fused(network(images(1))))
+    assert torch.allclose(probabilities.mean((0, 2, 3)), torch.tensor([0.02, 0.3]), atol=1e-4)

@@ -1,4 +1,4 @@
-"""The way to the net's size and back, and chance that depends on the sample alone."""
+"""Images are fitted to the input size and back, and random changes depend on the sample alone."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from net.augmentations import TRAIN_AUGS, check_names
+from net.augmentations import ALL_VIEWS, TRAIN_AUGS, check_names
+from net.batch_augmentation import BatchChange
 from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit
+from net.tta import VIEWS
 from utils.core.errors import UsageError
 
 SHAPES = [(101, 101), (128, 128), (64, 100), (30, 17), (256, 256), (202, 202), (300, 200)]
@@ -63,11 +65,30 @@ def test_every_transform_brings_a_blob_back_to_its_place(transform, shape):
     assert overlap > 0.9
 
 
+def changes(name):
+    """Return a function (image, truth, seed words) that changes an image alone, and then as a batch of one."""
+    aug = TRAIN_AUGS[name]
+    vary = aug.maker()
+
+    def change(image, truth, words):
+        image, truth = vary(image, truth, words)
+        if not aug.batch:
+            return image, truth
+        numbers = torch.from_numpy(aug.batch.draw(*([4545, 0, 7][: 3 - len(words)] + words)))[None]
+        pixels, target = torch.from_numpy(image), torch.zeros(1, 1) if truth is None else torch.from_numpy(truth)
+        as_batch = (planes.permute(2, 0, 1)[None] if planes.ndim == 3 else planes for planes in (pixels, target))
+        pixels, target = aug.batch.apply(*as_batch, numbers)
+        back = pixels[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+        return back, None if truth is None else target[0].permute(1, 2, 0).numpy()
+
+    return change
+
+
 @pytest.mark.parametrize("name", TRAIN_AUGS)
 @pytest.mark.parametrize(("shape", "channels"), [((101, 101), 1), ((60, 90), 3), ((300, 260), 3)])
 def test_every_training_augmentation_takes_any_size_and_moves_image_and_mask_together(name, shape, channels):
     aug = TRAIN_AUGS[name]
-    change, mask = aug.maker(), blob(shape)
+    change, mask = changes(name), blob(shape)
     image = np.repeat(mask * 160 + 40, channels, axis=2).astype(np.uint8)
     for seed in range(12):
         seen, target = change(image, mask, [seed])
@@ -81,7 +102,7 @@ def test_every_training_augmentation_takes_any_size_and_moves_image_and_mask_tog
 @pytest.mark.parametrize("name", TRAIN_AUGS)
 def test_chance_is_decided_by_the_seed_words_alone(name):
     image, mask = picture((101, 101)), blob((101, 101))
-    one, other = TRAIN_AUGS[name].maker(), TRAIN_AUGS[name].maker()
+    one, other = changes(name), changes(name)
     other(image, mask, [9, 9, 9])  # what came before does not matter
     first = [one(image, mask, [4545, epoch, 7])[0] for epoch in range(6)]
     again = [other(image, mask, [4545, epoch, 7])[0] for epoch in range(6)]
@@ -106,7 +127,7 @@ def test_a_network_sees_the_views_that_its_augmentation_promises(name):
     image = np.full((101, 101, 1), 60, np.uint8)
     image[:50, :50] = 250
     image[50:, :50] = 170
-    vary, seen = TRAIN_AUGS[name].maker(), set()
+    vary, seen = changes(name), set()
     for seed in range(60):
         one = vary(image, None, [seed])[0][..., 0].astype(float)
         half = len(one) // 2
@@ -116,3 +137,42 @@ def test_a_network_sees_the_views_that_its_augmentation_promises(name):
         first, second = sorted(parts, key=parts.get)[:-3:-1]
         seen.add((first, second))
     assert len(seen) == len(TRAIN_AUGS[name].views)
+
+
+def test_mirroring_takes_turns_so_that_no_image_is_seen_the_same_way_twice_in_a_row():
+    mirrored = BatchChange(scale=0, shift=0, rotation=0, contrast=0, brightness=0)
+    image = torch.from_numpy(picture((8, 8))).permute(2, 0, 1)[None]
+    first_passes = set()
+    for row in range(20):
+        numbers = [torch.from_numpy(mirrored.draw(1, turn, row))[None] for turn in range(4)]
+        seen = [mirrored.apply(image, image > 127, one)[0] for one in numbers]
+        assert torch.equal(seen[0], seen[2])
+        assert torch.equal(seen[1], seen[3])
+        assert {torch.equal(one, image.float()) for one in seen[:2]} == {True, False}
+        assert torch.equal(seen[0].flip(3), seen[1])
+        first_passes.add(torch.equal(seen[0], image.float()))
+    assert first_passes == {True, False}
+
+
+def test_all_eight_symmetries_occur_in_eight_passes():
+    turned = BatchChange(all_symmetries=True, scale=0, shift=0, rotation=0, contrast=0, brightness=0)
+    image = torch.from_numpy(picture((8, 8))).permute(2, 0, 1)[None]
+    seen = {turned.apply(image, image > 127, torch.from_numpy(turned.draw(1, turn, 5))[None])[0] for turn in range(8)}
+    views = [VIEWS[name].see(image.float()) for name in ALL_VIEWS]
+    assert all(sum(torch.allclose(one, view, atol=1e-2) for one in seen) == 1 for view in views)
+
+
+def test_a_batch_changes_each_sample_as_if_it_were_alone():
+    change, rng = BatchChange(), np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (5, 3, 24, 24), dtype=np.uint8))
+    targets = (images[:, :1] > 127).to(torch.uint8)
+    numbers = torch.from_numpy(np.stack([change.draw(1, 0, row) for row in range(5)]))
+    together = change.apply(images, targets, numbers)
+    for row in range(5):
+        alone = change.apply(images[row : row + 1], targets[row : row + 1], numbers[row : row + 1])
+        assert torch.allclose(together[0][row], alone[0][0], atol=1e-3)
+        assert torch.equal(together[1][row], alone[1][0])
+    assert together[0].min() >= 0
+    assert together[0].max() <= 255
+    classes = torch.ones(5, 2, dtype=torch.uint8)
+    assert torch.equal(change.apply(images, classes, numbers)[1], classes)

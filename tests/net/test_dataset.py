@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from net.augmentations import TRAIN_AUGS
-from net.dataset import EpochBatches, TrainingRows, normalised, training_loader
+from net.dataset import EpochBatches, TrainingBatches, TrainingRows, normalised
 from net.stages import Stage
 from net.tasks import border_task, class_task, mask_task
 from utils.data.packed_data import open_packed
 
+CPU = torch.device("cpu")
 TASKS = {
     "mask": mask_task,
     "border": lambda packed: border_task(packed, "outline", 2, 1.0),
@@ -87,15 +88,15 @@ def test_order_depends_on_seed_and_epoch_only():
     assert [[row for _, row in keys] for keys in plan] != [[row for _, row in keys] for keys in first]
 
 
-def test_the_number_of_workers_changes_nothing(survey):
+@pytest.mark.parametrize("name", ["train_128_v1", "affine_128", "affine_128_d4"])
+def test_the_number_of_workers_changes_nothing(survey, name):
     packed = open_packed(survey)
     seen = []
     for workers in (0, 1, 2):
         plan = EpochBatches(np.arange(12), 4, seed=3)
         plan.epoch = 2
-        loader = training_loader(
-            TrainingRows(packed, mask_task(packed), TRAIN_AUGS["train_128_v1"].maker, 3), plan, workers, False
-        )
+        samples = TrainingRows(packed, mask_task(packed), TRAIN_AUGS[name].maker, 3, TRAIN_AUGS[name].batch)
+        loader = TrainingBatches(samples, plan, workers, CPU)
         seen.append([torch.cat([images.flatten(), targets.flatten()]) for images, targets in loader])
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
 
@@ -108,11 +109,11 @@ def test_workers_may_be_started_in_any_way(survey, make_task):
     stage = Stage(64, 1, "val_128_resize", None)
     plan = EpochBatches(np.arange(12), 4, seed=3)
     here, spawned = (
-        training_loader(TrainingRows(packed, task, partial(stage.vary, "train_128_v1"), 3), plan, workers, False)
+        TrainingBatches(TrainingRows(packed, task, partial(stage.vary, "train_128_v1"), 3), plan, workers, CPU)
         for workers in (0, 2)
     )
-    spawned.multiprocessing_context = "spawn"
-    assert len(pickle.dumps(spawned.dataset)) < packed.images.nbytes / 10
+    spawned.loader.multiprocessing_context = "spawn"
+    assert len(pickle.dumps(spawned.loader.dataset)) < packed.images.nbytes / 10
     for one, other in zip(here, spawned, strict=True):
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])

@@ -56,7 +56,7 @@ torch.save({"weights": torch.cat([weight.detach().flatten() for weight in networ
 """
 
 
-@pytest.mark.parametrize("optimizer", ["sgd_0.1", "adam_1e-2"])
+@pytest.mark.parametrize("optimizer", ["sgd_0.1", "adam_1e-2", "muon_0.02"])
 def test_two_epochs_give_the_same_weights_with_any_number_of_processes(tmp_path, optimizer):
     """float32, no BatchNorm, 23 images in batches of 8 and microbatches of 4: unequal shares, equal within 1e-5."""
     (tmp_path / "learn.py").write_text(LEARN)

@@ -63,7 +63,7 @@ def test_several_runs_in_a_row_leave_nothing_behind_and_do_not_influence_each_ot
     other = TrainSettings(
         data=DataSettings(data_dir=flags["data_dir"], fold=1),
         net=NetSettings(arch=flags["arch"], encoder_weights="none"),
-        learn=LearnSettings(loss="bce_lovasz", batch_size=5, n_epochs=1),
+        learn=LearnSettings(loss=("bce_lovasz",), batch_size=5, n_epochs=1),
         step=StepSettings(seed=3),
         reporting=ReportingSettings(quiet=True),
         run=RunSettings(experiment_dir=str(tmp_path / "other")),

@@ -201,3 +201,17 @@ def test_a_restored_state_continues_in_float16_with_its_loss_scale():
     assert resumed.scaler.get_scale() == whole.scaler.get_scale() != build(dtype=torch.float16).scaler.get_scale()
     assert torch.equal(weights(resumed.network), weights(whole.network))
     assert torch.equal(weights(resumed.predicting), weights(whole.predicting))
+
+
+def test_a_later_loss_takes_over_at_its_step():
+    """Six steps with a loss of zero leave the weights as they are; the loss that follows changes them."""
+
+    def nothing(output, _target):
+        return 0 * output.flatten(1).sum(1)
+
+    learner = build(loss=nothing, later_losses=[(6, LOSSES["BCE"])])
+    before = weights(learner.network)
+    epoch(learner)  # 21 images in batches of 4: 6 steps
+    assert torch.equal(weights(learner.network), before)
+    epoch(learner, number=1)
+    assert not torch.equal(weights(learner.network), before)

@@ -15,6 +15,7 @@ from net.losses import (
     focal,
     loss_by_name,
     lovasz_hinge,
+    phases_by_name,
     soft_dice,
     soft_jaccard,
 )
@@ -178,3 +179,22 @@ def test_lovasz_with_elu_has_a_gradient_at_correct_pixels():
     assert loss.item() == pytest.approx(math.exp(-2))
     (pull,) = torch.autograd.grad(loss.sum(), logits)
     assert pull[0, 0, 0, 0] < 0
+
+
+def test_a_training_may_have_several_losses_one_after_another():
+    bce, lovasz = phases_by_name(("BCE", "lovasz:.55"))
+    assert (bce.start, lovasz.start) == (0, 0.55)
+    assert (bce.loss, lovasz.loss) == (LOSSES["BCE"], LOSSES["lovasz"])
+    for names in (
+        ("BCE", "lovasz"),
+        ("BCE", "lovasz:1"),
+        ("BCE", "lovasz:.5", "focal:.4"),
+        ("BCE", "lovasz:0"),
+        ("BCE", ":.5"),
+    ):
+        with pytest.raises(UsageError, match=r"expected a loss, then <loss>:<share of the training>"):
+            phases_by_name(names)
+    with pytest.raises(UsageError, match="did you mean lovasz"):
+        phases_by_name(("BCE", "lovas:.5"))
+    with pytest.raises(UsageError, match="expected the name of a loss"):
+        phases_by_name(())

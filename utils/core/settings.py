@@ -56,6 +56,8 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("ema", "swa"):
         if values.get(name) is not None:
             flags["average"] = f"{name}_{values[name]}"
+    if isinstance(flags.get("loss"), str):  # before a training could have several
+        flags["loss"] = [flags["loss"]]
     return flags
 
 
@@ -111,6 +113,7 @@ def _checked(value: Any, kind: Any, what: str) -> Any:
     from typeguard import TypeCheckError, check_type
 
     value = tuple(value) if isinstance(value, list) else value
+    value = (value,) if kind == tuple[str, ...] and isinstance(value, str) else value
     try:
         return check_type(value, kind)
     except TypeCheckError:

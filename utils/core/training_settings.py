@@ -30,7 +30,8 @@ class DataSettings:
     out-of-fold predictions of all images to <experiment_dir>_oof.npy."""
     train_augs: str = "train_128_v1"
     """random augmentation and input size in training: train_128_v1, train_128_v2, train_128_v3, train_256_v1;
-    train_128_d4, train_256_d4 for images without an up and down."""
+    affine_128, affine_256 (fast: the whole batch at once); with _d4 (train_128_d4, affine_256_d4) for images without an
+    up and down."""
     val_augs: str = "val_128"
     """how images are fitted to the input size in validation and prediction: val_128 and val_256 (padded),
     val_128_resize (resized)."""
@@ -52,13 +53,17 @@ class NetSettings:
 class LearnSettings:
     """Loss, optimizer and length of the training."""
 
-    loss: str = "BCE"
-    """BCE, lovasz, focal, bce_lovasz, BCEJaccard, BCEDice; for ds_resnet_34 also combined, combined_hyper.
-    Border networks: boundary_bce, boundary_lovasz, boundary_bce_lovasz, boundary_bce_dice. Classifiers: BCE, focal."""
+    loss: Texts = ("BCE",)
+    """BCE, lovasz, focal, bce_lovasz, BCEJaccard, BCEDice, symmetric_lovasz_bce; for ds_resnet_34 also combined,
+    combined_hyper. Border networks: boundary_bce, boundary_lovasz, boundary_bce_lovasz, boundary_bce_dice,
+    boundary_symmetric_lovasz_bce. Classifiers: BCE, focal. Another loss may take over at a share of the training:
+    BCE symmetric_lovasz_bce:.55."""
     optimizer: str = "adam_1e-4"
-    """<adam|adamw|sgd>_<learning rate>; sgd has a momentum of .9."""
+    """<adam|adamw|sgd|muon>_<learning rate>; sgd has a momentum of .9; muon is for filters, and goes with AdamW at a
+    tenth of the rate for all other weights (muon_0.02)."""
     scheduler: str = "none"
-    """learning rate schedule: none, cosine, onecycle, plateau, step_<epochs>_<factor> (01 is .1, 05 is .5)."""
+    """learning rate schedule: none, linear (to zero), rex, cosine, onecycle, plateau, step_<epochs>_<factor> (01 is .1,
+    05 is .5)."""
     n_epochs: OptionalInt = None
     """epochs in total; default: 100, or the sum of --stages."""
     batch_size: int = 32
@@ -99,11 +104,14 @@ class SizeSettings:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Optimization steps, averaging of weights, randomness."""
+    """Start, optimization steps, averaging of weights, randomness."""
 
     average: OptionalText = None
     """predict with averaged weights: ema_<decay> averages over steps (ema_.999), swa_<epoch> averages the weights after
     each epoch from this epoch of the cycle on (swa_10)."""
+    head_bias: Literal["zero", "prior"] = "zero"
+    """bias of the last layer at the start; prior: the share of foreground in the training images, so that rare
+    foreground is learned from the first step."""
     cycles: int = 1
     """restart optimizer and schedule this many times; each cycle keeps its own snapshots (snapshots/cycle_<k>/)."""
     epoch_size: OptionalInt = None

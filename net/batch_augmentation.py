@@ -1,0 +1,88 @@
+"""Augmentation of a whole batch as one tensor operation, on a CPU or a GPU, with a seed of its own for every sample.
+
+Each sample draws a few numbers (an affine map, contrast, brightness) from (seed, pass, row) where it is loaded, so that
+neither the batch nor the number of workers changes them; the batch is then warped at once on the device of the network.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NUMBERS = 8
+"""Numbers that a sample draws: the affine map (2, 3), then contrast and brightness."""
+
+_MIRRORED = ((1, 0, 0, 1), (-1, 0, 0, 1))
+_EIGHT = (*_MIRRORED, (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0))
+
+
+@dataclass(frozen=True)
+class BatchChange:
+    """Ranges of the random changes.
+
+    Mirroring is derandomised (arXiv 2404.00498): an image starts with a symmetry of its own and has the next one in
+    each pass, so that it is never seen twice the same way while another view of it is missing.
+    """
+
+    all_symmetries: bool = False
+    """Use all eight symmetries of the square instead of the mirror image alone."""
+    scale: float = 0.2
+    """Largest change of the scale; 0.2 means factors of 1/1.2 to 1.2."""
+    shift: float = 0.1
+    """Largest shift, as a share of the side."""
+    rotation: float = 10.0
+    """Largest rotation in degrees, of half the samples."""
+    contrast: float = 0.2
+    """Largest change of the contrast, as a share."""
+    brightness: float = 0.1
+    """Largest change of the brightness, as a share of 255."""
+
+    def draw(self, seed: int, turn: int, row: int) -> np.ndarray:
+        """Return the numbers (NUMBERS,) float32 of a sample: pass `turn` of the packed image `row`."""
+        rng = np.random.default_rng([seed, turn, row])
+        zoom, across, down, tilt, tilted, contrast, brightness = rng.uniform(-1, 1, 7)
+        symmetries = _EIGHT if self.all_symmetries else _MIRRORED
+        start = zlib.crc32(f"{seed} {row}".encode())
+        a, b, c, d = symmetries[(start + turn) % len(symmetries)]
+        angle = math.radians(self.rotation) * tilt * (tilted > 0)
+        size = (1 + self.scale) ** zoom
+        cosine, sine = math.cos(angle) / size, math.sin(angle) / size
+        return np.array(
+            [
+                a * cosine + b * sine,
+                b * cosine - a * sine,
+                2 * self.shift * across,  # the coordinates of grid_sample go from -1 to 1
+                c * cosine + d * sine,
+                d * cosine - c * sine,
+                2 * self.shift * down,
+                1 + self.contrast * contrast,
+                255 * self.brightness * brightness,
+            ],
+            np.float32,
+        )
+
+    def apply(self, images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Change a batch.
+
+        Args:
+            images: (B, C, S, S) uint8, [0, 255].
+            targets: (B, K, S, S) uint8, 0 or 1, warped like the images; (B, K) for image classes, kept as they are.
+            numbers: (B, NUMBERS) float32, one row of `draw` for each sample.
+
+        Returns:
+            images (B, C, S, S) float32, [0, 255], and targets uint8.
+        """
+        pixels = images.float()
+        with_targets = targets.ndim == 4
+        planes = torch.cat([pixels, targets.float()], dim=1) if with_targets else pixels
+        grid = F.affine_grid(numbers[:, :6].view(-1, 2, 3), list(planes.shape), align_corners=False)
+        planes = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        pixels, warped = planes.split([images.shape[1], planes.shape[1] - images.shape[1]], dim=1)
+        contrast, brightness = numbers[:, 6, None, None, None], numbers[:, 7, None, None, None]
+        mean = pixels.mean((1, 2, 3), keepdim=True)
+        pixels = ((pixels - mean) * contrast + mean + brightness).clamp(0, 255)
+        return pixels, (warped >= 0.5).to(torch.uint8) if with_targets else targets

@@ -1,0 +1,134 @@
+"""Small residual U-Nets that learn fast from scratch: strata_s, strata_m, strata_l.
+
+They spend little time at full size: the image is folded into half size at the start (space to depth), there is no other
+early downsampling, the decoder is thin, and the logits are predicted at half size and unfolded (pixel shuffle).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Widths(NamedTuple):
+    """Channels and residual blocks of a network."""
+
+    encoder: tuple[int, ...]
+    """Channels at strides 2, 4, 8 and 16."""
+    blocks: tuple[int, ...]
+    """Residual blocks at these strides."""
+    decoder: tuple[int, ...]
+    """Channels of the decoder at strides 8, 4 and 2."""
+
+
+SMALL = Widths((24, 48, 96, 192), (1, 1, 2, 2), (48, 32, 24))
+MEDIUM = Widths((32, 64, 128, 256), (1, 2, 2, 2), (64, 32, 32))
+LARGE = Widths((48, 96, 192, 384), (1, 2, 3, 3), (96, 64, 48))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions added to their input; the second BatchNorm starts at zero, so the block starts as identity.
+
+    Zero initialisation: Goyal et al. 2017, arXiv 1706.02677.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm(self.second(self.first(x))))
+
+
+class Gate(nn.Module):
+    """Weights channels by the mean over the image: squeeze and excitation (Hu et al. 2017, arXiv 1709.01507)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(channels, channels // 4), nn.Linear(channels // 4, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
+        return x * weights[..., None, None]
+
+
+class StrataEncoder(nn.Module):
+    """Encoder of the strata networks: four feature maps, at strides 2, 4, 8 and 16.
+
+    Args:
+        channels_in: channels of the image.
+        widths: channels and blocks.
+    """
+
+    def __init__(self, channels_in: int, widths: Widths) -> None:
+        super().__init__()
+        self.out_channels = widths.encoder
+        before = (4 * channels_in, *widths.encoder[:-1])
+        self.stages = nn.ModuleList(
+            nn.Sequential(_convolution(inner, outer), *(Residual(outer) for _ in range(n_blocks)))
+            for inner, outer, n_blocks in zip(before, widths.encoder, widths.blocks, strict=True)
+        )
+        self.gate = Gate(widths.encoder[-1])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps of normalised images (B, C, H, W), deepest last.
+
+        Each has half the sides of the one before it, rounded up.
+        """
+        height, width = images.shape[-2:]
+        if height % 2 or width % 2:
+            images = F.pad(images, (0, width % 2, 0, height % 2), mode="replicate")
+        x, maps = F.pixel_unshuffle(images, 2), []
+        for number, stage in enumerate(self.stages):
+            x = stage(F.max_pool2d(x, 2, ceil_mode=True) if number else x)
+            maps.append(x)
+        return [*maps[:-1], self.gate(x)]
+
+
+class StrataNet(nn.Module):
+    """Residual U-Net over a StrataEncoder.
+
+    Args:
+        channels_in: channels of the image.
+        channels_out: logits per pixel.
+        widths: channels and blocks.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, widths: Widths) -> None:
+        super().__init__()
+        self.encoder = StrataEncoder(channels_in, widths)
+        skips = widths.encoder[-2::-1]
+        before = (widths.encoder[-1], *widths.decoder[:-1])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(_convolution(deeper + skip, channels), Residual(channels))
+            for deeper, skip, channels in zip(before, skips, widths.decoder, strict=True)
+        )
+        self.deepest = nn.Conv2d(widths.encoder[-1], widths.decoder[-1], 1, bias=False)
+        self.head = nn.Conv2d(2 * widths.decoder[-1], 4 * channels_out, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, channels_out, H, W) of normalised images (B, C, H, W)."""
+        maps = self.encoder(images)
+        x = maps[-1]
+        for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
+            x = block(torch.cat([_enlarged(x, 2, skip), skip], dim=1))
+        # a 1x1 convolution gives the same result before upsampling as after it, at a 64th of the cost
+        wide = _enlarged(self.deepest(maps[-1]), 8, x)
+        logits = F.pixel_shuffle(self.head(torch.cat([x, wide], dim=1)), 2)
+        return logits[..., : images.shape[-2], : images.shape[-1]]
+
+
+def _enlarged(x: Tensor, factor: int, like: Tensor) -> Tensor:
+    """Enlarge a map by a factor (nearest neighbour), and cut off what exceeds the map `like`."""
+    enlarged = F.interpolate(x, scale_factor=float(factor), mode="nearest")
+    return enlarged[..., : like.shape[-2], : like.shape[-1]]
+
+
+def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU()
+    )
