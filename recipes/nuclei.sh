@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Nuclei (2018 Data Science Bowl, BBBC038), from the zip to a threshold and a cross-fitted score of fold 0 of 5.
+# Nuclei (2018 Data Science Bowl, BBBC038), from the zip to a threshold and a cross-fitted score of fold 0 of 5. The zip
+# holds stage1_train/<id>/images and masks; unpack one without the folder stage1_train to data/nuclei/stage1_train first.
 #
 #   bash recipes/nuclei.sh dsb2018_stage1_train.zip            # about 20 minutes on 2 cores
-#   EPOCHS=60 ARCH=unet_resnet34 bash recipes/nuclei.sh dsb2018_stage1_train.zip
+#   EPOCHS=60 ARCH=unet_resnet34 RUN=experiments/deep_fold0 bash recipes/nuclei.sh dsb2018_stage1_train.zip
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -f "${1:-}" ] || { echo "usage: bash recipes/nuclei.sh dsb2018_stage1_train.zip" >&2; exit 2; }

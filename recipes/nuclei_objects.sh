@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Nuclei (2018 Data Science Bowl, BBBC038) as objects: a border network with watershed, compared on request with a mask
 # network with connected components and with Mask R-CNN. All are trained and tuned on four fifths of the images, and
-# scored by the competition's rule on the fifth that was held out.
+# scored by the competition's rule on the fifth that was held out. recipes/nuclei.sh describes the zip.
 #
 #   bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip              # border network: under 30 minutes on 2 cores
 #   NETS="border mask" RCNN="small resnet50" bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The salt competition, from Kaggle's folder to one submission: train every fold, find one threshold, and predict the
 # mean of all folds. A finished fold is skipped and an interrupted one is resumed, so the same command can be repeated.
+# Other flags need another NAME, because a finished fold of that name is not trained again. PACKED is a folder for the
+# packed arrays, if they should not lie next to Kaggle's files.
 #
 #   bash recipes/salt.sh data                                             # 5 folds of a small U-Net
 #   FOLDS="0 1" EPOCHS=12 bash recipes/salt.sh data                       # a first result in an evening
