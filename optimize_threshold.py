@@ -1,11 +1,12 @@
 """Find the exact best threshold for validation masks, or the best settings for objects, and a cross-fitted score.
 
-python optimize_threshold.py --masks_fn experiments/salt_fold0/val_masks.npy
-python optimize_threshold.py --masks_fn experiments/salt_fold*/val_masks.npy --min_area 0 20 40 80
+python optimize_threshold.py --masks_fn experiments/salt_fold0/val_tta.npy
+python optimize_threshold.py --masks_fn experiments/salt_fold*/val_tta.npy --min_area 0 20 40 80
 python optimize_threshold.py --masks_fn v0.npy v1.npy --truth_fn train.csv --out threshold.json
-python optimize_threshold.py --masks_fn experiments/border_fold*/val_masks.npy --objective objects
+python optimize_threshold.py --masks_fn experiments/border_fold*/val_tta.npy --objective objects
 python optimize_threshold.py --masks_fn v.npy --objective objects --metric airbus --gate_probs empty_oof.npy
 
+predict_tta.py --part val writes the mask files of a fold, and train.py --folds all those of all folds (<name>_oof.npy).
 The score at the best threshold is too optimistic, because the threshold was fitted on the same images. The cross-fitted
 score is not: each file (each fifth of the images, for a single file) is scored at the threshold that is best for the
 others.

@@ -41,8 +41,8 @@ class Settings:
     """number of folds."""
     stratify: str = "none"
     """property that is distributed equally over the folds: none, coverage (deciles of mask area, empty masks separate),
-    objects (deciles of their number, zero separate), depth (z), a column, or several of these joined by +, such as
-    background+objects."""
+    objects (deciles of their number, zero separate), depth (column z of the csv or of depths.csv), a column of the csv,
+    or several of these joined by +, such as background+objects (columns of the train.csv that packing writes)."""
     group: OptionalText = None
     """column of groups: images with the same entry are put in the same fold."""
     seed: int = 4545

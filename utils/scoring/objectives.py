@@ -29,10 +29,11 @@ class OptimizeSettings:
     """All flags of optimize_threshold.py."""
 
     masks_fn: tuple[str, ...]
-    """mask files (labels: probability files) of validation images, one per fold; no image may be in two of them."""
+    """mask files of validation images (labels: probability files of image classes), one per fold, or one for all folds;
+    no image may be in two of them."""
     objective: str = "pixels"
     """pixels: fit the threshold of masks; objects: fit th, seed_th, min_area and fill_holes of objects together;
-    labels: fit a threshold for each label of probability files."""
+    labels: fit a threshold for each class of images (train_classifier.py --target)."""
     gate_probs: Texts = ()
     """out-of-fold probabilities that an image contains anything (train_classifier.py); the gate's threshold is fitted
     together with those of masks or objects."""
