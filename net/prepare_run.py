@@ -23,7 +23,7 @@ from net.tasks import Task
 from net.training import Run
 from net.weight_averaging import check_average
 from utils.core.errors import UsageError, UserError
-from utils.core.settings import to_flat
+from utils.core.settings import as_typed, to_flat
 from utils.core.training_settings import TrainSettings, epochs_in_cycle, with_epochs
 from utils.data.folds import fold_rows
 from utils.data.packed_data import PackedImages, ids_digest, open_packed
@@ -183,6 +183,6 @@ def _info(
         data_digest=packed.digest,
         val_ids_digest=ids_digest(packed.ids[row] for row in val_rows),
         **{name: flags[name] for name in STORED},
-        loss=" ".join(flags["loss"]),
+        loss=as_typed(flags["loss"]),
         **task.described,
     )

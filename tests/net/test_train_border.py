@@ -8,7 +8,7 @@ import torch
 from helpers.scripts import TINY, assert_refused, end_together, run_here, start_together, succeed
 
 from bench.kill_resume import differences
-from net.losses import bce, border_losses, lovasz_hinge, soft_dice
+from net.losses import bce, border_losses, lovasz_hinge, soft_dice, symmetric_lovasz_bce
 from net.network_kinds import ImageKind
 from net.snapshot import load_snapshot
 from net.tasks import border_task
@@ -148,6 +148,7 @@ def test_each_term_of_a_border_loss_has_its_weight():
     terms_of = {
         "boundary_bce": [bce],
         "boundary_lovasz": [lovasz_hinge],
+        "boundary_symmetric_lovasz_bce": [symmetric_lovasz_bce],
         "boundary_bce_lovasz": [bce, lovasz_hinge],
         "boundary_bce_dice": [bce, soft_dice],
     }

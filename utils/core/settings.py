@@ -61,6 +61,11 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     return flags
 
 
+def as_typed(value: Any) -> str:
+    """Return the value of a flag as it is typed on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def flat_names(settings_type: type) -> dict[str, type]:
     """Return the type of each flag by its name, over all groups of a settings dataclass."""
     names: dict[str, type] = {}

@@ -17,7 +17,7 @@ from typing import Any
 
 from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
-from utils.core.settings import read_flags
+from utils.core.settings import as_typed, read_flags
 from utils.core.tables import write_table
 
 SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9]+)_(\d\.\d+)")
@@ -127,8 +127,8 @@ class RunFolder:
         """Raise UsageError if a flag differs from the stored run and cannot change (arguments as for `begin`)."""
         for name, before in read_flags(self.config).items():
             if name not in FREE_ON_RESUME - fixed and name in flags and flags[name] != before:
-                differs = f"the run in {self.path} has {before}, which cannot change; use another folder"
-                raise UsageError(f"--{name} {flags[name]}: {differs}")
+                differs = f"the run in {self.path} has {as_typed(before)}, which cannot change; use another folder"
+                raise UsageError(f"--{name} {as_typed(flags[name])}: {differs}")
 
     def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write log.csv from all rows so far."""
