@@ -57,6 +57,7 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--loss", "combined"], "--loss combined", "ds_resnet_34"),
         (["--resume"], "--resume", "holds no run"),
         (["set"], "set: expected a flag before this value, such as --data_dir set", "a path with blanks needs quotes"),
+        (["--compile", "True"], "--compile True: this flag takes no value; leave out True"),
         (["--epochs", "3"], "--epochs: no such flag", "did you mean --n_epochs"),
     ]
     for words, *expected in cases:

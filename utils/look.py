@@ -68,9 +68,13 @@ def main(settings: Settings) -> None:
         raise UsageError(f"--n_rows {settings.n_rows}: expected 1 or more")
     masks = open_masks(settings.masks_fn)
     run_folders = [run_folder_of(name) for name in [masks.path, *masks.info.joined_from, *masks.info.snapshots]]
-    packed = open_packed(settings.data_dir or masks.info.data_dir or "data", masks.info.part or "test")
+    folder = settings.data_dir or masks.info.data_dir or "data"
+    packed = open_packed(folder, masks.info.part or "test")
     if unknown := set(masks.ids) - set(packed.ids):
-        raise UserError(f"{masks.path}: {len(unknown)} of its images are not in the data_dir (such as {min(unknown)})")
+        raise UserError(
+            f"--data_dir {folder}: {len(unknown)} images of {masks.path} are not in it (such as {min(unknown)}); name "
+            "the folder that they were predicted from"
+        )
     if settings.objects:
         rules, origin = instance_rules(settings.th, RuleSettings(), run_folders)
         th, shown = rules.th, _objects(masks, settings.truth_fn, rules)

@@ -126,12 +126,18 @@ def test_check_by_the_rules_of_a_format(tmp_path):
 def test_wrong_arguments_and_files_are_refused(tmp_path):
     (tmp_path / "sub.csv").write_text(GOOD)
     (tmp_path / "bad.csv").write_text(GOOD.replace("1 3", "3 1 1 1"))
+    (tmp_path / "header.csv").write_text("id,rle_mask\n")
+    (tmp_path / "semicolons.csv").write_text("id;rle_mask\na;1 3\n")
     (tmp_path / "longer.csv").write_text(GOOD + "d,\n")
     (tmp_path / "both.csv").write_text("ImageId,EncodedPixels\na,1 3\na,3 1\n")
     (tmp_path / "hole.csv").write_text("ImageId,EncodedPixels\na,1 3\na,\n")
     for words, code, messages in (
         (("chekc", "sub.csv"), 2, ("did you mean check",)),
         (("check", "none.csv"), 1, ("none.csv", "no such file")),
+        (("check", "."), 1, (".: expected a csv file, found a folder",)),
+        (("check", "header.csv"), 1, ("header.csv: not valid: 1 problems in 0 rows",)),
+        (("check", "semicolons.csv"), 1, ("semicolons.csv: expected cells separated by commas, found ;",)),
+        (("check", "sub.csv", "longer.csv"), 2, ("longer.csv: expected no more values than SUB",)),
         (("check", "sub.csv", "--sample", "none.csv"), 1, ("none.csv",)),
         (("check", "sub.csv", "--shape", "101"), 2, ("--shape 101", "101x101")),
         (("check", "sub.csv", "--shape", "0x101"), 2, ("--shape 0x101",)),

@@ -249,6 +249,7 @@ def test_wrong_flags_and_tables_are_refused(train_csv):
         (("train.csv", "--stratify", "covrage"), 2, ("covrage", "coverage")),
         (("train.csv", "--group", "wel"), 2, ("--group wel", "well")),
         (("train.csv", "--stratify", "kind+wel"), 2, ("--stratify wel", "well")),
+        (("train.csv", "--stratify", "kind+"), 2, ("--stratify kind+: expected names joined by +",)),
         (("train.csv", "--stratify", "kind+kind"), 2, ("--stratify kind+kind", "twice")),
         (("plain.csv", "-n", 2, "--stratify", "objects"), 2, ("--stratify objects", "neither")),
         (("twice.csv", "-n", 2), 1, ("the id a has 2 rows",)),

@@ -99,6 +99,9 @@ def test_out_of_fold_masks_are_drawn_at_the_threshold_that_was_fitted_on_them(tm
     joined = (f"{run}/snapshots/val.npy",)
     oof = write_masks(tmp_path / "oof.npy", ids, probabilities, data_dir="data", part="train", joined_from=joined)
     assert "stored in experiments/unet_fold0/threshold.json" in run_here(SCRIPT, "--masks_fn", oof, cwd=tmp_path).stdout
+    write_packed(tmp_path / "other", {"train": (["x"], truth[:1], (31, 31))})
+    done = run_here("utils/look.py", "--masks_fn", "oof.npy", "--data_dir", "other", cwd=tmp_path)
+    assert_refused(done, 1, "--data_dir other: 6 images of oof.npy are not in it (such as a)")
     done = run_here("utils/look.py", "--masks_fn", "oof.npy", cwd=tmp_path)
     assert f"{read_threshold(run).threshold:.6g} (experiments/unet_fold0/threshold.json)" in done.stdout
 
@@ -134,6 +137,8 @@ def test_invalid_input_is_refused(tmp_path):
         (("v0.npy", "--truth_fn", "lists.csv"), 1, ("lists.csv", "printed list")),
         (("v0.npy", "--truth_fn", "columns.csv"), 1, ("rle_mask",)),
         (("v0.npy", "--truth_fn", "v1.npy"), 1, ("0 and 1",)),
+        (("v0.npy", "--truth_fn", "none"), 1, ("--truth_fn none: expected a packed folder", "no such file or folder")),
+        (("v0.npy", "--truth_fn", "."), 1, ("--truth_fn .: expected", "found a folder that is not packed")),
         (("v0.npy", "--truth_fn", "none.csv"), 1, ("none.csv",)),
         (("v0.npy", "--min_area", "-1"), 2, ("--min_area -1",)),
         ((), 2, ("--masks_fn",)),

@@ -112,6 +112,8 @@ def _rows_by_id(ids: Iterator[str]) -> tuple[dict[str, int], set[str]]:
 def _check_ids(rows_of: Mapping[str, int], expected: list[str] | None, form: Format, verdict: Verdict) -> None:
     verdict.n_rows, verdict.n_images = sum(rows_of.values()), len(rows_of)
     found = list(rows_of)
+    if not found:
+        verdict.problems.append("rows: expected one or more for each image, found only the header")
     if len(found) < verdict.n_rows and not form.of_instances:
         again = [name for name, count in rows_of.items() if count > 1]
         verdict.problems.append(f"ids: {verdict.n_rows - len(found)} rows repeat an id (such as {again[0]})")

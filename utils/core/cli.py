@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from utils.core.errors import Interrupted, ReportedElsewhere, UsageError, explain
 from utils.core.names import nearest, pick
@@ -81,16 +81,23 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     if unknown:
-        raise UsageError(_unexpected(unknown[0], known))
+        raise UsageError(_unexpected(unknown[0], argv, settings_type))
     return settings
 
 
-def _unexpected(word: str, known: Mapping[str, type]) -> str:
+def _unexpected(word: str, argv: list[str], settings_type: type) -> str:
     """Return the message for a word of the command line that belongs to no flag."""
+    known = flat_names(settings_type)
     if word.startswith("-"):
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
         hint = nearest(f"--{name}", [f"--{flag}" for flag in known])
         return f"{word.partition('=')[0]}: no such flag; {hint}"
+    before = argv[argv.index(word) - 1] if word in argv[1:] else ""
+    if known.get(before.removeprefix("--")) is bool:
+        return f"{before} {word}: this flag takes no value; leave out {word}"
+    hints = get_type_hints(settings_type, include_extras=True)
+    if positional := [name.upper() for name, kind in hints.items() if "Positional" in repr(kind)]:
+        return f"{word}: expected no more values than {' and '.join(positional)}; --help lists all flags"
     example = "data_dir" if "data_dir" in known else next(iter(known))
     return (
         f"{word}: expected a flag before this value, such as --{example} {word}; a path with blanks needs quotes, and "

@@ -31,6 +31,9 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader, header = csv.reader(file), None
             for row in reader:
+                if header is None and len(row) == 1 and (found := next((one for one in ";\t" if one in row[0]), "")):
+                    shown = "tabs" if found == "\t" else found
+                    raise UserError(f"{path}: expected cells separated by commas, found {shown}; save it with commas")
                 header = row if header is None else header
                 if row and len(row) != len(header):
                     raise UserError(f"{path}: line {reader.line_num}: expected {len(header)} cells, found {len(row)}")

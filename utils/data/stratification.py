@@ -147,6 +147,8 @@ def values_of(images: Table, stratify: str, path: Path) -> dict[str, np.ndarray]
     if stratify == "none":
         return {}
     names = [stratify] if stratify in images else stratify.split("+")
+    if "" in names:
+        raise UsageError(f"--stratify {stratify}: expected names joined by +, found nothing before or after a +")
     if len(set(names)) < len(names):
         raise UsageError(f"--stratify {stratify}: expected different names joined by +, found a name twice")
     return {name: STRATIFIERS.get(name, _column)(images, name, path) for name in names}

@@ -10,7 +10,7 @@ from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json
 from utils.core.tables import read_table
 from utils.data.formats import read_format, run_length_columns
-from utils.data.packed_data import open_packed
+from utils.data.packed_data import MANIFEST, PackedImages, open_packed
 from utils.data.rle import decode_instances, decode_union
 from utils.masks.mask_file import Masks, check_same_images
 
@@ -56,7 +56,7 @@ def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray
     if Path(source).suffix == ".npy":
         array, ids = _open_pair(Path(source))
     else:
-        packed = open_packed(source, "train")
+        packed = _open_folder(source, truth_fn)
         if truth_fn is None:
             check_same_images(masks.path, masks.info, packed, source)
         array, ids = packed.masks, packed.ids
@@ -106,7 +106,7 @@ def true_instances(
             f"--truth_fn {source}: a .npy of masks does not tell objects apart; pass a packed folder with labels or a "
             "csv with a row for each object"
         )
-    packed = open_packed(source, "train")
+    packed = _open_folder(source, truth_fn)
     if truth_fn is None:
         check_same_images(masks.path, masks.info, packed, source)
     if packed.instances is None:
@@ -145,6 +145,17 @@ def _recorded_folder(masks: Masks) -> str:
             f"{masks.path}: predicted from {folder}, which does not exist; pass the true masks with --truth_fn"
         )
     return folder
+
+
+def _open_folder(source: str, truth_fn: str | None) -> PackedImages:
+    """Open the training images of a packed folder; the error names --truth_fn if it was given."""
+    if truth_fn is not None and not (Path(source) / MANIFEST).is_file():
+        found = "a folder that is not packed" if Path(source).is_dir() else "no such file or folder"
+        found = "another file" if Path(source).is_file() else found
+        raise UserError(
+            f"--truth_fn {source}: expected a packed folder, a csv of run-lengths or a .npy of masks, found {found}"
+        )
+    return open_packed(source, "train")
 
 
 def _open_pair(path: Path) -> tuple[np.ndarray, list[str]]:
