@@ -28,9 +28,11 @@ def main(settings: OptimizeSettings) -> None:
         write_json(path, found.contents)
     print(found.text)
     print("stored in", *found.paths)
-    for path in found.paths:
-        if (path.parent / "config.json").is_file():
-            write_model_card(path.parent)
+    runs = [path.parent for path in found.paths if (path.parent / "config.json").is_file()]
+    if not runs and settings.out is None:
+        print("note: the predict scripts read thresholds from run folders only; use --out to store it in one")
+    for run_folder in runs:
+        write_model_card(run_folder)
 
 
 if __name__ == "__main__":

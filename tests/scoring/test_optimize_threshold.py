@@ -32,6 +32,7 @@ def test_folds_of_two_runs(tmp_path):
     done = run_script(SCRIPT, "--masks_fn", *files, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "trust this score" in done.stdout
+    assert "note:" not in done.stdout
     stored = read_json(tmp_path / "experiments/fold0/threshold.json")
     assert stored == read_json(tmp_path / "experiments/fold1/threshold.json")
     halved = probabilities.astype(np.float16)
@@ -89,6 +90,7 @@ def test_without_a_run_the_result_is_next_to_the_masks_and_a_single_image_is_acc
     done = run_here(SCRIPT, "--masks_fn", "sub/v.npy", "--truth_fn", "t.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_json(tmp_path / "sub" / "threshold.json")["cross_fitted"] is None
+    assert "note: the predict scripts read thresholds from run folders only" in done.stdout
 
 
 def test_out_of_fold_masks_are_drawn_at_the_threshold_that_was_fitted_on_them(tmp_path):
