@@ -10,6 +10,7 @@
 All other flags are those of train.py.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,8 @@ from utils.core.training_settings import (
     MachineFlags,
     NetSettings,
     Network,
+    Recipe,
+    RecipeSettings,
     Reporting,
     ReportingSettings,
     RunSettings,
@@ -52,7 +55,8 @@ class Settings:
 
     data: DataSettings = field(default_factory=DataSettings)
     classes: ClassSettings = field(default_factory=ClassSettings)
-    net: Network = field(default_factory=lambda: NetSettings(arch="resnet18"))
+    recipe: Recipe = field(default_factory=RecipeSettings)
+    net: Network = field(default_factory=NetSettings)
     learn: Learning = field(default_factory=LearnSettings)
     run: RunSettings = field(default_factory=lambda: RunSettings(experiment_dir="experiments/empty_fold0"))
     step: Step = field(default_factory=StepSettings)
@@ -67,6 +71,7 @@ class Settings:
 
 def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, Any]:
     """Train with these settings, a dictionary of flags, or a JSON file of flags; return the summary of the last run."""
+    started = time.monotonic()
     settings = settings_of(Settings, settings)
     if not 0 < settings.classes.at_precision <= 1:
         raise UsageError(
@@ -82,7 +87,7 @@ def train_classifier(settings: Settings | Mapping[str, Any] | str) -> dict[str, 
         class_task, data_dir=settings.data.data_dir, column=about.target, at_precision=about.at_precision
     )
     with join_processes() as processes:
-        return train_experiment(settings, make_task, processes)
+        return train_experiment(settings, make_task, processes, started)
 
 
 if __name__ == "__main__":

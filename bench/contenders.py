@@ -25,6 +25,7 @@ from net.geometry import VAL_AUGS
 from net.loops import fit, predict
 from net.predictor import Predictor
 from net.prepare_run import prepare
+from net.recipe import ORIGINAL, with_flags
 from net.tasks import mask_task
 from net.tta import views_by_name
 from utils.core.interrupts import StopRequest
@@ -111,6 +112,7 @@ class Strata(Contender):
             net=NetSettings(arch="unet_resnet18", encoder_weights="none"),
             run=RunSettings(experiment_dir=str(setup.folder / "run")),
         )
+        settings = with_flags(settings, ORIGINAL)
         self.run = prepare(settings, mask_task)
         self.run.machine.tune()
         self.learner, self.loader = self.run.learner(), self.run.loader()

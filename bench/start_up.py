@@ -24,6 +24,7 @@ from net.loops import evaluate, fit, predict
 from net.learner import Learner
 from net.tasks import mask_task
 from net.prepare_run import prepare
+from net.recipe import ORIGINAL, with_flags
 from utils.core.training_settings import DataSettings, NetSettings, RunSettings, TrainSettings
 
 imported, step = time.perf_counter(), Learner.step
@@ -36,7 +37,7 @@ def first_step(self):
 Learner.step = first_step
 with tempfile.TemporaryDirectory() as folder:
     data, net, run = DataSettings(data_dir=sys.argv[1]), NetSettings("unet_resnet18", "none"), RunSettings(folder)
-    prepare(TrainSettings(data, net, run=run), mask_task).train()
+    prepare(with_flags(TrainSettings(data, net=net, run=run), ORIGINAL), mask_task).train()
 """
 
 

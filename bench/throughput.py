@@ -154,7 +154,13 @@ class Remote:
 
 
 def _serve(name: str, folder: Path, pipe: Connection) -> None:
-    """Run a contender in this process: send its description, then the seconds of each phase on request."""
+    """Run a contender in this process: send its description, then the seconds of each phase on request.
+
+    Its loader workers are forked, as those of a script are; as this process was spawned, they would be spawned as well,
+    and import torch again.
+    """
+    if "fork" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("fork", force=True)
     kind = name.removesuffix("_best")
     if name in OWN:
         from bench.contenders import OWN_KINDS as kinds

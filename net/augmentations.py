@@ -87,6 +87,11 @@ class TrainAug:
 
         return vary
 
+    def alone(self, size: int | None = None) -> Vary:
+        """Return the function that augments one sample completely: as `maker`, then the change of a batch of one."""
+        vary, batch = self.maker(size), self.batch
+        return (lambda *sample: batch.apply_to_one(*vary(*sample), sample[2])) if batch else vary
+
 
 def pad_to_square(image: np.ndarray, size: int) -> np.ndarray:
     """Pad an augmented image, at most `size` pixels high and wide, to a square of `size`."""

@@ -6,6 +6,7 @@ neither the batch nor the number of workers changes them; the batch is then warp
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,17 @@ class BatchChange:
     brightness: float = 0.1
     """Largest change of the brightness, as a share of 255."""
 
-    def draw(self, seed: int, turn: int, row: int) -> np.ndarray:
+    def apply_to_one(
+        self, image: np.ndarray, truth: np.ndarray | None, words: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Change a single image (S, S, C) and truth (S, S, 1) uint8; `words` are (seed, pass, row)."""
+        both = (image, np.zeros((*image.shape[:2], 1), np.uint8) if truth is None else truth)
+        pixels, target = (torch.from_numpy(one).permute(2, 0, 1)[None] for one in both)
+        pixels, target = self.apply(pixels, target, torch.from_numpy(self.draw(*words))[None])
+        back = pixels[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+        return back, None if truth is None else target[0].permute(1, 2, 0).numpy()
+
+    def draw(self, seed: int = 0, turn: int = 0, row: int = 0) -> np.ndarray:
         """Return the numbers (NUMBERS,) float32 of a sample: pass `turn` of the packed image `row`."""
         rng = np.random.default_rng([seed, turn, row])
         zoom, across, down, tilt, tilted, contrast, brightness = rng.uniform(-1, 1, 7)

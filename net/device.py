@@ -1,7 +1,9 @@
 """Device and precision of the network: chosen for the machine, overridden by flags."""
 
 import ctypes
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from utils.core.errors import UsageError
 from utils.core.training_settings import MachineSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+KNOWN = ("auto", "cpu", "cuda", "mps", "xpu")
+CLEARLY_SLOWER = 0.8  # a speed below this share of another is no noise
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -108,6 +112,8 @@ def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         name = accelerator.type if accelerator else "cpu"
+    if name.partition(":")[0] not in KNOWN:
+        raise UsageError(f"--device {name}: no such device; known: {', '.join(KNOWN)}, cuda:1")
     if name == "cuda":
         name = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
     try:
@@ -130,9 +136,29 @@ def _keep_freed_memory() -> None:
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 if the device computes it natively (AVX512_BF16, AMX, Ampere or later), else float32."""
+    """Return bfloat16 if the device computes it natively (AVX512_BF16, AMX, Ampere or later), else float32.
+
+    On a CPU this is measured as well, because some builds of torch convolve several times slower in bfloat16.
+    """
     if device.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = native and _convolutions(torch.bfloat16) > CLEARLY_SLOWER * _convolutions(torch.float32)
     else:
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float32
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _convolutions(dtype: torch.dtype) -> int:
+    """Return how many convolutions, forward and backward, this CPU does in a quarter of a second."""
+    images = torch.zeros(8, 32, 64, 64).to(memory_format=torch.channels_last)
+    convolution = torch.nn.Conv2d(32, 32, 3, padding=1, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for weight in convolution.parameters():
+            weight.zero_()
+    done, end = -1, math.inf  # the first one is not counted
+    while time.perf_counter() < end:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            convolution(images).sum().backward()
+        done += 1
+        end = time.perf_counter() + 0.25 if not done else end
+    return done

@@ -11,7 +11,7 @@ from net.dataset import normalised
 from net.device import Machine
 from net.distributed import Processes
 from net.losses import Loss, Phase
-from net.optimizers import optimizer_by_name
+from net.optimizers import optimizer_for
 from net.outputs import to_float32
 from net.schedulers import Schedule, scheduler_by_name
 from net.weight_averaging import Average, check_average, share_buffers
@@ -145,7 +145,7 @@ def new_learner(
 ) -> Learner:
     """Create optimizer, schedule and mean of weights for a new cycle of `epochs` epochs with `steps` steps each."""
     step = settings.step
-    optimizer = optimizer_by_name(settings.learn.optimizer)(network.parameters())
+    optimizer = optimizer_for(network, settings.learn.optimizer, step.encoder_rate)
     schedule = scheduler_by_name(settings.learn.scheduler)(optimizer, epochs, steps)
     schedule.warmup = step.warmup
     decay, from_epoch = check_average(step.average, epochs)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
+from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -36,3 +37,23 @@ def optimizer_by_name(name: str) -> Callable[[Iterable[Parameter]], Optimizer]:
             f"--optimizer {name}: expected {kind}_<rate> with a positive learning rate, such as {kind}_1e-4"
         )
     return lambda parameters: build(parameters, rate)
+
+
+def optimizer_for(network: nn.Module, name: str, encoder_rate: float = 1.0) -> Optimizer:
+    """Return the named optimizer for a network; the learning rate of its encoder is the share `encoder_rate` of it.
+
+    Raises:
+        UsageError: as in `optimizer_by_name`; the network has no encoder, or the optimizer has one rate for it only.
+    """
+    build = optimizer_by_name(name)
+    if encoder_rate == 1:
+        return build(network.parameters())
+    encoder = [weight for key, weight in network.named_parameters() if key.startswith("encoder.")]
+    others = [weight for key, weight in network.named_parameters() if not key.startswith("encoder.")]
+    if not encoder:
+        raise UsageError(f"--encoder_rate {encoder_rate:g}: this network has no encoder; leave the flag out")
+    if name.startswith("muon"):
+        raise UsageError(f"--encoder_rate {encoder_rate:g}: not with --optimizer {name}; use adamw_5e-4")
+    optimizer = build([{"params": others}, {"params": encoder}])
+    optimizer.param_groups[1]["lr"] *= encoder_rate
+    return optimizer

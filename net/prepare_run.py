@@ -24,7 +24,7 @@ from net.training import Run
 from net.weight_averaging import check_average
 from utils.core.errors import UsageError, UserError
 from utils.core.settings import as_typed, to_flat
-from utils.core.training_settings import TrainSettings, epochs_in_cycle, with_epochs
+from utils.core.training_settings import TrainSettings, epochs_in_cycle
 from utils.data.folds import fold_rows
 from utils.data.packed_data import PackedImages, ids_digest, open_packed
 from utils.runs.run_folder import RunFolder, find_snapshots, stored_flags
@@ -40,7 +40,8 @@ def prepare(
     """Prepare the data, the task and the network of one run; nothing is written.
 
     Args:
-        settings: the flags; a script may have more groups than train.py.
+        settings: the flags, all of them with a value (`net.recipe.filled`); a script may have more groups than
+            train.py.
         make_task: builds the task for the packed images.
         processes: the processes that train together; default: this one alone.
 
@@ -48,7 +49,6 @@ def prepare(
         UsageError: unknown names, or flags that contradict each other.
         UserError: data or weights are missing or do not fit.
     """
-    settings = with_epochs(settings)
     data, learn, run, processes = settings.data, settings.learn, settings.run, processes or Processes()
     cycle = epochs_in_cycle(settings)
     optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # raises for unknown names
@@ -59,7 +59,7 @@ def prepare(
     stages = stages_of(data, settings.sizes, learn.n_epochs, packed.shape)
     task = make_task(packed)
     phases = phases_by_name(learn.loss, task.losses)
-    train_rows, val_rows = _rows(settings, packed)
+    train_rows, val_rows = rows_of(settings, packed)
     batches = _batches(settings, train_rows, processes)
     info = _info(settings, stages, task, packed, val_rows)
     keep, in_cycles = settings.reporting.keep, settings.step.cycles > 1
@@ -143,7 +143,7 @@ def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, losses
         loss(output, target)
 
 
-def _rows(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, np.ndarray]:
     """Return training rows and validation rows; raise UserError if fewer than 2 are left to train on."""
     fold = settings.data.fold
     train_rows, val_rows = fold_rows(settings.data.data_dir, packed.ids, fold)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,11 +25,19 @@ class Reporter:
     settings: ReportingSettings
     board: Board
     tracking: Tracking
+    said: set[str] = field(default_factory=set)
+    """Beginnings of the lines that are printed once."""
 
     def say(self, line: str) -> None:
         """Print a line, unless --quiet is set."""
         if not self.settings.quiet:
             print(line, flush=True)
+
+    def say_once(self, line: str) -> None:
+        """Print a line unless one with the same first ten characters was printed."""
+        if line[:10] not in self.said:
+            self.said.add(line[:10])
+            self.say(line)
 
     def epoch(self, row: dict[str, Any], improved: Sequence[str], skipped: int) -> None:
         """Report an epoch after it was written.

@@ -93,10 +93,10 @@ def read(path: str | Path) -> Any:
         raise UserError(f"{path}: no such snapshot file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0][:120]
+    except pickle.UnpicklingError:  # torch's text tells how to load it without protection
         raise UserError(
-            f"{path}: expected only tensors and plain values, found something else ({reason}); use another file"
+            f"{path}: expected a snapshot (only tensors and plain values), found another kind of file; name a "
+            "snapshot, such as epoch_12.loss_0.1063.iout_0.855, or the folder of a run"
         ) from None
     except Exception as error:  # torch's reader can raise any exception for a file of another format
         reason = str(error).partition("\n")[0][:120]

@@ -1,6 +1,7 @@
 """Train one fold or every fold of an experiment, for train.py, train_border.py and train_classifier.py."""
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,18 @@ import numpy as np
 from net.device import machine
 from net.distributed import Processes
 from net.held_out_rows import held_out_rows
-from net.network_kinds import ImageKind
-from net.prepare_run import prepare
+from net.network_kinds import ImageKind, PixelKind
+from net.prepare_run import prepare, rows_of
+from net.recipe import CHOSEN, check_recipe, facts_of, filled, with_flags
 from net.snapshot import load_snapshot
 from net.tasks import Task
+from net.time_plan import plan_for_minutes
+from net.training import Deadline
 from utils.core.errors import UsageError, UserError
 from utils.core.interrupts import StopRequest
 from utils.core.progress import progress_bar
-from utils.core.settings import to_flat
-from utils.core.training_settings import TrainSettings, with_epochs
+from utils.core.settings import read_flags, to_flat
+from utils.core.training_settings import TrainSettings
 from utils.data.folds import fold_numbers
 from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.mask_file import PredictionInfo, open_masks
@@ -31,24 +35,81 @@ from utils.runs.trackers import check_tracker
 MakeTask = Callable[[PackedImages], Task]
 
 
-def train_experiment(settings: TrainSettings, make_task: MakeTask, processes: Processes) -> dict[str, Any]:
+def train_experiment(
+    settings: TrainSettings, make_task: MakeTask, processes: Processes, started: float
+) -> dict[str, Any]:
     """Train one run or every fold, as --folds asks, and return the summary of the run (of the last fold trained).
 
+    Args:
+        settings: the flags; those that were left out are chosen by the recipe.
+        make_task: builds the task for the packed images.
+        processes: the processes that train together.
+        started: time.monotonic() at the start of the script; --minutes count from it.
+
     Raises:
-        UsageError, UserError: the errors of `train_run` and `train_all_folds`.
+        UsageError, UserError: the errors of `complete`, `train_run` and `train_all_folds`.
     """
-    settings = with_epochs(settings)
+    settings = complete(settings, make_task, processes, started)
     if settings.data.folds == "all":
-        return train_all_folds(settings, make_task, processes)
-    return train_run(settings, make_task, processes)
+        return train_all_folds(settings, make_task, processes, started)
+    return train_run(settings, make_task, processes, deadline_of(settings, started))
+
+
+def complete(settings: TrainSettings, make_task: MakeTask, processes: Processes, started: float) -> TrainSettings:
+    """Return the settings with every flag that was left out chosen by the recipe, and print the choices.
+
+    With --folds all, a plan for --minutes is made once, for all folds; when the command is repeated, it is taken from
+    the first fold that has one.
+
+    Raises:
+        UsageError, UserError: --minutes is not a positive number, the images or folds are missing, unknown names.
+    """
+    check_recipe(settings)
+    data, quiet = settings.data, settings.reporting.quiet
+    all_folds = fold_numbers(data.data_dir) if data.folds == "all" else [data.fold]
+    if data.folds == "all" and (stored := _stored_plan(settings, all_folds)):
+        return with_flags(settings, stored)
+    packed = open_packed(data.data_dir)
+    task = make_task(packed)
+    settings = replace(settings, data=replace(data, fold=all_folds[0]))
+    train_rows, _ = rows_of(settings, packed)
+    here = machine(settings.machine, processes.local_rank)
+    facts = facts_of(settings, packed, task, train_rows, len(all_folds), here.device.type == "cuda")
+    settings, lines = filled(settings, facts)
+    if settings.learn.n_epochs is None:
+        with here.tuned(), here.preserved_random_state():
+            settings, line = plan_for_minutes(settings, facts, make_task, processes, started, len(packed.ids))
+        lines.append(line)
+    if processes.is_main and lines and not quiet:
+        print(*lines, sep="\n", flush=True)
+    return replace(settings, data=replace(settings.data, fold=data.fold))
+
+
+def _stored_plan(settings: TrainSettings, folds: list[int]) -> dict[str, Any]:
+    """Return the flags of the first fold that was begun, if any."""
+    for fold in folds:
+        config = RunFolder(Path(f"{_base(settings)}_fold{fold}")).config
+        if config.is_file():
+            flags = {name: value for name, value in read_flags(config).items() if name in CHOSEN}
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    return {}
+
+
+def _base(settings: TrainSettings) -> str:
+    return re.sub(r"_fold\d+$", "", settings.run.experiment_dir.rstrip("/"))
 
 
 def train_run(
-    settings: TrainSettings, make_task: MakeTask, processes: Processes, request: StopRequest | None = None
+    settings: TrainSettings,
+    make_task: MakeTask,
+    processes: Processes,
+    deadline: Deadline | None = None,
+    request: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Train one run, notify the addresses in STRATA_NOTIFY, and return the run's summary.
 
-    The settings and random states of this process are restored afterwards. `request` is passed to `Run.train`.
+    The settings and random states of this process are restored afterwards. `deadline` and `request` are
+    passed to `Run.train`.
 
     Raises:
         UsageError, UserError: the errors of `prepare` and `Run.train`.
@@ -58,12 +119,20 @@ def train_run(
     check_tracker(settings.reporting.tracker)
     here = machine(settings.machine, processes.local_rank)
     with notifying(urls, settings.run.path) as notify, here.tuned(), here.preserved_random_state():
-        summary = prepare(settings, make_task, processes).train(request)
+        summary = prepare(settings, make_task, processes).train(request, deadline)
         notify(summary)
     return summary
 
 
-def train_all_folds(settings: TrainSettings, make_task: MakeTask, processes: Processes) -> dict[str, Any]:
+def deadline_of(settings: TrainSettings, started: float, share: float = 1.0) -> Deadline | None:
+    """Return the time at which a share of --minutes is over, counted from `started`; None without --minutes."""
+    minutes = settings.recipe.minutes
+    return minutes and Deadline(started + 60 * minutes * share, 60 * minutes * share, settings.step.minutes_hard)
+
+
+def train_all_folds(
+    settings: TrainSettings, make_task: MakeTask, processes: Processes, started: float
+) -> dict[str, Any]:
     """Train each fold to <experiment_dir>_fold<k>, and join the folds' predictions in <experiment_dir>_oof.npy.
 
     Finished folds are skipped, and an interrupted fold is resumed.
@@ -72,7 +141,7 @@ def train_all_folds(settings: TrainSettings, make_task: MakeTask, processes: Pro
         the summary of the last fold trained, with the scores of the out-of-fold predictions of all images.
 
     Raises:
-        UsageError: --resume is set, or a finished fold was trained with other flags.
+        UsageError: --resume or --fold is set, or a finished fold was trained with other flags.
         UserError: a finished fold was trained on other images, folds or classes; also the errors of `train_run`.
     """
     if settings.run.resume:
@@ -80,9 +149,11 @@ def train_all_folds(settings: TrainSettings, make_task: MakeTask, processes: Pro
             "--resume with --folds all: leave --resume out, because interrupted folds are resumed anyway; to resume a "
             "single fold, add --folds one"
         )
-    base, summary = re.sub(r"_fold\d+$", "", settings.run.experiment_dir.rstrip("/")), {}
+    if settings.data.fold:
+        raise UsageError(f"--fold {settings.data.fold} with --folds all: leave one of the two out")
+    base, summary = _base(settings), {}
     folds, stop = fold_numbers(settings.data.data_dir), StopRequest()
-    for fold in folds:
+    for number, fold in enumerate(folds, start=1):
         folder = RunFolder(Path(f"{base}_fold{fold}"))
         here = replace(settings.run, experiment_dir=str(folder.path), resume=folder.config.is_file())
         of_fold = replace(settings, data=replace(settings.data, fold=fold, folds="one"), run=here)
@@ -94,7 +165,8 @@ def train_all_folds(settings: TrainSettings, make_task: MakeTask, processes: Pro
         processes.raise_if_stopped(
             stop, f"{folder.path} was not started; run the same command again to continue with it"
         )
-        summary = train_run(of_fold, make_task, processes, stop)
+        deadline = deadline_of(settings, started, number / len(folds))
+        summary = train_run(of_fold, make_task, processes, deadline, stop)
     return {**summary, **processes.on_main(lambda: _join(base, folds, settings, make_task))}
 
 
@@ -137,6 +209,8 @@ def _join(base: str, folds: list[int], settings: TrainSettings, make_task: MakeT
             scores.add([], prediction, packed, np.array([row]))
     found = {name: value for name, value in scores.means().items() if name != "val_loss"}
     print(f"{out}: out-of-fold scores of {len(packed.ids)} images: {_shown(found)}")
+    if isinstance(task.kind, PixelKind):
+        print(f"next: python optimize_threshold.py --masks_fn {shlex.quote(str(out))}")
     return found
 
 

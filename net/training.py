@@ -28,7 +28,7 @@ from net.stages import Stage, stage_of_epoch
 from net.tasks import Task
 from utils.core.errors import UserError
 from utils.core.interrupts import StopRequest, stop_requests
-from utils.core.progress import EpochBar, TimeLeft
+from utils.core.progress import EpochBar, TimeLeft, duration
 from utils.core.settings import to_flat
 from utils.core.training_settings import TrainSettings
 from utils.data.packed_data import PackedImages
@@ -37,6 +37,9 @@ from utils.runs.run_folder import stored_flags
 from utils.runs.status import check_free, tracked_status
 
 COUNT_EMPTY_LIMIT = 2**30  # bytes; empty masks are counted at the start of a run only if all masks take less than this
+
+
+LATE = 0.1  # share of its time by which a run may be late before it says so
 
 
 class Epoch(NamedTuple):
@@ -48,6 +51,17 @@ class Epoch(NamedTuple):
     """Steps that were skipped because their loss or gradient was not finite."""
     predictions: PendingPredictions
     """Predictions of the validation images."""
+
+
+class Deadline(NamedTuple):
+    """Time at which a run should be finished."""
+
+    at: float
+    """time.monotonic() of the deadline."""
+    seconds: float
+    """Time that the run has from start to deadline."""
+    hard: bool
+    """End the run rather than miss the deadline."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +86,11 @@ class Run:
     checkpoints: Checkpoints
     epochs_in_cycle: int
 
-    def train(self, request: StopRequest | None = None) -> dict[str, Any]:
+    def train(self, request: StopRequest | None = None, deadline: Deadline | None = None) -> dict[str, Any]:
         """Train to the last epoch, and return the run's summary, which is also in summary.json.
 
         A signal that arrives after the last step is recorded in `request`, so that the caller does not start more runs.
+        If the machine is too slow for the deadline, a line says so, and a hard one ends the run.
         """
         learn, checkpoints, processes = self.settings.learn, self.checkpoints, self.processes
         learner = self.learner()
@@ -98,6 +113,8 @@ class Run:
                     self.batches.epoch = number
                     epoch = self._epoch(learner, stage, loader, stop, report)
                     checkpoints.progress = processes.on_main(partial(self._keep, learner, epoch, stage, report))
+                    if deadline and processes.on_main(partial(self._is_over, deadline, stage, report)):
+                        break
                 summary = processes.on_main(lambda: checkpoints.finish(f"{self.machine}{self._and_processes()}"))
             if processes.is_main:
                 report.finish(summary)
@@ -116,6 +133,11 @@ class Run:
         stage, name, seed = stage or self.stages[0], self.settings.data.train_augs, self.settings.step.seed
         samples = TrainingRows(self.packed, self.task, partial(stage.vary, name), seed, TRAIN_AUGS[name].batch)
         return TrainingBatches(samples, self.batches, self.workers, self.machine.device)
+
+    def val_batch_size(self, stage: Stage) -> int:
+        """Return the images per validation batch: as many pixels as in training, as whole images may exceed crops."""
+        pixels = math.prod(stage.val(self.packed.shape).frame)
+        return max(1, self.settings.learn.batch_size * stage.size**2 // pixels)
 
     def _open_folder(self) -> dict[str, Any] | None:
         """Claim the run's folder, and return the state to resume from, or None if there is none."""
@@ -175,9 +197,7 @@ class Run:
         The predictions are pending until it is known whether the epoch's snapshot is kept.
         """
         predictor = Predictor(learner.predicting, self.task.kind, stage.val, self.machine)
-        pixels = math.prod(stage.val(self.packed.shape).frame)
-        # as many pixels as in training: whole images may be larger than training crops
-        batch_size = max(1, self.settings.learn.batch_size * stage.size**2 // pixels)
+        batch_size = self.val_batch_size(stage)
         data, pending = self.settings.data, self.checkpoints.pending
         info = PredictionInfo(
             data_dir=data.data_dir,
@@ -204,6 +224,25 @@ class Run:
             improved, progress = self.checkpoints.add(learner, epoch.row, stage.val.size, epoch.predictions)
         report.epoch(epoch.row, improved, epoch.skipped)
         return progress
+
+    def _is_over(self, deadline: Deadline, stage: Stage, report: Reporter) -> bool:
+        """Say once if the deadline will be missed; return True if it is hard and another epoch would miss it.
+
+        The time left is known only from the last size on: how much longer an epoch takes at the next size is not.
+        """
+        left, rows = report.left.seconds(), self.checkpoints.progress.rows
+        late = time.monotonic() + left - deadline.at
+        certain = stage is self.stages[-1] or time.monotonic() > deadline.at
+        if not left or not certain or late < LATE * deadline.seconds:
+            return False
+        if deadline.hard and time.monotonic() + rows[-1]["seconds"] > deadline.at:
+            report.say(f"--minutes_hard: ended {duration(left)} before the end of the plan")
+            return True
+        report.say_once(
+            f"this machine is slower than when the run was planned: it will take {duration(late)} longer"
+            + ("" if deadline.hard else " (--minutes_hard would end it in time)")
+        )
+        return False
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -3,13 +3,13 @@
 # network with connected components and with Mask R-CNN. All are trained and tuned on four fifths of the images, and
 # scored by the competition's rule on the fifth that was held out. recipes/nuclei.sh describes the zip.
 #
-#   bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip              # border network: under 30 minutes on 2 cores
-#   NETS="border mask" RCNN="small resnet50" bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip
+#   bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip              # border network: 25 minutes of training
+#   MINUTES=20 NETS="border mask" RCNN="small resnet50" bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -f "${1:-}" ] || { echo "usage: bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip" >&2; exit 2; }
 zip=$1 all=${DATA:-data/nuclei} held=${HELD:-data/nuclei_held} runs=${RUNS:-experiments/nuclei}
-nets=${NETS:-border} rcnn=${RCNN:-} epochs=${EPOCHS:-14} minutes=${MINUTES:-20}
+nets=${NETS:-border} rcnn=${RCNN:-} minutes=${MINUTES:-25}
 
 [ -d "$all/stage1_train" ] || python -m zipfile -e "$zip" "$all"
 python utils/stack_and_save.py --data_dir "$all" --size 256x256
@@ -17,12 +17,12 @@ python utils/make_folds.py --path "$all/train.csv" --n_splits 5 --stratify backg
 python utils/hold_out.py --data_dir "$all" --fold 4 --out_dir "$held"
 
 for net in $nets; do
-    run=${runs}_$net script=train.py loss=BCEDice
-    [ "$net" = border ] && script=train_border.py loss=boundary_bce_dice
+    run=${runs}_$net script=train.py
+    [ "$net" = border ] && script=train_border.py
     resume=(); [ -f "$run/config.json" ] && resume=(--resume)
+    # shellcheck disable=SC2086 - FLAGS are several words
     [ -f "$run/summary.json" ] || python $script --data_dir "$held" --experiment_dir "$run" --fold 0 \
-        --arch "${ARCH:-unet_resnet18}" --encoder_weights none --loss "$loss" --optimizer adam_1e-3 --scheduler cosine \
-        --crop 128 --batch_size 16 --epoch_size 800 --n_epochs "$epochs" --keep 2 "${resume[@]}"
+        --minutes "$minutes" ${FLAGS:-} "${resume[@]}"
 
     python predict_tta.py --data_dir "$held" --snapshot "$run" --part val --tta d4 --masks_fn "$run/val_tta.npy"
     python optimize_threshold.py --masks_fn "$run/val_tta.npy" --objective objects

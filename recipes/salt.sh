@@ -4,20 +4,19 @@
 # Other flags need another NAME, because a finished fold of that name is not trained again. PACKED is a folder for the
 # packed arrays, if they should not lie next to Kaggle's files.
 #
-#   bash recipes/salt.sh data                                             # 5 folds of a small U-Net
-#   FOLDS="0 1" EPOCHS=12 bash recipes/salt.sh data                       # a first result in an evening
-#   NAME=wide ARCH=wide_resnet_se WEIGHTS=imagenet LOSS=bce_lovasz EPOCHS=100 bash recipes/salt.sh data
+#   bash recipes/salt.sh data                                             # 5 folds, 12 minutes each
+#   FOLDS="0 1" MINUTES=7 bash recipes/salt.sh data
+#   NAME=wide MINUTES=90 FLAGS="--arch wide_resnet_se --encoder_weights imagenet" bash recipes/salt.sh data
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:-data} name=${NAME:-salt} folds=${FOLDS:-0 1 2 3 4}
-arch=${ARCH:-unet_resnet18} weights=${WEIGHTS:-none} loss=${LOSS:-bce_lovasz} epochs=${EPOCHS:-50}
 
 python utils/stack_and_save.py --data_dir "$data" ${PACKED:+--out_dir "$PACKED"}
 data=${PACKED:-$data}
 [ -f "$data/train_with_folds.csv" ] || python utils/make_folds.py --path "$data/train.csv" --n_splits 5 --stratify coverage
 
-NAME=$name FOLDS=$folds bash recipes/folds.sh --data_dir "$data" --arch "$arch" --encoder_weights "$weights" \
-    --loss "$loss" --optimizer adam_1e-3 --scheduler cosine --n_epochs "$epochs" --keep 2
+# shellcheck disable=SC2086 - FLAGS are several words
+NAME=$name FOLDS=$folds bash recipes/folds.sh --data_dir "$data" --minutes "${MINUTES:-12}" --keep 2 ${FLAGS:-}
 
 runs=() masks=()
 for fold in $folds; do

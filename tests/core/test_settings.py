@@ -8,7 +8,7 @@ from helpers.scripts import run_here
 
 from utils.core.errors import UsageError
 from utils.core.settings import settings_of, to_flat
-from utils.core.training_settings import TrainSettings, epochs_in_cycle, with_epochs
+from utils.core.training_settings import TrainSettings, epochs_in_cycle
 from utils.runs.run_folder import RunFolder
 
 
@@ -25,7 +25,7 @@ def test_help_shows_the_everyday_flags_before_the_advanced_ones(script):
     shown = re.findall(r"^\W*--(\w+)", text.partition("data options")[2].partition("advanced: ")[0], flags=re.MULTILINE)
     assert {"data_dir", "fold", "arch", "loss", "optimizer", "scheduler", "n_epochs", "batch_size"} <= set(shown)
     assert {"experiment_dir", "resume"} <= set(shown)
-    assert len(shown) <= 19
+    assert len(shown) <= 21
     assert "{None}" not in text
     assert "default: None" not in text
 
@@ -42,9 +42,20 @@ def test_the_config_of_an_earlier_version_is_read_in_todays_flags(tmp_path):
         settings_of(TrainSettings, {"ema": 0.9})
 
 
-@pytest.mark.parametrize(
-    ("flags", "epochs"),
-    [({}, 100), ({"n_epochs": 7}, 7), ({"stages": ["64:2", "96:3"]}, 5), ({"stages": ["64:2"], "n_epochs": 2}, 2)],
-)
-def test_epochs_are_those_asked_for_else_those_of_the_stages_else_100(flags, epochs):
-    assert epochs_in_cycle(with_epochs(settings_of(TrainSettings, flags))) == epochs
+def test_stages_and_epochs_that_contradict_each_other_are_refused():
+    flags = {"stages": ["64:2", "96:3"], "warmup": 0, "encoder_rate": 1.0, "batch_size": 8}
+    assert epochs_in_cycle(settings_of(TrainSettings, {**flags, "n_epochs": 5})) == 5
+    with pytest.raises(UsageError, match=r"--stages 64:2 96:3 has 5 epochs in total, --n_epochs is 4; leave"):
+        epochs_in_cycle(settings_of(TrainSettings, {**flags, "n_epochs": 4}))
+
+
+def test_a_flag_with_several_values_may_be_one_text():
+    assert settings_of(TrainSettings, {"loss": "lovasz"}).learn.loss == ("lovasz",)
+
+
+def test_the_config_of_a_run_before_recipes_repeats_its_defaults(tmp_path):
+    old = {"arch": "unet_resnet18", "optimizer": "adam_1e-4", "seed": 1, "loss": "BCE"}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    settings = settings_of(TrainSettings, tmp_path / "config.json")
+    assert (settings.recipe.recipe, settings.learn.loss) == ("original", ("BCE",))
+    assert settings_of(TrainSettings, {"arch": "unet_resnet18"}).recipe.recipe == "auto"

@@ -14,7 +14,10 @@ from helpers.waiting import HANGS
 
 TINY_ARCH = "linknet_tu-test_resnet"
 """A network of half a million weights with the parts of larger ones: BatchNorm, skip connections, a timm encoder."""
-TINY = ("--arch", TINY_ARCH, "--encoder_weights", "none", "--batch_size", "8", "--optimizer", "adam_1e-3")
+TINY = (
+    *("--arch", TINY_ARCH, "--recipe", "original", "--encoder_weights", "none", "--batch_size", "8"),
+    *("--optimizer", "adam_1e-3"),
+)
 """Flags of a run of train.py that is fast on a CPU."""
 ENDLESS = 100_000
 """Number of epochs of a run that cannot finish before the test ends it."""

@@ -65,30 +65,11 @@ def test_every_transform_brings_a_blob_back_to_its_place(transform, shape):
     assert overlap > 0.9
 
 
-def changes(name):
-    """Return a function (image, truth, seed words) that changes an image alone, and then as a batch of one."""
-    aug = TRAIN_AUGS[name]
-    vary = aug.maker()
-
-    def change(image, truth, words):
-        image, truth = vary(image, truth, words)
-        if not aug.batch:
-            return image, truth
-        numbers = torch.from_numpy(aug.batch.draw(*([4545, 0, 7][: 3 - len(words)] + words)))[None]
-        pixels, target = torch.from_numpy(image), torch.zeros(1, 1) if truth is None else torch.from_numpy(truth)
-        as_batch = (planes.permute(2, 0, 1)[None] if planes.ndim == 3 else planes for planes in (pixels, target))
-        pixels, target = aug.batch.apply(*as_batch, numbers)
-        back = pixels[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
-        return back, None if truth is None else target[0].permute(1, 2, 0).numpy()
-
-    return change
-
-
 @pytest.mark.parametrize("name", TRAIN_AUGS)
 @pytest.mark.parametrize(("shape", "channels"), [((101, 101), 1), ((60, 90), 3), ((300, 260), 3)])
 def test_every_training_augmentation_takes_any_size_and_moves_image_and_mask_together(name, shape, channels):
     aug = TRAIN_AUGS[name]
-    change, mask = changes(name), blob(shape)
+    change, mask = aug.alone(), blob(shape)
     image = np.repeat(mask * 160 + 40, channels, axis=2).astype(np.uint8)
     for seed in range(12):
         seen, target = change(image, mask, [seed])
@@ -102,7 +83,7 @@ def test_every_training_augmentation_takes_any_size_and_moves_image_and_mask_tog
 @pytest.mark.parametrize("name", TRAIN_AUGS)
 def test_chance_is_decided_by_the_seed_words_alone(name):
     image, mask = picture((101, 101)), blob((101, 101))
-    one, other = changes(name), changes(name)
+    one, other = TRAIN_AUGS[name].alone(), TRAIN_AUGS[name].alone()
     other(image, mask, [9, 9, 9])  # what came before does not matter
     first = [one(image, mask, [4545, epoch, 7])[0] for epoch in range(6)]
     again = [other(image, mask, [4545, epoch, 7])[0] for epoch in range(6)]
@@ -127,7 +108,7 @@ def test_a_network_sees_the_views_that_its_augmentation_promises(name):
     image = np.full((101, 101, 1), 60, np.uint8)
     image[:50, :50] = 250
     image[50:, :50] = 170
-    vary, seen = changes(name), set()
+    vary, seen = TRAIN_AUGS[name].alone(), set()
     for seed in range(60):
         one = vary(image, None, [seed])[0][..., 0].astype(float)
         half = len(one) // 2

@@ -29,7 +29,8 @@ CPU = Machine(torch.device("cpu"), torch.float32)
 
 
 def stages(shape=(96, 128), n_epochs=5, **sizes):
-    return stages_of(DataSettings(), SizeSettings(**sizes), n_epochs, shape)
+    data = DataSettings(train_augs="train_128_v1", val_augs="val_128")
+    return stages_of(data, SizeSettings(**sizes), n_epochs, shape)
 
 
 def test_a_crop_holds_foreground_as_often_as_asked():

@@ -21,6 +21,7 @@ OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
 OptionalSwitch = Annotated[bool | None, arg(metavar="{True,False}", help_behavior_hint="")]
+OptionalBias = Annotated[Literal["zero", "prior"] | None, arg(metavar="{zero,prior}", help_behavior_hint="")]
 OptionalFormat = Annotated[
     Literal["tgs", "dsb2018", "airbus", "carvana"] | None,
     arg(metavar="{tgs,dsb2018,airbus,carvana}", help_behavior_hint=""),
@@ -58,6 +59,8 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
             flags["average"] = f"{name}_{values[name]}"
     if isinstance(flags.get("loss"), str):  # before a training could have several
         flags["loss"] = [flags["loss"]]
+    if {"arch", "optimizer", "seed"} <= flags.keys() and "recipe" not in flags:  # before there were recipes
+        flags["recipe"] = "original"
     return flags
 
 

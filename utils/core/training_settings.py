@@ -4,17 +4,26 @@ The groups that everybody needs come first, the advanced ones after them. A grou
 have it or if `net` reads it; a script defines the settings that only it has.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from utils.core.errors import UsageError
-from utils.core.settings import OptionalFloat, OptionalInt, OptionalText, Texts
+from utils.core.settings import OptionalBias, OptionalFloat, OptionalInt, OptionalText, Texts
 
-EPOCHS = 100
-"""Epochs of a run if neither --n_epochs nor --stages is given."""
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """Time, and what is chosen for you."""
+
+    minutes: OptionalFloat = None
+    """time for the run (with --folds all: for all folds together); image sizes and epochs are planned so that it ends
+    within 5 % of it."""
+    recipe: Literal["auto", "original"] = "auto"
+    """auto: every flag that is left out is chosen from the images and the time, and printed with the reason; original:
+    the defaults of 2018 (unet_resnet34_v1, imagenet, BCE, adam_1e-4, 100 epochs)."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +37,11 @@ class DataSettings:
     folds: Literal["one", "all"] = "one"
     """all: train every fold in <experiment_dir>_fold<k>, skip finished folds, continue interrupted ones, and write the
     out-of-fold predictions of all images to <experiment_dir>_oof.npy."""
-    train_augs: str = "train_128_v1"
+    train_augs: OptionalText = None
     """random augmentation and input size in training: train_128_v1, train_128_v2, train_128_v3, train_256_v1;
     affine_128, affine_256 (fast: the whole batch at once); with _d4 (train_128_d4, affine_256_d4) for images without an
     up and down."""
-    val_augs: str = "val_128"
+    val_augs: OptionalText = None
     """how images are fitted to the input size in validation and prediction: val_128 and val_256 (padded),
     val_128_resize (resized)."""
 
@@ -41,9 +50,10 @@ class DataSettings:
 class NetSettings:
     """Network and initial weights."""
 
-    arch: str = "unet_resnet34_v1"
-    """a named network (unet_resnet18, wide_resnet_v1, ds_resnet_34, ...) or <decoder>_<encoder> of smp and timm."""
-    encoder_weights: str = "imagenet"
+    arch: OptionalText = None
+    """a named network (strata_s, strata_m, strata_l, unet_resnet18, wide_resnet_v1, ds_resnet_34, ...) or
+    <decoder>_<encoder> of smp and timm."""
+    encoder_weights: OptionalText = None
     """imagenet (downloaded once), none, or a file with the encoder's state dict."""
     snapshot: OptionalText = None
     """start from the weights of this snapshot, or of the best snapshot in this experiment folder."""
@@ -53,20 +63,20 @@ class NetSettings:
 class LearnSettings:
     """Loss, optimizer and length of the training."""
 
-    loss: Texts = ("BCE",)
+    loss: Texts = ()
     """BCE, lovasz, focal, bce_lovasz, BCEJaccard, BCEDice, symmetric_lovasz_bce; for ds_resnet_34 also combined,
     combined_hyper. Border networks: boundary_bce, boundary_lovasz, boundary_bce_lovasz, boundary_bce_dice,
-    boundary_symmetric_lovasz_bce. Classifiers: BCE, focal. Another loss may take over at a share of the training:
-    BCE symmetric_lovasz_bce:.55."""
-    optimizer: str = "adam_1e-4"
-    """<adam|adamw|sgd|muon>_<learning rate>; sgd has a momentum of .9; muon is for filters, and goes with AdamW at a
-    tenth of the rate for all other weights (muon_0.02)."""
-    scheduler: str = "none"
-    """learning rate schedule: none, linear (to zero), rex, cosine, onecycle, plateau, step_<epochs>_<factor> (01 is .1,
-    05 is .5)."""
+    boundary_symmetric_lovasz_bce. Classifiers: BCE, focal. Several losses follow each other, each from a share of the
+    training on: BCE symmetric_lovasz_bce:.55."""
+    optimizer: OptionalText = None
+    """<adam|adamw|sgd|muon>_<learning rate>; sgd has a momentum of .9; muon (such as muon_0.02) trains the filters,
+    and AdamW at a tenth of the rate all other weights."""
+    scheduler: OptionalText = None
+    """learning rate schedule: none, linear (to zero), rex (to zero, slowly at first), cosine, onecycle, plateau,
+    step_<epochs>_<factor> (01 is .1, 05 is .5)."""
     n_epochs: OptionalInt = None
-    """epochs in total; default: 100, or the sum of --stages."""
-    batch_size: int = 32
+    """epochs in total; default: planned from --minutes, else the sum of --stages, else chosen by --recipe."""
+    batch_size: OptionalInt = None
     """images per batch, over all processes."""
 
 
@@ -109,18 +119,24 @@ class StepSettings:
     average: OptionalText = None
     """predict with averaged weights: ema_<decay> averages over steps (ema_.999), swa_<epoch> averages the weights after
     each epoch from this epoch of the cycle on (swa_10)."""
-    head_bias: Literal["zero", "prior"] = "zero"
+    head_bias: OptionalBias = None
     """bias of the last layer at the start; prior: the share of foreground in the training images, so that rare
     foreground is learned from the first step."""
+    encoder_rate: OptionalFloat = None
+    """learning rate of the encoder as a share of that of the other layers; default: 1, or 0.1 with pretrained
+    weights."""
     cycles: int = 1
     """restart optimizer and schedule this many times; each cycle keeps its own snapshots (snapshots/cycle_<k>/)."""
     epoch_size: OptionalInt = None
-    """images per epoch, for sets on which a full pass takes hours; successive epochs still visit every image once."""
+    """images per epoch; default: planned from --minutes, else all. Successive epochs still visit every image once."""
+    minutes_hard: bool = False
+    """end after the epoch in which --minutes are over, even if the plan is not finished because the machine became
+    slower."""
     accumulate: int = 1
     """batches per optimizer step: gradients are accumulated, for a larger batch in the same memory."""
     grad_clip: OptionalFloat = None
-    """maximum norm of the gradient."""
-    warmup: int = 0
+    """maximum norm of the gradient; default: no limit."""
+    warmup: OptionalInt = None
     """steps at the start of each cycle in which the learning rate rises from zero."""
     sync_batchnorm: bool = False
     """compute the statistics of BatchNorm over all processes instead of in each one."""
@@ -167,6 +183,7 @@ class ReportingSettings:
     """show the traceback of an error."""
 
 
+Recipe = Annotated[RecipeSettings, arg(name="recipe")]
 Network = Annotated[NetSettings, arg(name="network")]
 Learning = Annotated[LearnSettings, arg(name="training")]
 Sizes = Annotated[SizeSettings, arg(name="advanced: sizes")]
@@ -180,6 +197,7 @@ class TrainSettings:
     """All flags of train.py."""
 
     data: DataSettings = field(default_factory=DataSettings)
+    recipe: Recipe = field(default_factory=RecipeSettings)
     net: Network = field(default_factory=NetSettings)
     learn: Learning = field(default_factory=LearnSettings)
     run: RunSettings = field(default_factory=RunSettings)
@@ -187,24 +205,6 @@ class TrainSettings:
     step: Step = field(default_factory=StepSettings)
     machine: MachineFlags = field(default_factory=TrainingMachineSettings)
     reporting: Reporting = field(default_factory=ReportingSettings)
-
-
-S = TypeVar("S")
-
-
-def with_epochs(settings: S) -> S:
-    """Return the settings with the number of epochs filled in: --n_epochs, else the sum of --stages, else 100.
-
-    Raises:
-        UsageError: a stage that is not <size>:<epochs>, or --stages and --n_epochs contradict each other.
-    """
-    stages, asked = settings.sizes.stages, settings.learn.n_epochs
-    planned = sum(epochs for _, epochs in map(parse_stage, stages)) if stages else None
-    if planned is not None and asked is not None and asked != planned:
-        text = " ".join(stages)
-        raise UsageError(f"--stages {text} has {planned} epochs in total, --n_epochs is {asked}; leave --n_epochs out")
-    n_epochs = asked if asked is not None else planned if planned is not None else EPOCHS
-    return replace(settings, learn=replace(settings.learn, n_epochs=n_epochs))
 
 
 def parse_stage(text: str) -> tuple[int, int]:
@@ -219,9 +219,14 @@ def epochs_in_cycle(settings: TrainSettings) -> int:
     """Return the number of epochs in each cycle, after checking every number among the training flags.
 
     Raises:
-        UsageError: a number is out of its range; the message names the first one.
+        UsageError: a number is out of its range, or numbers contradict each other; the message names the first one.
     """
-    learn, step = settings.learn, settings.step
+    learn, step, stages = settings.learn, settings.step, settings.sizes.stages
+    if stages and (planned := sum(epochs for _, epochs in map(parse_stage, stages))) != learn.n_epochs:
+        raise UsageError(
+            f"--stages {' '.join(stages)} has {planned} epochs in total, --n_epochs is {learn.n_epochs}; leave "
+            "--n_epochs out"
+        )
     at_least_one = {"batch_size": learn.batch_size, "n_epochs": learn.n_epochs, "cycles": step.cycles}
     at_least_one |= {"epoch_size": step.epoch_size, "accumulate": step.accumulate, "keep": settings.reporting.keep}
     for name, value in at_least_one.items():
@@ -231,6 +236,8 @@ def epochs_in_cycle(settings: TrainSettings) -> int:
         raise UsageError(f"--n_epochs {learn.n_epochs} cannot be divided into --cycles {step.cycles} of equal length")
     if step.warmup < 0:
         raise UsageError(f"--warmup {step.warmup}: expected a number of steps, 0 or more")
+    if not 0 < step.encoder_rate <= 1:
+        raise UsageError(f"--encoder_rate {step.encoder_rate:g}: expected a share greater than 0, at most 1")
     if step.grad_clip is not None and not step.grad_clip > 0:
         raise UsageError(f"--grad_clip {step.grad_clip}: expected a norm greater than 0, such as 1")
     return learn.n_epochs // step.cycles

@@ -26,7 +26,7 @@ SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9]+)_(\d\.\d+)"
 FREE_ON_RESUME = {
     *("n_epochs", "keep", "folds", "resume", "config", "debug", "experiment_dir", "data_dir"),
     *("device", "precision", "compile", "autotune", "loader_workers", "encoder_weights", "snapshot", "on_nan"),
-    *("quiet", "tracker"),
+    *("quiet", "tracker", "minutes_hard"),
 }
 
 NOT_STORED = {"resume", "config", "debug", "quiet"}

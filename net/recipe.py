@@ -1,0 +1,343 @@
+"""The recipe: choose every training flag that was left out, from the images and the time.
+
+RULES is a table of functions; each looks at the facts and returns flags with a reason, which is printed at the start of
+a run. docs/recipe.md has the figures behind the reasons. A flag that is given on the command line overrides its part of
+the recipe; `--recipe original` replaces the whole by the defaults of 2018.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from net.architectures import STRATA
+from net.network_kinds import ImageKind, Kind
+from net.tasks import Task
+from utils.core.errors import UsageError
+from utils.core.settings import as_typed, to_flat
+from utils.core.training_settings import parse_stage
+from utils.data.packed_data import PackedImages
+
+S = TypeVar("S")
+
+STEPS = 2500
+"""Optimizer steps of a run if neither its time nor its epochs are given."""
+TIME_SHARES = (0.30, 0.35, 0.35)
+"""Shares of the time at the three image sizes of a run, smallest first."""
+SCALES = (0.5, 0.77, 1.0)
+"""These sizes, as shares of the full size."""
+WARMUP = 0.05
+"""Share of the steps in which the learning rate rises."""
+LARGEST_WHOLE = 384
+"""Images with a longer side are learned in crops."""
+CROP = 256
+RARE = 0.05
+"""Share of foreground below which objects may be smaller than a few pixels at half size."""
+LOOKED_AT = 400
+"""Images that the facts are measured on, spread evenly over the set."""
+
+ORIGINAL: dict[str, Any] = {
+    "arch": "unet_resnet34_v1",
+    "encoder_weights": "imagenet",
+    "train_augs": "train_128_v1",
+    "val_augs": "val_128",
+    "loss": ("BCE",),
+    "optimizer": "adam_1e-4",
+    "scheduler": "none",
+    "n_epochs": 100,
+    "batch_size": 32,
+    "warmup": 0,
+    "head_bias": "zero",
+    "encoder_rate": 1.0,
+}
+"""The defaults of 2018; border networks have the loss boundary_bce and classifiers the network resnet18."""
+CHOSEN = {*ORIGINAL, "stages", "crop", "epoch_size"}
+"""Flags that the recipe may choose."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about task, images, time and machine, for the rules to look at."""
+
+    kind: str
+    """Kind of the task: mask, border, label or labels."""
+    images: int
+    """Images to train on."""
+    side: int
+    """Longest side of the images in pixels."""
+    foreground: float
+    """Share of foreground pixels in the images that have any."""
+    upright: bool
+    """True if the images have an up and a down: horizontal and vertical differ in them."""
+    minutes: float | None
+    """Time for one run, in minutes, if it is given."""
+    on_gpu: bool
+    given: Mapping[str, Any]
+    """Flags that were given, by name."""
+
+    @property
+    def pixel_level(self) -> bool:
+        return self.kind in ("mask", "border")
+
+    @property
+    def from_scratch(self) -> bool:
+        """True unless pretrained weights were asked for."""
+        return self.given.get("encoder_weights", "none") == "none" and "snapshot" not in self.given
+
+
+class Choice(NamedTuple):
+    """Flags that a rule has chosen, and its reason."""
+
+    flags: dict[str, Any]
+    why: str
+
+
+def network(facts: Facts) -> Choice:
+    """Choose a small network that learns fast; the size follows the time."""
+    if not facts.from_scratch:
+        return Choice({"arch": "unet_resnet34", "encoder_weights": "imagenet"}, "pretrained weights were asked for")
+    minutes = facts.minutes or 12
+    if facts.on_gpu:
+        arch, why = ("strata_l", "5 minutes or more on a GPU") if minutes >= 5 else ("strata_m", "less than 5 minutes")
+    elif minutes < 2:
+        arch, why = "strata_s", "less than 2 minutes on a CPU"
+    elif minutes <= 90:
+        arch, why = "strata_m", "2 to 90 minutes on a CPU"
+    else:
+        arch, why = "strata_l", "more than 90 minutes on a CPU"
+    return Choice({"arch": arch, "encoder_weights": "none"}, why)
+
+
+def augmentation(facts: Facts) -> Choice:
+    """Choose mirror images for images with an up and a down, else all eight symmetries of the square."""
+    size = 128 if full_size(facts) <= 160 or facts.given.get("val_augs", "").startswith("val_128") else 256
+    suffix = "" if facts.upright else "_d4"
+    why = (
+        "horizontal and vertical differ in the images: mirrored, not turned"
+        if facts.upright
+        else "horizontal and vertical look alike: turned and mirrored"
+    )
+    return Choice({"train_augs": f"affine_{size}{suffix}", "val_augs": f"val_{size}"}, why)
+
+
+def batches(facts: Facts) -> Choice:
+    """Choose small batches for small sets, so that an epoch has steps enough."""
+    size = 32 if facts.images >= 400 else 16 if facts.images >= 100 else 8
+    return Choice({"batch_size": size}, f"{facts.images} images to train on")
+
+
+def steps(facts: Facts) -> Choice:
+    """Choose Muon for networks from scratch, AdamW for pretrained ones; both fall linearly to zero."""
+    if facts.from_scratch:
+        flags = {"optimizer": "muon_0.02", "scheduler": "linear", "encoder_rate": 1.0}
+        return Choice(flags, "from scratch, Muon learns most per minute")
+    flags = {"optimizer": "adamw_1e-3", "scheduler": "linear", "encoder_rate": 0.1}
+    return Choice(flags, "pretrained weights change little, the new layers much")
+
+
+def loss(facts: Facts) -> Choice:
+    """Choose cross-entropy to find the objects, then Lovász, which optimises the overlap."""
+    if not facts.pixel_level:
+        return Choice({"loss": ("BCE",), "head_bias": "prior"}, "cross-entropy; the bias starts at the classes' shares")
+    prefix = "boundary_" if facts.kind == "border" else ""
+    names = ("boundary_bce" if prefix else "BCE", f"{prefix}symmetric_lovasz_bce:.55")
+    why = "cross-entropy finds objects, Lovász optimises their overlap; the bias starts at the share of foreground"
+    return Choice({"loss": names, "head_bias": "prior"}, why)
+
+
+RULES: dict[str, Callable[[Facts], Choice]] = {
+    "network": network,
+    "augmentation": augmentation,
+    "batches": batches,
+    "steps": steps,
+    "loss": loss,
+}
+"""Rules by the part of the recipe that they choose; `sizes` follows, because it depends on network and time."""
+
+
+def full_size(facts: Facts) -> int:
+    """Return the input size at which an image keeps its pixels, a multiple of 4; the crop size for large images."""
+    return CROP if facts.side > LARGEST_WHOLE else max(16, -(-facts.side // 4) * 4)
+
+
+def sizes_of(facts: Facts, arch: str) -> list[int]:
+    """Return the input sizes of a run, ascending: training starts at half size, where a step is four times as fast.
+
+    They are multiples of 4 for the strata networks and of 32 for others, whose decoders need that.
+    """
+    multiple = 4 if arch in STRATA else 32
+    full = -(-full_size(facts) // multiple) * multiple
+    scales = SCALES[1:] if facts.foreground < RARE else SCALES
+    sizes = sorted({max(multiple, round(full * scale / multiple) * multiple) for scale in scales})
+    return sizes if full > 48 else [full]
+
+
+def shares_of(sizes: Sequence[int]) -> list[float]:
+    """Return the share of the time at each size."""
+    shares = TIME_SHARES[-len(sizes) :]
+    return [share / sum(shares) for share in shares]
+
+
+def stages_for(sizes: Sequence[int], n_epochs: int) -> list[str]:
+    """Divide epochs among sizes by their shares of the time, if the time of an epoch grows with the pixels.
+
+    Returns:
+        stages `<size>:<epochs>`; small sizes are left out if there are too few epochs for all.
+    """
+    sizes = list(sizes)[-n_epochs:]
+    weights = np.array([share / size**2 for share, size in zip(shares_of(sizes), sizes, strict=True)])
+    epochs = divided(n_epochs, weights)
+    return [f"{size}:{count}" for size, count in zip(sizes, epochs, strict=True)]
+
+
+def divided(total: int, weights: np.ndarray) -> list[int]:
+    """Divide a number into whole parts of at least 1 in proportion to weights, by largest remainders."""
+    exact = weights / weights.sum() * total
+    parts = np.maximum(1, np.floor(exact)).astype(int)
+    while parts.sum() > total:
+        parts[np.argmax(parts)] -= 1
+    for place in np.argsort(-(exact - parts), kind="stable")[: total - parts.sum()]:
+        parts[place] += 1
+    return parts.tolist()
+
+
+def facts_of(
+    settings: Any, packed: PackedImages, task: Task, train_rows: np.ndarray, n_runs: int, on_gpu: bool
+) -> Facts:
+    """Measure the facts on the training images; `settings` are those of a training script, for `n_runs` folds."""
+    some = train_rows[np.linspace(0, len(train_rows) - 1, min(len(train_rows), LOOKED_AT)).astype(int)]
+    return Facts(
+        kind=task.kind.name,
+        images=len(train_rows),
+        side=max(packed.shape),
+        foreground=_foreground(packed, task.kind, some),
+        upright=is_upright(packed.images[some]),
+        minutes=settings.recipe.minutes and settings.recipe.minutes / n_runs,
+        on_gpu=on_gpu,
+        given=given_flags(settings),
+    )
+
+
+def _foreground(packed: PackedImages, kind: Kind, rows: np.ndarray) -> float:
+    if isinstance(kind, ImageKind) or packed.masks is None:
+        return 1.0
+    shares = np.array([packed.masks[row].mean() for row in rows])
+    return float(shares[shares > 0].mean()) if (shares > 0).any() else 0.0
+
+
+def is_upright(images: np.ndarray) -> bool:
+    """Tell whether horizontal and vertical differ in images (N, h, w, C) uint8.
+
+    They differ if edges in one direction are a fifth stronger than in the other, or if the mean of the images is
+    brighter on one side by a tenth of their contrast: layers under the ground, a horizon, a street. Cells, tissue and
+    aerial views look the same in all directions.
+    """
+    grey = images.astype(np.float32).mean(axis=3)
+    across, down = np.abs(np.diff(grey, axis=2)).mean(), np.abs(np.diff(grey, axis=1)).mean()
+    if not 1 / 1.2 < (across + 1e-6) / (down + 1e-6) < 1.2:
+        return True
+    mean, contrast = grey.mean(axis=0), grey.std() + 1e-6
+    half = mean.shape[0] // 2
+    return bool(abs(mean[:half].mean() - mean[-half:].mean()) > 0.1 * contrast) if half else False
+
+
+def given_flags(settings: Any) -> dict[str, Any]:
+    """Return the flags that have a value, by name."""
+    return {name: value for name, value in to_flat(settings).items() if value is not None and value != []}
+
+
+def filled(settings: S, facts: Facts) -> tuple[S, list[str]]:
+    """Choose the flags that were left out; return the settings, and a line for each part with its reason.
+
+    Without a time, the number of epochs follows from the number of images, and epochs are divided among the sizes. With
+    a time, `net.time_plan` does that, and sizes and epochs stay open here.
+    """
+    given, lines = dict(facts.given), []
+    if settings.recipe.recipe == "original":
+        flags = dict(ORIGINAL)
+        if not facts.pixel_level:
+            flags["arch"] = "resnet18"
+        if facts.kind == "border":
+            flags["loss"] = ("boundary_bce",)
+        if "stages" in given:
+            flags["n_epochs"] = sum(epochs for _, epochs in map(parse_stage, given["stages"]))
+        return with_flags(settings, flags), []
+    chosen: dict[str, Any] = {}
+    for part, rule in RULES.items():
+        choice = rule(facts)
+        new = {name: value for name, value in choice.flags.items() if name not in given}
+        chosen |= new
+        if new:
+            lines.append(f"{part}: {flags_line(new)} ({choice.why})")
+    settings = with_flags(settings, chosen)
+    if facts.minutes is not None and not {"n_epochs", "stages"} & given.keys():
+        return settings, lines
+    settings, line = _with_length(settings, facts)
+    return settings, [*lines, line] if line else lines
+
+
+def sizes_to_train(settings: Any, facts: Facts) -> list[int]:
+    """Return the sizes of a run, ascending; an empty list if they are not for the recipe to choose.
+
+    They are not if a flag that decides about them was given, with several cycles (each would need all sizes), and for
+    classifiers.
+    """
+    decided = {"stages", "train_augs", "val_augs", "crop"} & facts.given.keys()
+    if decided or settings.step.cycles > 1 or not facts.pixel_level:
+        return []
+    return sizes_of(facts, settings.net.arch)
+
+
+def size_flags(facts: Facts, stages: Sequence[str]) -> dict[str, Any]:
+    """Return the flags of the sizes: the stages, and the crop for large images."""
+    return {"stages": tuple(stages), **({"crop": CROP} if facts.side > LARGEST_WHOLE else {})}
+
+
+def _with_length(settings: S, facts: Facts) -> tuple[S, str]:
+    """Choose epochs and sizes for a run without a given time."""
+    flags: dict[str, Any] = {}
+    batch = settings.learn.batch_size * settings.step.accumulate
+    images = settings.step.epoch_size or facts.images
+    if "stages" in facts.given:
+        n_epochs = sum(epochs for _, epochs in map(parse_stage, settings.sizes.stages))
+    else:
+        n_epochs = settings.learn.n_epochs or int(np.clip(round(STEPS * batch / images), 10, 300))
+    flags["n_epochs"] = n_epochs
+    if sizes := sizes_to_train(settings, facts):
+        flags |= size_flags(facts, stages_for(sizes, n_epochs))
+    flags["warmup"] = warmup_steps(n_epochs // settings.step.cycles, -(-images // batch))
+    new = {name: value for name, value in flags.items() if name not in facts.given}
+    return with_flags(settings, new), f"length: {flags_line(new)}" if new else ""
+
+
+def warmup_steps(epochs: int, steps_an_epoch: int) -> int:
+    """Return the number of warm-up steps of a cycle."""
+    return round(WARMUP * epochs * steps_an_epoch)
+
+
+def with_flags(settings: S, flags: Mapping[str, Any]) -> S:
+    """Return the settings with the flags that have no value yet filled in, over all groups."""
+    values: dict[str, Any] = {}
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if dataclasses.is_dataclass(value):
+            values[entry.name] = with_flags(value, flags)
+        elif entry.name in flags and value in (None, ()):
+            values[entry.name] = flags[entry.name]
+    return dataclasses.replace(settings, **values)
+
+
+def flags_line(flags: Mapping[str, Any]) -> str:
+    """Return flags as they are typed."""
+    return " ".join(f"--{name} {as_typed(value)}" for name, value in flags.items())
+
+
+def check_recipe(settings: Any) -> None:
+    """Raise UsageError if the time is not a positive number, or --minutes_hard has no --minutes."""
+    minutes, hard = settings.recipe.minutes, settings.step.minutes_hard
+    if minutes is not None and not 0 < minutes < 60 * 24 * 30:
+        raise UsageError(f"--minutes {minutes:g}: expected a number of minutes greater than 0, such as 12")
+    if hard and minutes is None:
+        raise UsageError("--minutes_hard: expected --minutes as well, the time after which the run is cut")

@@ -1,0 +1,209 @@
+"""Plan a run for a time: measure how long steps and validation take on this machine, then fix sizes and epochs.
+
+The plan consists of ordinary flags and is stored in config.json. From then on it decides, not the clock, so a resumed
+or repeated run gives the same bits.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from net.distributed import Processes
+from net.learner import Learner
+from net.loops import evaluate
+from net.losses import Phase
+from net.predictor import Predictor
+from net.prepare_run import prepare
+from net.recipe import Facts, divided, flags_line, shares_of, size_flags, sizes_to_train, warmup_steps, with_flags
+from net.stages import Stage
+from net.tasks import Task
+from net.training import Run
+from utils.core.progress import duration
+from utils.core.training_settings import TrainSettings
+from utils.data.packed_data import PackedImages
+
+EPOCH_OVERHEAD = 0.6
+"""Seconds of an epoch besides training and validation: snapshots, log, preview."""
+VALIDATION_SHARE = 0.08
+"""Share of the time that validation may take."""
+EPOCHS = (3, 60)
+"""Fewest and most epochs of a plan; an epoch ends with a validation, and a kill loses at most one epoch."""
+START_AND_END = 2.5
+"""Seconds between planning and the first step, and after the last epoch."""
+SECONDS_PER_JOINED_IMAGE = 0.002
+"""Time to join and score the out-of-fold predictions of an image, with --folds all."""
+MEASURED_SHARE = 0.04
+"""Share of the time that measuring may take; 10 s at most on short runs, a minute on runs of hours."""
+
+
+class Speed(NamedTuple):
+    """Seconds per image at one size."""
+
+    size: int
+    training: float
+    validation: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Length of a run."""
+
+    stages: list[tuple[int, int]]
+    """(size, epochs), smallest size first."""
+    epoch_size: int
+    """Images per epoch."""
+    warmup: int
+    """Steps in which the learning rate rises."""
+    seconds: float
+    """Expected time of all epochs."""
+
+
+def plan(speeds: Sequence[Speed], val_images: int, batch_size: int, seconds: float, cycles: int = 1) -> Plan:
+    """Return the plan whose epochs take `seconds` at these speeds.
+
+    The number of epochs is chosen so that validation takes at most VALIDATION_SHARE of the time; the sizes share the
+    time as the recipe says; the number of images per epoch then makes the time exact. If there is no time for all
+    sizes, the largest one remains.
+
+    Args:
+        speeds: by size, ascending.
+        val_images: images to validate on after each epoch.
+        batch_size: images per step.
+        seconds: time for all epochs.
+        cycles: the number of epochs is a multiple of this.
+    """
+    validation = [speed.validation * val_images + EPOCH_OVERHEAD for speed in speeds]
+    shares = np.array(shares_of([speed.size for speed in speeds]))
+    epochs = int(np.clip(VALIDATION_SHARE * seconds / np.dot(shares, validation), *EPOCHS))
+    images = shares / np.array([speed.training for speed in speeds])
+    if len(speeds) > 1 and _epoch_size(speeds, validation, [1] * len(speeds), seconds) < batch_size:
+        return plan(speeds[-1:], val_images, batch_size, seconds, cycles)
+    if len(speeds) == 1 and epochs * validation[0] > 0.3 * seconds:
+        epochs = max(1, int(0.3 * seconds / validation[0]))
+    epochs = max(cycles, len(speeds), epochs // cycles * cycles)
+    counts = divided(epochs, images)
+    size = max(batch_size, int(_epoch_size(speeds, validation, counts, seconds)))
+    took = sum(
+        count * (size * speed.training + fixed) for count, speed, fixed in zip(counts, speeds, validation, strict=True)
+    )
+    stages = [(speed.size, count) for speed, count in zip(speeds, counts, strict=True)]
+    return Plan(stages, size, warmup_steps(epochs // cycles, -(-size // batch_size)), took)
+
+
+def _epoch_size(speeds: Sequence[Speed], validation: Sequence[float], counts: Sequence[int], seconds: float) -> float:
+    """Return the images per epoch with which the epochs take `seconds`."""
+    fixed = np.dot(counts, validation)
+    return (seconds - fixed) / np.dot(counts, [speed.training for speed in speeds])
+
+
+def plan_for_minutes(
+    settings: TrainSettings,
+    facts: Facts,
+    make_task: Callable[[PackedImages], Task],
+    processes: Processes,
+    started: float,
+    n_images: int,
+) -> tuple[TrainSettings, str]:
+    """Measure this machine and fill in sizes, epochs, epoch size and warm-up; return the settings and a line.
+
+    Args:
+        settings: all other flags are complete.
+        facts: of the images; `facts.minutes` is the time for one run.
+        make_task: builds the task for the packed images.
+        processes: the processes that train together; all of them measure, the main one decides.
+        started: time.monotonic() at the start of the script.
+        n_images: images of all folds, whose predictions are joined with --folds all.
+    """
+    sizes = sizes_to_train(settings, facts)
+    provisional = size_flags(facts, [f"{size}:1" for size in sizes]) if sizes else {}
+    provisional |= {"n_epochs": max(1, len(sizes)), "warmup": 0}
+    run = prepare(with_flags(settings, provisional), make_task, processes)
+    n_runs = round(settings.recipe.minutes / facts.minutes)
+    seconds = 60 * settings.recipe.minutes
+    speeds = measured(run, min(max(MEASURED_SHARE * seconds, 3), 60 if seconds > 3600 else 10))
+    joining = SECONDS_PER_JOINED_IMAGE * n_images if n_runs > 1 else 0
+
+    def decide() -> Plan:
+        left = (seconds - (time.monotonic() - started) - joining) / n_runs - START_AND_END
+        batch = settings.learn.batch_size * settings.step.accumulate
+        return plan(speeds, len(run.val_rows), batch, max(left, 1), settings.step.cycles)
+
+    found = processes.on_main(decide)
+    flags = size_flags(facts, [f"{size}:{epochs}" for size, epochs in found.stages]) if sizes else {}
+    flags |= {"n_epochs": sum(epochs for _, epochs in found.stages), "epoch_size": found.epoch_size}
+    flags = {name: value for name, value in {**flags, "warmup": found.warmup}.items() if name not in facts.given}
+    rates = ", ".join(f"{1 / speed.training:.0f} images/s at {speed.size}" for speed in speeds)
+    what = "each of the folds" if n_runs > 1 else "the epochs"
+    return with_flags(settings, flags), f"plan: {flags_line(flags)} ({rates}; {what}: {duration(found.seconds)})"
+
+
+def measured(run: Run, seconds: float) -> list[Speed]:
+    """Time training steps and validation at each size of a prepared run, for about `seconds` altogether."""
+    learner, share = run.learner(), seconds / len(run.stages)
+    weights = np.array(shares_of([stage.size for stage in run.stages])) / [stage.size**2 for stage in run.stages]
+    ends = np.cumsum(weights / weights.sum())
+    speeds = []
+    for stage, start, end in zip(run.stages, [0, *ends[:-1]], ends, strict=True):
+        parts = _parts(run.phases, start, end)
+        training = sum(part * _training(run, learner, stage, phase, 0.7 * share * part) for phase, part in parts)
+        speeds.append(Speed(stage.size, training, _validation(run, learner, stage, 0.3 * share)))
+    return speeds
+
+
+def _parts(phases: Sequence[Phase], start: float, end: float) -> list[tuple[Phase, float]]:
+    """Return the loss phases that are active between two shares of the training, and how much of it each takes."""
+    active = []
+    for phase, limit in zip(phases, [*(later.start for later in phases[1:]), 1.0], strict=True):
+        overlap = min(end, limit) - max(start, phase.start)
+        if overlap > 0:
+            active.append((phase, overlap / (end - start)))
+    return active
+
+
+def _training(run: Run, learner: Learner, stage: Stage, phase: Phase, seconds: float) -> float:
+    """Return the seconds per image of training steps with one loss, after one step that is not counted."""
+    learner.loss, learner.later_losses = phase.loss, []
+    learner.network.train()
+    images, started, loader = 0, None, run.loader(stage)
+    while True:
+        for microbatch, (pixels, targets) in zip(run.batches.microbatches(), loader, strict=True):
+            learner.learn(pixels, targets, microbatch.batch_size)
+            if not microbatch.last:
+                continue
+            learner.step()
+            now = _now(run)
+            if started is None:
+                started = now
+                continue
+            images += microbatch.batch_size
+            if run.processes.on_main(lambda: now - started > seconds):  # noqa: B023 - called at once
+                return (now - started) / images
+        run.batches.epoch += 1
+
+
+def _validation(run: Run, learner: Learner, stage: Stage, seconds: float) -> float:
+    """Return the seconds per validation image, measured on as many images as fit into the time."""
+    predictor = Predictor(learner.predicting, run.task.kind, stage.val, run.machine)
+    batch_size = run.val_batch_size(stage)
+
+    def timed(count: int) -> float:
+        started, rows = _now(run), run.val_rows[:count]
+        loss = run.phases[-1].loss
+        evaluate(predictor, run.task, run.packed, rows, loss, batch_size, [], run.processes, hidden=True)
+        return run.processes.on_main(lambda: (_now(run) - started) / len(rows))
+
+    timed(batch_size)
+    once = timed(batch_size)
+    count = int(seconds / once)
+    return timed(count) if count > batch_size else once
+
+
+def _now(run: Run) -> float:
+    """Return the time in seconds when the device has finished its work."""
+    if run.machine.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

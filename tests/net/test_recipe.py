@@ -1,0 +1,139 @@
+"""The recipe chooses what is left out, from what the images look like; flags override their parts."""
+
+import numpy as np
+import pytest
+
+from net.recipe import (
+    ORIGINAL,
+    Facts,
+    divided,
+    facts_of,
+    filled,
+    full_size,
+    is_upright,
+    sizes_of,
+    stages_for,
+)
+from net.tasks import border_task, class_task, mask_task
+from utils.core.settings import settings_of, to_flat
+from utils.core.training_settings import TrainSettings
+from utils.data.packed_data import open_packed
+
+
+def facts(**changed):
+    found = {"kind": "mask", "images": 3200, "side": 101, "foreground": 0.3, "upright": True, "minutes": 12.0}
+    return Facts(**{**found, "on_gpu": False, "given": {}, **changed})
+
+
+def chosen(flags=(), **changed):
+    """Return the flags of a run on such images, and the lines that are printed."""
+    settings = settings_of(TrainSettings, dict(flags))
+    from net.recipe import given_flags
+
+    settings, lines = filled(settings, facts(given=given_flags(settings), **{"minutes": None, **changed}))
+    return to_flat(settings), lines
+
+
+def test_the_recipe_fills_every_flag_and_says_why():
+    flags, lines = chosen()
+    assert flags["arch"] == "strata_m"
+    assert flags["optimizer"] == "muon_0.02"
+    assert flags["loss"] == ["BCE", "symmetric_lovasz_bce:.55"]
+    assert [stage.split(":")[0] for stage in flags["stages"]] == ["52", "80", "104"]
+    assert flags["n_epochs"] == sum(int(stage.split(":")[1]) for stage in flags["stages"]) == 25
+    assert flags["warmup"] == 125
+    assert len(lines) == 6
+    assert all("--" in line for line in lines)
+
+
+def test_a_flag_overrides_its_part_only():
+    flags, lines = chosen({"optimizer": "adamw_1e-3", "n_epochs": 7})
+    assert (flags["optimizer"], flags["scheduler"], flags["n_epochs"]) == ("adamw_1e-3", "linear", 7)
+    assert flags["arch"] == "strata_m"
+    assert not any("optimizer" in line for line in lines)
+    flags, _ = chosen({"train_augs": "train_128_v1"})
+    assert (flags["train_augs"], flags["stages"]) == ("train_128_v1", [])
+    flags, _ = chosen({"arch": "unet_resnet18"})
+    assert {int(stage.split(":")[0]) % 32 for stage in flags["stages"]} == {0}
+    flags, lines = chosen({**ORIGINAL, "loss": ["BCE"], "stages": ["64:100"]})
+    assert lines == []
+
+
+def test_the_original_recipe_is_that_of_2018():
+    flags, lines = chosen({"recipe": "original"})
+    assert {name: flags[name] for name in ORIGINAL} == {**ORIGINAL, "loss": ["BCE"]}
+    assert flags["stages"] == []
+    assert lines == []
+    assert chosen({"recipe": "original"}, kind="border")[0]["loss"] == ["boundary_bce"]
+    assert chosen({"recipe": "original"}, kind="label")[0]["arch"] == "resnet18"
+    assert chosen({"recipe": "original", "stages": ["64:3", "96:2"]})[0]["n_epochs"] == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "flag", "value"),
+    [
+        ({"minutes": 1.0}, "arch", "strata_s"),
+        ({"minutes": 300.0}, "arch", "strata_l"),
+        ({"minutes": 10.0, "on_gpu": True}, "arch", "strata_l"),
+        ({"upright": False}, "train_augs", "affine_128_d4"),
+        ({"side": 256}, "train_augs", "affine_256"),
+        ({"images": 300}, "batch_size", 16),
+        ({"kind": "border"}, "loss", ["boundary_bce", "boundary_symmetric_lovasz_bce:.55"]),
+        ({"kind": "labels"}, "loss", ["BCE"]),
+        ({"kind": "labels"}, "stages", []),
+        ({"side": 768}, "crop", 256),
+    ],
+)
+def test_the_facts_change_the_recipe(changed, flag, value):
+    assert chosen(**changed)[0][flag] == value
+
+
+def test_pretrained_weights_have_a_recipe_of_their_own():
+    flags, _ = chosen({"encoder_weights": "imagenet"})
+    assert (flags["arch"], flags["optimizer"]) == ("unet_resnet34", "adamw_1e-3")
+    assert (flags["encoder_rate"], flags["encoder_weights"]) == (0.1, "imagenet")
+
+
+def test_sizes_keep_the_images_pixels_and_small_objects_are_not_halved():
+    assert sizes_of(facts(), "strata_m") == [52, 80, 104]
+    assert sizes_of(facts(), "unet_resnet18") == [64, 96, 128]
+    assert sizes_of(facts(foreground=0.02), "strata_m") == [80, 104]
+    assert sizes_of(facts(side=24), "strata_m") == [24]
+    assert sizes_of(facts(side=300), "strata_m")[-1] == full_size(facts(side=300)) == 300
+    assert sizes_of(facts(side=768), "strata_m")[-1] == 256
+
+
+def test_epochs_are_divided_among_the_sizes_by_their_time():
+    assert stages_for([52, 80, 104], 25) == ["52:14", "80:7", "104:4"]
+    assert stages_for([52, 80, 104], 2) == ["80:1", "104:1"]
+    assert stages_for([52, 80, 104], 1) == ["104:1"]
+    for total in range(3, 40):
+        parts = divided(total, np.array([5.0, 2.0, 0.01]))
+        assert sum(parts) == total
+        assert min(parts) >= 1
+
+
+def test_images_with_an_up_and_a_down_are_told_from_images_without(survey):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (20, 32, 32, 1), dtype=np.uint8)
+    assert not is_upright(noise)
+    layers = np.broadcast_to(noise[:, :, :1], noise.shape)
+    assert is_upright(layers)
+    assert is_upright(layers.transpose(0, 2, 1, 3))
+    sky = np.concatenate([noise[:, :16] // 2 + 128, noise[:, 16:] // 2], axis=1)
+    assert is_upright(sky)
+    assert is_upright(open_packed(survey).images[:])  # seismic layers
+
+
+def test_facts_are_measured_on_the_images(survey):
+    packed = open_packed(survey)
+    settings = settings_of(TrainSettings, {"minutes": 12.0})
+    rows = np.arange(len(packed.ids))
+    found = facts_of(settings, packed, mask_task(packed), rows, 3, False)
+    masks = np.asarray(packed.masks)
+    assert found.minutes == 4
+    assert (found.kind, found.images, found.side) == ("mask", 24, 101)
+    assert found.foreground == pytest.approx(masks[masks.any((1, 2))].mean())
+    tasks = {"border": border_task(packed, "outline", 1, 1.0), "labels": class_task(packed, "", None, 0.9)}
+    for kind, task in tasks.items():
+        assert facts_of(settings, packed, task, rows, 1, False).kind.startswith(kind[:5])

@@ -1,0 +1,124 @@
+"""A plan for a time: it ends in time, never inside its warm-up, and is repeated and resumed bit for bit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.scripts import TINY_ARCH, assert_refused, run_here, start
+from helpers.waiting import until
+
+from net.recipe import shares_of
+from net.snapshot import load_snapshot
+from net.time_plan import EPOCH_OVERHEAD, EPOCHS, Speed, plan
+from utils.core.tables import read_table
+from utils.runs.run_folder import find_snapshots
+
+MINUTE, HOUR = 60, 3600
+MACHINES = {
+    "slow": [Speed(52, 0.05, 0.02), Speed(80, 0.1, 0.03), Speed(104, 0.16, 0.05)],
+    "fast": [Speed(52, 0.004, 0.001), Speed(80, 0.009, 0.002), Speed(104, 0.015, 0.004)],
+    "gpu": [Speed(52, 1e-4, 1e-4), Speed(80, 2e-4, 1e-4), Speed(104, 3e-4, 1e-4)],
+}
+
+
+def expected(found, speeds, val_images):
+    by_size = {speed.size: speed for speed in speeds}
+    return sum(
+        epochs * (found.epoch_size * by_size[size].training + val_images * by_size[size].validation + EPOCH_OVERHEAD)
+        for size, epochs in found.stages
+    )
+
+
+@pytest.mark.parametrize("val_images", [8, 80, 800])
+@pytest.mark.parametrize("seconds", [50, 3 * MINUTE, 12 * MINUTE, HOUR, 24 * HOUR])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_plan_takes_its_time_and_shares_it_among_the_sizes(machine, seconds, val_images):
+    speeds = MACHINES[machine]
+    found = plan(speeds, val_images, 32, seconds)
+    took = expected(found, speeds, val_images)
+    assert took == pytest.approx(found.seconds)
+    assert seconds * 0.97 <= took <= seconds + 32 * speeds[-1].training
+    steps = sum(epochs for _, epochs in found.stages) * -(-found.epoch_size // 32)
+    assert found.warmup <= 0.06 * steps + 1
+    assert found.epoch_size >= 32
+    if len(found.stages) == 3 and sum(epochs for _, epochs in found.stages) >= 20:
+        by_size = {speed.size: speed for speed in speeds}
+        times = np.array([epochs * found.epoch_size * by_size[size].training for size, epochs in found.stages])
+        assert times / times.sum() == pytest.approx(shares_of([52, 80, 104]), abs=0.12)
+
+
+def test_validation_takes_a_small_share_and_an_epoch_is_never_long():
+    found = plan(MACHINES["fast"], 800, 32, 12 * MINUTE)
+    validation = sum(epochs * (0.0025 * 800 + EPOCH_OVERHEAD) for _, epochs in found.stages)
+    assert validation < 0.12 * 12 * MINUTE
+    assert sum(epochs for _, epochs in plan(MACHINES["gpu"], 8, 32, 24 * HOUR).stages) <= EPOCHS[1]
+
+
+def test_without_time_for_all_sizes_the_full_size_remains():
+    found = plan(MACHINES["slow"], 800, 32, 30)
+    assert [size for size, _ in found.stages] == [104]
+    assert sum(epochs for _, epochs in found.stages) == 1
+
+
+def test_cycles_have_equally_many_epochs():
+    assert plan([Speed(128, 0.01, 0.001)], 80, 32, 600, cycles=7).stages[0][1] % 7 == 0
+
+
+def weights_of(run):
+    return load_snapshot(find_snapshots([str(run)])[0]).weights
+
+
+def test_a_planned_run_is_repeated_from_its_config_and_resumed_bit_for_bit(survey, tmp_path, capsys):
+    flags = ("--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--keep", 1)
+    done = run_here("train.py", *flags, "--minutes", 0.2, "--experiment_dir", tmp_path / "first")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    parts = [line.split(":")[0] for line in said[:5]]
+    assert parts == ["network", "augmentation", "steps", "loss", "plan"]
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    assert config["minutes"] == 0.2
+    for name in ("epoch_size", "n_epochs", "warmup"):
+        assert f"--{name} {config[name]} " in said[4]
+    epochs = len(read_table(tmp_path / "first" / "log.csv")["epoch"])
+    assert epochs == config["n_epochs"] == sum(int(stage.split(":")[1]) for stage in config["stages"])
+
+    again = ("--config", tmp_path / "first" / "config.json", "--experiment_dir", tmp_path / "again")
+    process = start("train.py", [str(word) for word in again], tmp_path / "said.txt")
+    until((tmp_path / "again" / "state.pt").is_file, process.is_alive)
+    process.kill()
+    process.join()
+    cut = len(read_table(tmp_path / "again" / "log.csv")["epoch"])
+    if cut < epochs:
+        done = run_here("train.py", "--resume", "--experiment_dir", tmp_path / "again")
+        assert done.returncode == 0, done.stderr
+    first, second = weights_of(tmp_path / "first"), weights_of(tmp_path / "again")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_time_covers_all_folds_and_the_command_is_repeated_with_the_same_plan(survey, tmp_path):
+    words = ("train.py", "--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--folds", "all")
+    words += ("--minutes", 0.3, "--experiment_dir", tmp_path / "run")
+    done = run_here(*words)
+    assert done.returncode == 0, done.stderr
+    plans = [json.loads((tmp_path / f"run_fold{fold}" / "config.json").read_text()) for fold in range(3)]
+    assert len({(plan["epoch_size"], *plan["stages"]) for plan in plans}) == 1
+    again = run_here(*words)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(": finished") == 3
+
+
+def test_a_hard_limit_ends_the_run_and_a_wrong_time_is_refused(survey, tmp_path):
+    flags = ("--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--stages", "96:40")
+    done = run_here("train.py", *flags, "--minutes", 0.01, "--minutes_hard", "--experiment_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "--minutes_hard: ended" in done.stdout
+    assert len(read_table(tmp_path / "run" / "log.csv")["epoch"]) < 40
+    assert (tmp_path / "run" / "summary.json").is_file()
+    late = run_here("train.py", *flags[:-1], "96:3", "--minutes", 0.01, "--experiment_dir", tmp_path / "late")
+    assert "this machine is slower than when the run was planned" in late.stdout
+    for wrong in (0, -3):
+        refused = run_here("train.py", *flags[:-2], "--minutes", wrong, "--experiment_dir", tmp_path / "no")
+        assert_refused(refused, 2, f"--minutes {wrong}", "expected a number of minutes greater than 0")
+    refused = run_here("train.py", *flags[:-2], "--minutes_hard", "--experiment_dir", tmp_path / "no")
+    assert_refused(refused, 2, "--minutes_hard: expected --minutes as well")
