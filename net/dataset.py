@@ -75,6 +75,45 @@ class Microbatch:
     """True if the weights are updated after this microbatch."""
 
 
+@dataclass(frozen=True)
+class Passes:
+    """Endless sequence of passes over rows, each in an order of its own."""
+
+    rows: np.ndarray
+    seed: Sequence[int]
+    """Determines the order, together with the number of the pass."""
+
+    def between(self, first: int, end: int) -> list[Key]:
+        """Return the keys at the positions from `first` up to, but not including, `end`."""
+        if first == end:
+            return []
+        turns = range(first // len(self.rows), (end - 1) // len(self.rows) + 1)
+        keys = [
+            (turn, int(row))
+            for turn in turns
+            for row in np.random.default_rng([self.seed[0], turn, *self.seed[1:]]).permutation(self.rows)
+        ]
+        return keys[first - turns[0] * len(self.rows) : end - turns[0] * len(self.rows)]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Share of non-empty images in each epoch."""
+
+    nonempty: np.ndarray
+    """True for the rows whose mask is not empty; there are rows of both kinds."""
+    start: float
+    """Share in the first epoch, 0 to 1; the others lie between it and `end`."""
+    end: float
+    """Share in the last epoch."""
+    n_epochs: int
+
+    def count(self, epoch: int, size: int) -> int:
+        """Return the number of non-empty images in an epoch of `size` images, counted from 0."""
+        done = epoch / max(1, self.n_epochs - 1)
+        return round((self.start + (self.end - self.start) * min(1.0, done)) * size)
+
+
 class EpochBatches:
     """Batches of one epoch, in an order that depends on (seed, pass); each image occurs exactly once per pass.
 
@@ -91,6 +130,7 @@ class EpochBatches:
         accumulate: microbatches per batch.
         epoch_size: images per epoch; None means one pass.
         share: (rank of this process, number of processes).
+        mix: share of non-empty images; non-empty and empty images then have passes of their own.
     """
 
     def __init__(
@@ -101,10 +141,11 @@ class EpochBatches:
         accumulate: int = 1,
         epoch_size: int | None = None,
         share: tuple[int, int] = (0, 1),
+        mix: Mix | None = None,
     ) -> None:
         self.rows, self.batch_size, self.seed, self.accumulate = rows, batch_size, seed, accumulate
         self.size = epoch_size or len(rows)
-        self.share = share
+        self.share, self.mix = share, mix
         self.epoch = 0
         """Number of the next epoch, from 0."""
 
@@ -119,23 +160,33 @@ class EpochBatches:
         return min(len(piece) for batch in self._batches() for piece in batch)
 
     def _batches(self) -> Iterator[list[np.ndarray]]:
-        """Yield each batch as its microbatches, which are arrays of positions in the endless sequence of passes."""
-        positions = np.arange(self.epoch * self.size, (self.epoch + 1) * self.size)
-        for batch in np.array_split(positions, self.steps):
+        """Yield each batch as its microbatches, which are arrays of places in the epoch."""
+        for batch in np.array_split(np.arange(self.size), self.steps):
             yield np.array_split(batch, -(-len(batch) // self.batch_size))
+
+    def _keys(self) -> list[Key]:
+        """Return the keys of the epoch, in order."""
+        if self.mix is None:
+            return Passes(self.rows, [self.seed]).between(self.epoch * self.size, (self.epoch + 1) * self.size)
+        before = sum(self.mix.count(epoch, self.size) for epoch in range(self.epoch))
+        count, keys = self.mix.count(self.epoch, self.size), []
+        for nonempty, first, number in (
+            (True, before, count),
+            (False, self.epoch * self.size - before, self.size - count),
+        ):
+            passes = Passes(self.rows[self.mix.nonempty == nonempty], [self.seed, int(nonempty)])
+            keys += passes.between(first, first + number)
+        order = np.random.default_rng([self.seed, self.epoch, 2]).permutation(len(keys))
+        return [keys[place] for place in order]
 
     def microbatches(self) -> list[Microbatch]:
         """Return the microbatches of this process."""
-        first, end = self.epoch * self.size, (self.epoch + 1) * self.size
-        turns = range(first // len(self.rows), (end - 1) // len(self.rows) + 1)
-        order = {turn: np.random.default_rng([self.seed, turn]).permutation(self.rows) for turn in turns}
-        number, processes = self.share
+        keys, (number, processes) = self._keys(), self.share
         found = []
         for batch in self._batches():
             for piece in batch:
-                own = (divmod(int(position), len(self.rows)) for position in np.array_split(piece, processes)[number])
-                keys = [(turn, int(order[turn][place])) for turn, place in own]
-                found.append(Microbatch(keys, sum(map(len, batch)), piece is batch[-1]))
+                own = [keys[place] for place in np.array_split(piece, processes)[number]]
+                found.append(Microbatch(own, sum(map(len, batch)), piece is batch[-1]))
         return found
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from net.architectures import set_prior
 from net.augmentations import inverse_of
 from net.batchnorm import share_statistics
 from net.checkpoint_and_resume import Checkpoints
-from net.dataset import EpochBatches
+from net.dataset import EpochBatches, Mix
 from net.device import Machine, machine, workers_for
 from net.distributed import Processes
 from net.losses import Loss, phases_by_name
@@ -60,7 +60,7 @@ def prepare(
     task = make_task(packed)
     phases = phases_by_name(learn.loss, task.losses)
     train_rows, val_rows = rows_of(settings, packed)
-    batches = _batches(settings, train_rows, processes)
+    batches = _batches(settings, packed, train_rows, processes)
     info = _info(settings, stages, task, packed, val_rows)
     keep, in_cycles = settings.reporting.keep, settings.step.cycles > 1
     checkpoints = Checkpoints(RunFolder(run.path), info, keep, task.kept_by, in_cycles)
@@ -154,10 +154,38 @@ def rows_of(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, 
     return train_rows, val_rows
 
 
-def _batches(settings: TrainSettings, train_rows: np.ndarray, processes: Processes) -> EpochBatches:
+def _mix(settings: TrainSettings, packed: PackedImages, train_rows: np.ndarray) -> Mix | None:
+    """Return the share of non-empty images that --nonempty_share asks for; None without it, or if all are of one kind.
+
+    Raises:
+        UsageError: a share that is not between 0 and 1, or images without masks.
+    """
+    text = settings.step.nonempty_share
+    if text is None:
+        return None
+    if packed.masks is None:
+        raise UsageError(f"--nonempty_share {text}: the training images have no masks; leave it out")
+    nonempty = np.array([packed.masks[row].any() for row in train_rows])
+    first, _, last = text.partition(":")
+    try:
+        start, end = (float(nonempty.mean()) if share == "true" else float(share) for share in (first, last or first))
+    except ValueError:
+        start = end = -1.0
+    if not (0 <= start <= 1 and 0 <= end <= 1):
+        raise UsageError(
+            f"--nonempty_share {text}: expected a share from 0 to 1 such as .5, or two of them such as .8:true, from "
+            ".8 in the first epoch to the true share in the last one"
+        )
+    return Mix(nonempty, start, end, settings.learn.n_epochs) if 0 < nonempty.mean() < 1 else None
+
+
+def _batches(
+    settings: TrainSettings, packed: PackedImages, train_rows: np.ndarray, processes: Processes
+) -> EpochBatches:
     """Return the batches of all epochs; raise UsageError if a batch has fewer images than there are processes."""
     learn, step, share = settings.learn, settings.step, (processes.rank, processes.size)
-    batches = EpochBatches(train_rows, learn.batch_size, step.seed, step.accumulate, step.epoch_size, share)
+    mix = _mix(settings, packed, train_rows)
+    batches = EpochBatches(train_rows, learn.batch_size, step.seed, step.accumulate, step.epoch_size, share, mix)
     if batches.smallest < processes.size:
         raise UsageError(
             f"--batch_size {learn.batch_size}: its smallest microbatch has {batches.smallest} images "

@@ -69,6 +69,8 @@ class Facts:
     """Images to train on."""
     side: int
     """Longest side of the images in pixels."""
+    short_side: int
+    """Shortest side of the images in pixels."""
     foreground: float
     """Share of foreground pixels in the images that have any."""
     upright: bool
@@ -161,7 +163,9 @@ RULES: dict[str, Callable[[Facts], Choice]] = {
 
 def full_size(facts: Facts) -> int:
     """Return the input size at which an image keeps its pixels, a multiple of 4; the crop size for large images."""
-    return CROP if facts.side > LARGEST_WHOLE else max(16, -(-facts.side // 4) * 4)
+    if facts.side > LARGEST_WHOLE:
+        return min(CROP, facts.short_side)
+    return max(16, -(-facts.side // 4) * 4)
 
 
 def sizes_of(facts: Facts, arch: str) -> list[int]:
@@ -171,6 +175,8 @@ def sizes_of(facts: Facts, arch: str) -> list[int]:
     """
     multiple = 4 if arch in STRATA else 32
     full = -(-full_size(facts) // multiple) * multiple
+    if facts.side > LARGEST_WHOLE:  # a crop cannot be larger than the image
+        full = max(1, full_size(facts) // multiple) * multiple
     scales = SCALES[1:] if facts.foreground < RARE else SCALES
     sizes = sorted({max(multiple, round(full * scale / multiple) * multiple) for scale in scales})
     return sizes if full > 48 else [full]
@@ -214,6 +220,7 @@ def facts_of(
         kind=task.kind.name,
         images=len(train_rows),
         side=max(packed.shape),
+        short_side=min(packed.shape),
         foreground=_foreground(packed, task.kind, some),
         upright=is_upright(packed.images[some]),
         minutes=settings.recipe.minutes and settings.recipe.minutes / n_runs,
@@ -297,7 +304,7 @@ def sizes_to_train(settings: Any, facts: Facts) -> list[int]:
 
 def size_flags(facts: Facts, stages: Sequence[str]) -> dict[str, Any]:
     """Return the flags of the sizes: the stages, and the crop for large images."""
-    return {"stages": tuple(stages), **({"crop": CROP} if facts.side > LARGEST_WHOLE else {})}
+    return {"stages": tuple(stages), **({"crop": full_size(facts)} if facts.side > LARGEST_WHOLE else {})}
 
 
 def _with_length(settings: S, facts: Facts) -> tuple[S, str]:

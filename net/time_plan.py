@@ -4,6 +4,7 @@ The plan consists of ordinary flags and is stored in config.json. From then on i
 or repeated run gives the same bits.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,17 +23,18 @@ from net.recipe import Facts, divided, flags_line, shares_of, size_flags, sizes_
 from net.stages import Stage
 from net.tasks import Task
 from net.training import Run
+from utils.core.errors import UsageError
 from utils.core.progress import duration
 from utils.core.training_settings import TrainSettings
 from utils.data.packed_data import PackedImages
 
-EPOCH_OVERHEAD = 0.6
+EPOCH_OVERHEAD = 0.15
 """Seconds of an epoch besides training and validation: snapshots, log, preview."""
 VALIDATION_SHARE = 0.08
 """Share of the time that validation may take."""
 EPOCHS = (3, 60)
 """Fewest and most epochs of a plan; an epoch ends with a validation, and a kill loses at most one epoch."""
-START_AND_END = 2.5
+START_AND_END = 1.5
 """Seconds between planning and the first step, and after the last epoch."""
 SECONDS_PER_JOINED_IMAGE = 0.002
 """Time to join and score the out-of-fold predictions of an image, with --folds all."""
@@ -87,9 +89,7 @@ def plan(speeds: Sequence[Speed], val_images: int, batch_size: int, seconds: flo
     epochs = max(cycles, len(speeds), epochs // cycles * cycles)
     counts = divided(epochs, images)
     size = max(batch_size, int(_epoch_size(speeds, validation, counts, seconds)))
-    took = sum(
-        count * (size * speed.training + fixed) for count, speed, fixed in zip(counts, speeds, validation, strict=True)
-    )
+    took = sum(count * epoch_seconds(speed, val_images, size) for count, speed in zip(counts, speeds, strict=True))
     stages = [(speed.size, count) for speed, count in zip(speeds, counts, strict=True)]
     return Plan(stages, size, warmup_steps(epochs // cycles, -(-size // batch_size)), took)
 
@@ -98,6 +98,11 @@ def _epoch_size(speeds: Sequence[Speed], validation: Sequence[float], counts: Se
     """Return the images per epoch with which the epochs take `seconds`."""
     fixed = np.dot(counts, validation)
     return (seconds - fixed) / np.dot(counts, [speed.training for speed in speeds])
+
+
+def epoch_seconds(speed: Speed, val_images: int, images: int) -> float:
+    """Return the seconds of an epoch of `images`."""
+    return images * speed.training + val_images * speed.validation + EPOCH_OVERHEAD
 
 
 def plan_for_minutes(
@@ -117,6 +122,9 @@ def plan_for_minutes(
         processes: the processes that train together; all of them measure, the main one decides.
         started: time.monotonic() at the start of the script.
         n_images: images of all folds, whose predictions are joined with --folds all.
+
+    Raises:
+        UsageError: the time is too short for an epoch of one step.
     """
     sizes = sizes_to_train(settings, facts)
     provisional = size_flags(facts, [f"{size}:1" for size in sizes]) if sizes else {}
@@ -128,9 +136,17 @@ def plan_for_minutes(
     joining = SECONDS_PER_JOINED_IMAGE * n_images if n_runs > 1 else 0
 
     def decide() -> Plan:
-        left = (seconds - (time.monotonic() - started) - joining) / n_runs - START_AND_END
+        spent = time.monotonic() - started + joining
+        left = (seconds - spent) / n_runs - START_AND_END
         batch = settings.learn.batch_size * settings.step.accumulate
-        return plan(speeds, len(run.val_rows), batch, max(left, 1), settings.step.cycles)
+        needed = settings.step.cycles * epoch_seconds(speeds[-1], len(run.val_rows), batch)
+        if left < needed:
+            minutes = (spent + n_runs * (needed + START_AND_END)) / 60
+            raise UsageError(
+                f"--minutes {settings.recipe.minutes:g}: too short for one step and its validation in each run on this "
+                f"machine; use at least {math.ceil(minutes * 10) / 10:g}"
+            )
+        return plan(speeds, len(run.val_rows), batch, left, settings.step.cycles)
 
     found = processes.on_main(decide)
     flags = size_flags(facts, [f"{size}:{epochs}" for size, epochs in found.stages]) if sizes else {}

@@ -39,6 +39,7 @@ from utils.runs.status import check_free, tracked_status
 COUNT_EMPTY_LIMIT = 2**30  # bytes; empty masks are counted at the start of a run only if all masks take less than this
 
 
+PIXELS_BESIDES = 2000  # an image takes as much time as this many pixels, in addition to its own (bench/LEDGER.md)
 LATE = 0.1  # share of its time by which a run may be late before it says so
 
 
@@ -153,11 +154,12 @@ class Run:
     def _reporting(self) -> Iterator[Reporter]:
         """Open the run's reporter and print the start line."""
         progress, shown = self.checkpoints.progress, self.settings.reporting
-        weights = [stage.size**2 for stage in self.stages for _ in range(stage.epochs)]
+        weights = [stage.size**2 + PIXELS_BESIDES for stage in self.stages for _ in range(stage.epochs)]
         latest = progress.rows[-1]["seconds"] if progress.rows else None
         left = TimeLeft(weights, progress.epoch, latest)
         with reporting(self.checkpoints, stored_flags(to_flat(self.settings)), shown, left) as report:
-            report.say(self._first_line())
+            for line in self._first_lines():
+                report.say(line)
             yield report
 
     def _epoch(
@@ -262,16 +264,24 @@ class Run:
             place = error.filename or self.checkpoints.folder.path
             raise UserError(f"{place}: {error.strerror}; free disk space. {self._how_to_go_on()}") from error
 
-    def _first_line(self) -> str:
-        rows, masks = self.batches.rows, self.packed.masks
-        images = f"{len(rows)} images"
-        if masks is not None and masks.nbytes < COUNT_EMPTY_LIMIT:
-            images += f" ({sum(not masks[row].any() for row in rows)} empty)"
-        return (
-            f"{self.machine}{self._and_processes()} | {self.settings.net.arch} | fold {self.settings.data.fold}: "
-            f"{images} to train on, {len(self.val_rows)} to validate | "
+    def _first_lines(self) -> Iterator[str]:
+        """Yield the start line, and a note if the masks leave nothing to learn or to measure."""
+        rows, masks, fold = self.batches.rows, self.packed.masks, self.settings.data.fold
+        counted = masks is not None and masks.nbytes < COUNT_EMPTY_LIMIT
+        empty = sum(not masks[row].any() for row in rows) if counted else 0
+        yield (
+            f"{self.machine}{self._and_processes()} | {self.settings.net.arch} | fold {fold}: {len(rows)} images"
+            f"{f' ({empty} empty)' if counted else ''} to train on, {len(self.val_rows)} to validate | "
             f"-> {self.checkpoints.folder.path}"
         )
+        if not counted or not isinstance(self.task.kind, PixelKind):
+            return
+        if empty == len(rows):
+            yield "note: every mask of the training images is empty, so there is nothing to learn; check train/masks"
+        elif all(masks[row].all() for row in rows):
+            yield "note: every mask of the training images is full, so there is nothing to learn; check train/masks"
+        elif not any(masks[row].any() for row in self.val_rows):
+            yield f"note: fold {fold} has no image with a mask, so its scores only tell whether masks stay empty"
 
     def _and_processes(self) -> str:
         return f", {self.processes.size} processes" if self.processes.size > 1 else ""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from net.augmentations import TRAIN_AUGS
-from net.dataset import EpochBatches, TrainingBatches, TrainingRows, normalised
+from net.dataset import EpochBatches, Mix, TrainingBatches, TrainingRows, normalised
 from net.stages import Stage
 from net.tasks import border_task, class_task, mask_task
 from utils.data.packed_data import open_packed
@@ -78,6 +78,32 @@ def test_epochs_of_another_size_go_through_the_passes_without_a_gap(epoch_size):
     by_pass = EpochBatches(np.arange(10), 3, seed=1)
     by_pass.epoch = 2
     assert seen[20:30] == [key for microbatch in by_pass.microbatches() for key in microbatch.keys]
+
+
+def test_the_share_of_nonempty_images_is_exact_in_every_epoch_and_all_images_take_their_turn():
+    rows, nonempty = np.arange(100, 130), np.arange(30) < 6
+    mixed = [EpochBatches(rows, 4, 1, epoch_size=20, mix=Mix(nonempty, 0.8, 0.2, 5)) for _ in range(2)]
+    seen, times = [], {}
+    for epoch in range(5):
+        for batches in mixed:
+            batches.epoch = epoch
+        keys = [key for keys in mixed[0] for key in keys]
+        assert keys == [key for keys in mixed[1] for key in keys]
+        seen.append(sum(row < 106 for _, row in keys))
+        for turn, row in keys:
+            times.setdefault(row, []).append(turn)
+    assert seen == [16, 13, 10, 7, 4]
+    assert all(sorted(turns) == list(range(len(turns))) for turns in times.values())  # pass after pass, without a gap
+    assert {len(times[row]) for row in range(100, 106)} == {8, 9}
+    assert {len(times[row]) for row in range(106, 130)} == {2, 3}
+    late = EpochBatches(rows, 4, 1, epoch_size=20, mix=Mix(nonempty, 0.8, 0.2, 5))
+    late.epoch = 4
+    assert [key for keys in late for key in keys] == keys
+    shares = [EpochBatches(rows, 4, 1, epoch_size=20, share=(n, 2), mix=Mix(nonempty, 0.8, 0.2, 5)) for n in (0, 1)]
+    for batches in shares:
+        batches.epoch = 4
+    together = [key for one, other in zip(*shares, strict=True) for key in [*one, *other]]
+    assert together == keys
 
 
 def test_order_depends_on_seed_and_epoch_only():

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers.scripts import TINY, assert_refused, run_here, succeed
+from PIL import Image
 
 from net.recipe import (
     ORIGINAL,
@@ -21,7 +23,15 @@ from utils.data.packed_data import open_packed
 
 
 def facts(**changed):
-    found = {"kind": "mask", "images": 3200, "side": 101, "foreground": 0.3, "upright": True, "minutes": 12.0}
+    found = {
+        "kind": "mask",
+        "images": 3200,
+        "side": 101,
+        "short_side": 101,
+        "foreground": 0.3,
+        "upright": True,
+        "minutes": 12.0,
+    }
     return Facts(**{**found, "on_gpu": False, "given": {}, **changed})
 
 
@@ -81,7 +91,8 @@ def test_the_original_recipe_is_that_of_2018():
         ({"kind": "border"}, "loss", ["boundary_bce", "boundary_symmetric_lovasz_bce:.55"]),
         ({"kind": "labels"}, "loss", ["BCE"]),
         ({"kind": "labels"}, "stages", []),
-        ({"side": 768}, "crop", 256),
+        ({"side": 768, "short_side": 600}, "crop", 256),
+        ({"side": 768, "short_side": 90}, "crop", 90),
     ],
 )
 def test_the_facts_change_the_recipe(changed, flag, value):
@@ -100,7 +111,8 @@ def test_sizes_keep_the_images_pixels_and_small_objects_are_not_halved():
     assert sizes_of(facts(foreground=0.02), "strata_m") == [80, 104]
     assert sizes_of(facts(side=24), "strata_m") == [24]
     assert sizes_of(facts(side=300), "strata_m")[-1] == full_size(facts(side=300)) == 300
-    assert sizes_of(facts(side=768), "strata_m")[-1] == 256
+    assert sizes_of(facts(side=768, short_side=600), "strata_m")[-1] == 256
+    assert sizes_of(facts(side=768, short_side=90), "strata_m")[-1] == 88
 
 
 def test_epochs_are_divided_among_the_sizes_by_their_time():
@@ -137,3 +149,48 @@ def test_facts_are_measured_on_the_images(survey):
     tasks = {"border": border_task(packed, "outline", 1, 1.0), "labels": class_task(packed, "", None, 0.9)}
     for kind, task in tasks.items():
         assert facts_of(settings, packed, task, rows, 1, False).kind.startswith(kind[:5])
+
+
+def small_set(folder, shapes, mask):
+    """Pack images of noise with masks by `mask(number, shape)`; return the packed folder, with two folds."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / "train" / name).mkdir(parents=True)
+    for number, shape in enumerate(shapes):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / "train/images" / f"{number}.png")
+        Image.fromarray(mask(number, shape).astype(np.uint8) * 255).save(folder / "train/masks" / f"{number}.png")
+    succeed("utils/stack_and_save.py", "--data_dir", folder)
+    rows = [f"{number},{number % 2}" for number in range(len(shapes))]
+    (folder / "train_with_folds.csv").write_text("\n".join(["id,fold", *rows]) + "\n")
+    return folder
+
+
+def upper_part(_number, shape):
+    return np.indices(shape)[0] > 9
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "mask", "note"),
+    [
+        ((20, 24), 4, upper_part, ""),
+        ((24, 400), 4, upper_part, ""),
+        ((40, 40), 4, lambda _number, shape: np.zeros(shape), "every mask of the training images is empty"),
+        ((40, 40), 4, lambda _number, shape: np.ones(shape), "every mask of the training images is full"),
+        ((40, 40), 6, lambda number, shape: upper_part(0, shape) * (number % 2), "fold 0 has no image with a mask"),
+    ],
+)
+def test_unusual_sets_are_trained_with_a_note(tmp_path, shape, n, mask, note):
+    data = small_set(tmp_path / "data", [shape] * n, mask)
+    done = run_here("train.py", "--data_dir", data, "--n_epochs", 2, "--experiment_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    notes = [line for line in done.stdout.splitlines() if line.startswith("note: ")]
+    assert len(notes) == bool(note)
+    assert note in "".join(notes)
+
+
+def test_a_share_of_nonempty_images_is_checked(survey, tmp_path):
+    flags = ("--data_dir", survey, *TINY, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
+    for wrong in ("2", "half", ".5:.7:.9", "-.1"):
+        done = run_here("train.py", *flags, f"--nonempty_share={wrong}")
+        assert_refused(done, 2, f"--nonempty_share {wrong}", "expected a share from 0 to 1")
+    assert run_here("train.py", *flags, "--nonempty_share", ".9:true").returncode == 0

@@ -129,6 +129,9 @@ class StepSettings:
     """restart optimizer and schedule this many times; each cycle keeps its own snapshots (snapshots/cycle_<k>/)."""
     epoch_size: OptionalInt = None
     """images per epoch; default: planned from --minutes, else all. Successive epochs still visit every image once."""
+    nonempty_share: OptionalText = None
+    """share of images with a mask that is not empty in each epoch: .5, or from the first epoch to the last .8:true
+    (true: their share in the set); default: as in the set."""
     minutes_hard: bool = False
     """end after the epoch in which --minutes are over, even if the plan is not finished because the machine became
     slower."""
