@@ -6,8 +6,9 @@ the recipe; `--recipe original` replaces the whole by the defaults of 2018.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -80,6 +81,8 @@ class Facts:
     on_gpu: bool
     given: Mapping[str, Any]
     """Flags that were given, by name."""
+    asked: Mapping[int, float] = field(default_factory=dict)
+    """Sizes that were asked for without their epochs, and the share of the time of each."""
 
     @property
     def pixel_level(self) -> bool:
@@ -168,10 +171,11 @@ def full_size(facts: Facts) -> int:
     return max(16, -(-facts.side // 4) * 4)
 
 
-def sizes_of(facts: Facts, arch: str) -> list[int]:
-    """Return the input sizes of a run, ascending: training starts at half size, where a step is four times as fast.
+def sizes_of(facts: Facts, arch: str) -> dict[int, float]:
+    """Return the input sizes of a run, ascending, and the share of the time of each.
 
-    They are multiples of 4 for the strata networks and of 32 for others, whose decoders need that.
+    Training starts at half size, where a step is four times as fast. The sizes are multiples of 4 for the strata
+    networks and of 32 for others, whose decoders need that.
     """
     multiple = 4 if arch in STRATA else 32
     full = -(-full_size(facts) // multiple) * multiple
@@ -179,25 +183,34 @@ def sizes_of(facts: Facts, arch: str) -> list[int]:
         full = max(1, full_size(facts) // multiple) * multiple
     scales = SCALES[1:] if facts.foreground < RARE else SCALES
     sizes = sorted({max(multiple, round(full * scale / multiple) * multiple) for scale in scales})
-    return sizes if full > 48 else [full]
+    sizes = sizes if full > 48 else [full]
+    return _normalised(dict(zip(sizes, TIME_SHARES[-len(sizes) :], strict=True)))
 
 
-def shares_of(sizes: Sequence[int]) -> list[float]:
-    """Return the share of the time at each size."""
-    shares = TIME_SHARES[-len(sizes) :]
-    return [share / sum(shares) for share in shares]
+def _normalised(shares: Mapping[int, float]) -> dict[int, float]:
+    return {size: share / sum(shares.values()) for size, share in shares.items()}
 
 
-def stages_for(sizes: Sequence[int], n_epochs: int) -> list[str]:
+def asked_sizes(stages: Sequence[str]) -> dict[int, float]:
+    """Return the sizes and shares of the time in --stages that name no epochs, such as 64 128 or 64:.4 128:.6.
+
+    The result is empty if a stage names its epochs.
+    """
+    found = [re.fullmatch(r"(\d+)(?::(0?\.\d+))?", text) for text in stages]
+    if not found or not all(found):
+        return {}
+    return _normalised({int(match[1]): float(match[2] or 1) for match in found})
+
+
+def stages_for(sizes: Mapping[int, float], n_epochs: int) -> list[str]:
     """Divide epochs among sizes by their shares of the time, if the time of an epoch grows with the pixels.
 
     Returns:
-        stages `<size>:<epochs>`; small sizes are left out if there are too few epochs for all.
+        stages `<size>:<epochs>`; the first sizes are left out if there are too few epochs for all.
     """
-    sizes = list(sizes)[-n_epochs:]
-    weights = np.array([share / size**2 for share, size in zip(shares_of(sizes), sizes, strict=True)])
-    epochs = divided(n_epochs, weights)
-    return [f"{size}:{count}" for size, count in zip(sizes, epochs, strict=True)]
+    kept = dict(list(sizes.items())[-n_epochs:])
+    epochs = divided(n_epochs, np.array([share / size**2 for size, share in kept.items()]))
+    return [f"{size}:{count}" for size, count in zip(kept, epochs, strict=True)]
 
 
 def divided(total: int, weights: np.ndarray) -> list[int]:
@@ -215,6 +228,10 @@ def facts_of(
     settings: Any, packed: PackedImages, task: Task, train_rows: np.ndarray, n_runs: int, on_gpu: bool
 ) -> Facts:
     """Measure the facts on the training images; `settings` are those of a training script, for `n_runs` folds."""
+    given = given_flags(settings)
+    asked = asked_sizes(given.get("stages", ()))
+    if asked:
+        del given["stages"]
     some = train_rows[np.linspace(0, len(train_rows) - 1, min(len(train_rows), LOOKED_AT)).astype(int)]
     return Facts(
         kind=task.kind.name,
@@ -225,7 +242,8 @@ def facts_of(
         upright=is_upright(packed.images[some]),
         minutes=settings.recipe.minutes and settings.recipe.minutes / n_runs,
         on_gpu=on_gpu,
-        given=given_flags(settings),
+        given=given,
+        asked=asked,
     )
 
 
@@ -267,6 +285,8 @@ def filled(settings: S, facts: Facts) -> tuple[S, list[str]]:
     a time, `net.time_plan` does that, and sizes and epochs stay open here.
     """
     given, lines = dict(facts.given), []
+    if facts.asked:
+        settings = dataclasses.replace(settings, sizes=dataclasses.replace(settings.sizes, stages=()))
     if settings.recipe.recipe == "original":
         flags = dict(ORIGINAL)
         if not facts.pixel_level:
@@ -275,6 +295,8 @@ def filled(settings: S, facts: Facts) -> tuple[S, list[str]]:
             flags["loss"] = ("boundary_bce",)
         if "stages" in given:
             flags["n_epochs"] = sum(epochs for _, epochs in map(parse_stage, given["stages"]))
+        if facts.asked:
+            flags["stages"] = tuple(stages_for(facts.asked, settings.learn.n_epochs or ORIGINAL["n_epochs"]))
         return with_flags(settings, flags), []
     chosen: dict[str, Any] = {}
     for part, rule in RULES.items():
@@ -290,15 +312,17 @@ def filled(settings: S, facts: Facts) -> tuple[S, list[str]]:
     return settings, [*lines, line] if line else lines
 
 
-def sizes_to_train(settings: Any, facts: Facts) -> list[int]:
-    """Return the sizes of a run, ascending; an empty list if they are not for the recipe to choose.
+def sizes_to_train(settings: Any, facts: Facts) -> dict[int, float]:
+    """Return the sizes of a run and the share of the time of each; empty if they are not for the recipe to choose.
 
     They are not if a flag that decides about them was given, with several cycles (each would need all sizes), and for
     classifiers.
     """
+    if facts.asked:
+        return dict(facts.asked)
     decided = {"stages", "train_augs", "val_augs", "crop"} & facts.given.keys()
     if decided or settings.step.cycles > 1 or not facts.pixel_level:
-        return []
+        return {}
     return sizes_of(facts, settings.net.arch)
 
 

@@ -19,7 +19,7 @@ from net.loops import evaluate
 from net.losses import Phase
 from net.predictor import Predictor
 from net.prepare_run import prepare
-from net.recipe import Facts, divided, flags_line, shares_of, size_flags, sizes_to_train, warmup_steps, with_flags
+from net.recipe import Facts, divided, flags_line, size_flags, sizes_to_train, warmup_steps, with_flags
 from net.stages import Stage
 from net.tasks import Task
 from net.training import Run
@@ -64,26 +64,33 @@ class Plan:
     """Expected time of all epochs."""
 
 
-def plan(speeds: Sequence[Speed], val_images: int, batch_size: int, seconds: float, cycles: int = 1) -> Plan:
+def plan(
+    speeds: Sequence[Speed],
+    shares: Sequence[float],
+    val_images: int,
+    batch_size: int,
+    seconds: float,
+    cycles: int = 1,
+) -> Plan:
     """Return the plan whose epochs take `seconds` at these speeds.
 
     The number of epochs is chosen so that validation takes at most VALIDATION_SHARE of the time; the sizes share the
-    time as the recipe says; the number of images per epoch then makes the time exact. If there is no time for all
-    sizes, the largest one remains.
+    time as asked; the number of images per epoch then makes the time exact. If there is no time for all
+    sizes, the last one remains.
 
     Args:
-        speeds: by size, ascending.
+        speeds: by size; the full size comes last.
+        shares: share of the time at each size.
         val_images: images to validate on after each epoch.
         batch_size: images per step.
         seconds: time for all epochs.
         cycles: the number of epochs is a multiple of this.
     """
     validation = [speed.validation * val_images + EPOCH_OVERHEAD for speed in speeds]
-    shares = np.array(shares_of([speed.size for speed in speeds]))
     epochs = int(np.clip(VALIDATION_SHARE * seconds / np.dot(shares, validation), *EPOCHS))
-    images = shares / np.array([speed.training for speed in speeds])
+    images = np.array(shares) / [speed.training for speed in speeds]
     if len(speeds) > 1 and _epoch_size(speeds, validation, [1] * len(speeds), seconds) < batch_size:
-        return plan(speeds[-1:], val_images, batch_size, seconds, cycles)
+        return plan(speeds[-1:], [1.0], val_images, batch_size, seconds, cycles)
     if len(speeds) == 1 and epochs * validation[0] > 0.3 * seconds:
         epochs = max(1, int(0.3 * seconds / validation[0]))
     epochs = max(cycles, len(speeds), epochs // cycles * cycles)
@@ -132,7 +139,8 @@ def plan_for_minutes(
     run = prepare(with_flags(settings, provisional), make_task, processes)
     n_runs = round(settings.recipe.minutes / facts.minutes)
     seconds = 60 * settings.recipe.minutes
-    speeds = measured(run, min(max(MEASURED_SHARE * seconds, 3), 60 if seconds > 3600 else 10))
+    shares = list(sizes.values()) or [1.0]
+    speeds = measured(run, shares, min(max(MEASURED_SHARE * seconds, 3), 60 if seconds > 3600 else 10))
     joining = SECONDS_PER_JOINED_IMAGE * n_images if n_runs > 1 else 0
 
     def decide() -> Plan:
@@ -146,7 +154,7 @@ def plan_for_minutes(
                 f"--minutes {settings.recipe.minutes:g}: too short for one step and its validation in each run on this "
                 f"machine; use at least {math.ceil(minutes * 10) / 10:g}"
             )
-        return plan(speeds, len(run.val_rows), batch, left, settings.step.cycles)
+        return plan(speeds, shares, len(run.val_rows), batch, left, settings.step.cycles)
 
     found = processes.on_main(decide)
     flags = size_flags(facts, [f"{size}:{epochs}" for size, epochs in found.stages]) if sizes else {}
@@ -157,10 +165,13 @@ def plan_for_minutes(
     return with_flags(settings, flags), f"plan: {flags_line(flags)} ({rates}; {what}: {duration(found.seconds)})"
 
 
-def measured(run: Run, seconds: float) -> list[Speed]:
-    """Time training steps and validation at each size of a prepared run, for about `seconds` altogether."""
+def measured(run: Run, shares: Sequence[float], seconds: float) -> list[Speed]:
+    """Time training steps and validation at each size of a prepared run, for about `seconds` altogether.
+
+    `shares` are the shares of the training time at the sizes; they tell which loss is active at which size.
+    """
     learner, share = run.learner(), seconds / len(run.stages)
-    weights = np.array(shares_of([stage.size for stage in run.stages])) / [stage.size**2 for stage in run.stages]
+    weights = np.array(shares) / [stage.size**2 for stage in run.stages]
     ends = np.cumsum(weights / weights.sum())
     speeds = []
     for stage, start, end in zip(run.stages, [0, *ends[:-1]], ends, strict=True):

@@ -8,6 +8,7 @@ from PIL import Image
 from net.recipe import (
     ORIGINAL,
     Facts,
+    asked_sizes,
     divided,
     facts_of,
     filled,
@@ -17,6 +18,7 @@ from net.recipe import (
     stages_for,
 )
 from net.tasks import border_task, class_task, mask_task
+from utils.core.files import read_json
 from utils.core.settings import settings_of, to_flat
 from utils.core.training_settings import TrainSettings
 from utils.data.packed_data import open_packed
@@ -106,19 +108,31 @@ def test_pretrained_weights_have_a_recipe_of_their_own():
 
 
 def test_sizes_keep_the_images_pixels_and_small_objects_are_not_halved():
-    assert sizes_of(facts(), "strata_m") == [52, 80, 104]
-    assert sizes_of(facts(), "unet_resnet18") == [64, 96, 128]
-    assert sizes_of(facts(foreground=0.02), "strata_m") == [80, 104]
-    assert sizes_of(facts(side=24), "strata_m") == [24]
-    assert sizes_of(facts(side=300), "strata_m")[-1] == full_size(facts(side=300)) == 300
-    assert sizes_of(facts(side=768, short_side=600), "strata_m")[-1] == 256
-    assert sizes_of(facts(side=768, short_side=90), "strata_m")[-1] == 88
+    assert sizes_of(facts(), "strata_m") == pytest.approx({52: 0.3, 80: 0.35, 104: 0.35})
+    assert list(sizes_of(facts(), "unet_resnet18")) == [64, 96, 128]
+    assert sizes_of(facts(foreground=0.02), "strata_m") == {80: 0.5, 104: 0.5}
+    assert sizes_of(facts(side=24), "strata_m") == {24: 1.0}
+    assert max(sizes_of(facts(side=300), "strata_m")) == full_size(facts(side=300)) == 300
+    assert max(sizes_of(facts(side=768, short_side=600), "strata_m")) == 256
+    assert max(sizes_of(facts(side=768, short_side=90), "strata_m")) == 88
+
+
+def test_sizes_may_be_asked_for_without_their_epochs(survey, tmp_path):
+    assert asked_sizes(["64", "128"]) == {64: 0.5, 128: 0.5}
+    assert asked_sizes(["64:.3", "128:0.9"]) == pytest.approx({64: 0.25, 128: 0.75})
+    assert asked_sizes(["64:3", "128:.9"]) == asked_sizes([]) == {}
+    flags = ("--data_dir", survey, "--arch", "strata_s", "--n_epochs", 6, "--experiment_dir", tmp_path / "run")
+    assert run_here("train.py", *flags, "--stages", "24:.5", "32:.5").returncode == 0
+    assert read_json(tmp_path / "run" / "config.json")["stages"] == ["24:4", "32:2"]
+    done = run_here("train.py", *flags[:-1], tmp_path / "no", "--stages", "24:4", "32:.5")
+    assert_refused(done, 2, "--stages 32:.5", "expected <size>:<epochs>")
 
 
 def test_epochs_are_divided_among_the_sizes_by_their_time():
-    assert stages_for([52, 80, 104], 25) == ["52:14", "80:7", "104:4"]
-    assert stages_for([52, 80, 104], 2) == ["80:1", "104:1"]
-    assert stages_for([52, 80, 104], 1) == ["104:1"]
+    sizes = {52: 0.3, 80: 0.35, 104: 0.35}
+    assert stages_for(sizes, 25) == ["52:14", "80:7", "104:4"]
+    assert stages_for(sizes, 2) == ["80:1", "104:1"]
+    assert stages_for(sizes, 1) == ["104:1"]
     for total in range(3, 40):
         parts = divided(total, np.array([5.0, 2.0, 0.01]))
         assert sum(parts) == total

@@ -8,13 +8,13 @@ import torch
 from helpers.scripts import TINY_ARCH, assert_refused, run_here, start
 from helpers.waiting import until
 
-from net.recipe import shares_of
 from net.snapshot import load_snapshot
 from net.time_plan import EPOCH_OVERHEAD, EPOCHS, Speed, plan
 from utils.core.tables import read_table
 from utils.runs.run_folder import find_snapshots
 
 MINUTE, HOUR = 60, 3600
+SHARES = [0.3, 0.35, 0.35]
 MACHINES = {
     "slow": [Speed(52, 0.05, 0.02), Speed(80, 0.1, 0.03), Speed(104, 0.16, 0.05)],
     "fast": [Speed(52, 0.004, 0.001), Speed(80, 0.009, 0.002), Speed(104, 0.015, 0.004)],
@@ -35,7 +35,7 @@ def expected(found, speeds, val_images):
 @pytest.mark.parametrize("machine", MACHINES)
 def test_a_plan_takes_its_time_and_shares_it_among_the_sizes(machine, seconds, val_images):
     speeds = MACHINES[machine]
-    found = plan(speeds, val_images, 32, seconds)
+    found = plan(speeds, SHARES, val_images, 32, seconds)
     took = expected(found, speeds, val_images)
     assert took == pytest.approx(found.seconds)
     assert seconds * 0.97 <= took <= seconds + 32 * speeds[-1].training
@@ -45,24 +45,24 @@ def test_a_plan_takes_its_time_and_shares_it_among_the_sizes(machine, seconds, v
     if len(found.stages) == 3 and sum(epochs for _, epochs in found.stages) >= 20:
         by_size = {speed.size: speed for speed in speeds}
         times = np.array([epochs * found.epoch_size * by_size[size].training for size, epochs in found.stages])
-        assert times / times.sum() == pytest.approx(shares_of([52, 80, 104]), abs=0.12)
+        assert times / times.sum() == pytest.approx(SHARES, abs=0.12)
 
 
 def test_validation_takes_a_small_share_and_an_epoch_is_never_long():
-    found = plan(MACHINES["fast"], 800, 32, 12 * MINUTE)
+    found = plan(MACHINES["fast"], SHARES, 800, 32, 12 * MINUTE)
     validation = sum(epochs * (0.0025 * 800 + EPOCH_OVERHEAD) for _, epochs in found.stages)
     assert validation < 0.12 * 12 * MINUTE
-    assert sum(epochs for _, epochs in plan(MACHINES["gpu"], 8, 32, 24 * HOUR).stages) <= EPOCHS[1]
+    assert sum(epochs for _, epochs in plan(MACHINES["gpu"], SHARES, 8, 32, 24 * HOUR).stages) <= EPOCHS[1]
 
 
 def test_without_time_for_all_sizes_the_full_size_remains():
-    found = plan(MACHINES["slow"], 800, 32, 30)
+    found = plan(MACHINES["slow"], SHARES, 800, 32, 30)
     assert [size for size, _ in found.stages] == [104]
     assert sum(epochs for _, epochs in found.stages) == 1
 
 
 def test_cycles_have_equally_many_epochs():
-    assert plan([Speed(128, 0.01, 0.001)], 80, 32, 600, cycles=7).stages[0][1] % 7 == 0
+    assert plan([Speed(128, 0.01, 0.001)], [1.0], 80, 32, 600, cycles=7).stages[0][1] % 7 == 0
 
 
 def weights_of(run):

@@ -105,7 +105,8 @@ class SizeSettings:
     crop_foreground: float = 0.5
     """share of the crops that are guaranteed to contain foreground, in images that have any."""
     stages: Texts = ()
-    """train at several sizes in turn, each as <size>:<epochs>, such as 256:20 512:10 (with --crop: the crop sizes)."""
+    """train at several sizes in turn, each as <size>:<epochs>, such as 256:20 512:10 (with --crop: the crop sizes); or
+    as sizes with shares of the time, 256:.4 512:.6, whose epochs are planned."""
     only_nonempty: bool = False
     """leave images with an empty mask out of training, but not out of validation; for use with a gate."""
     val_transforms: OptionalText = None
@@ -214,7 +215,9 @@ def parse_stage(text: str) -> tuple[int, int]:
     """Return the (size, epochs) of a stage; raise UsageError if it is not <size>:<epochs>, each 1 or more."""
     size, _, epochs = text.partition(":")
     if not (size.isdecimal() and epochs.isdecimal() and 0 < int(size) < 10**5 and 0 < int(epochs) < 10**6):
-        raise UsageError(f"--stages {text}: expected <size>:<epochs>, such as 256:20")
+        raise UsageError(
+            f"--stages {text}: expected <size>:<epochs> such as 256:20, or sizes with shares of the time only"
+        )
     return int(size), int(epochs)
 
 
