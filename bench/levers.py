@@ -39,6 +39,10 @@ LEVERS = {
     "ema": "--average ema_.995",
     "small": "--arch strata_s",
     "large": "--arch strata_l",
+    "full size alone": "--stages 104",
+    "from 80": "--stages 80:.5 104:.5",
+    "longer at full": "--stages 52:.2 80:.3 104:.5",
+    "shorter at full": "--stages 52:.45 80:.35 104:.2",
     "albumentations": "--train_augs train_128_v1",
 }
 """Levers by name: flags of train.py that are added to the recipe's."""

@@ -79,6 +79,7 @@ def test_the_original_recipe_is_that_of_2018():
     assert chosen({"recipe": "original"}, kind="border")[0]["loss"] == ["boundary_bce"]
     assert chosen({"recipe": "original"}, kind="label")[0]["arch"] == "resnet18"
     assert chosen({"recipe": "original", "stages": ["64:3", "96:2"]})[0]["n_epochs"] == 5
+    assert chosen({"recipe": "original"}, asked={64: 0.5, 128: 0.5})[0]["stages"] == ["64:80", "128:20"]
 
 
 @pytest.mark.parametrize(

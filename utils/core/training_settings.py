@@ -215,9 +215,7 @@ def parse_stage(text: str) -> tuple[int, int]:
     """Return the (size, epochs) of a stage; raise UsageError if it is not <size>:<epochs>, each 1 or more."""
     size, _, epochs = text.partition(":")
     if not (size.isdecimal() and epochs.isdecimal() and 0 < int(size) < 10**5 and 0 < int(epochs) < 10**6):
-        raise UsageError(
-            f"--stages {text}: expected <size>:<epochs> such as 256:20, or sizes with shares of the time only"
-        )
+        raise UsageError(f"--stages {text}: expected <size>:<epochs> such as 256:20, or <size>:<share> for all sizes")
     return int(size), int(epochs)
 
 
