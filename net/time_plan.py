@@ -30,7 +30,7 @@ from utils.data.packed_data import PackedImages
 
 EPOCH_OVERHEAD = 0.15
 """Seconds of an epoch besides training and validation: snapshots, log, preview."""
-VALIDATION_SHARE = 0.08
+VALIDATION_SHARE = 0.05
 """Share of the time that validation may take."""
 EPOCHS = (3, 60)
 """Fewest and most epochs of a plan; an epoch ends with a validation, and a kill loses at most one epoch."""
