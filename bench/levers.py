@@ -94,7 +94,7 @@ def _score(settings: Settings, name: str, flags: list[str], seed: int) -> float:
         words = [*data, "--fold", str(settings.fold), "--minutes", str(settings.minutes), "--seed", str(seed)]
         _run("train.py", [*words, *flags, "--keep", "1", "--experiment_dir", str(folder.path)], folder)
     if not masks.is_file():
-        words = ["--snapshot", str(folder.path), "--part", "val", "--tta", "null_hflip", "--threshold", "0.5"]
+        words = ["--snapshot", str(folder.path), "--part", "val", "--tta", "null_hflip"]
         _run("predict_tta.py", [*data, *words, "--masks_fn", str(masks)], folder)
     found = open_masks(masks)
     return iout(np.asarray(found.planes) > 0.5, np.stack(list(true_masks(found))))
