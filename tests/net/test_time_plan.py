@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import TINY_ARCH, assert_refused, run_here, start
+from helpers.scripts import TINY_ARCH, assert_refused, end_together, run_here, start, start_together
 from helpers.waiting import until
 
 from net.snapshot import load_snapshot
@@ -65,19 +65,29 @@ def test_cycles_have_equally_many_epochs():
     assert plan([Speed(128, 0.01, 0.001)], [1.0], 80, 32, 600, cycles=7).stages[0][1] % 7 == 0
 
 
+@pytest.fixture
+def slow(monkeypatch):
+    """Measure .3 s per image, so that a plan for a minute has few images and no test depends on the machine's speed."""
+
+    def measured(run, _shares, _seconds):
+        return [Speed(stage.size, 0.3, 0.3) for stage in run.stages]
+
+    monkeypatch.setattr("net.time_plan.measured", measured)
+
+
 def weights_of(run):
     return load_snapshot(find_snapshots([str(run)])[0]).weights
 
 
-def test_a_planned_run_is_repeated_from_its_config_and_resumed_bit_for_bit(survey, tmp_path, capsys):
+def test_a_planned_run_is_repeated_from_its_config_and_resumed_bit_for_bit(slow, survey, tmp_path):
     flags = ("--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--keep", 1)
-    done = run_here("train.py", *flags, "--minutes", 0.2, "--experiment_dir", tmp_path / "first")
+    done = run_here("train.py", *flags, "--minutes", 1, "--experiment_dir", tmp_path / "first")
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     parts = [line.split(":")[0] for line in said[:5]]
     assert parts == ["network", "augmentation", "steps", "loss", "plan"]
     config = json.loads((tmp_path / "first" / "config.json").read_text())
-    assert config["minutes"] == 0.2
+    assert config["minutes"] == 1
     for name in ("epoch_size", "n_epochs", "warmup"):
         assert f"--{name} {config[name]} " in said[4]
     epochs = len(read_table(tmp_path / "first" / "log.csv")["epoch"])
@@ -96,9 +106,9 @@ def test_a_planned_run_is_repeated_from_its_config_and_resumed_bit_for_bit(surve
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_time_covers_all_folds_and_the_command_is_repeated_with_the_same_plan(survey, tmp_path):
+def test_a_time_covers_all_folds_and_the_command_is_repeated_with_the_same_plan(slow, survey, tmp_path):
     words = ("train.py", "--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--folds", "all")
-    words += ("--minutes", 0.3, "--experiment_dir", tmp_path / "run")
+    words += ("--minutes", 3, "--experiment_dir", tmp_path / "run")
     done = run_here(*words)
     assert done.returncode == 0, done.stderr
     plans = [json.loads((tmp_path / f"run_fold{fold}" / "config.json").read_text()) for fold in range(3)]
@@ -106,6 +116,32 @@ def test_a_time_covers_all_folds_and_the_command_is_repeated_with_the_same_plan(
     again = run_here(*words)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(": finished") == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("train_border.py", ("--arch", TINY_ARCH, "--border", "outline")),
+        ("train_classifier.py", ("--arch", "test_resnet")),
+    ],
+)
+def test_borders_and_classifiers_are_planned(slow, survey, tmp_path, script, flags):
+    words = ("--data_dir", survey, *flags, "--batch_size", 8, "--minutes", 1, "--experiment_dir", tmp_path / "run")
+    done = run_here(script, *words)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert len(read_table(tmp_path / "run" / "log.csv")["epoch"]) == config["n_epochs"]
+    assert f"plan: {'--stages' if script == 'train_border.py' else '--n_epochs'} " in done.stdout
+
+
+def test_two_processes_follow_one_plan(survey, tmp_path):
+    words = ("--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--minutes", 0.5)
+    words = (*words, "--experiment_dir", tmp_path / "run")
+    codes, outputs = end_together(start_together("train.py", *words, output=tmp_path / "said"), tmp_path / "said")
+    assert codes == [0, 0], outputs
+    assert outputs[0].count("plan: ") == 1
+    assert outputs[1].count("plan: ") == 0
+    assert (tmp_path / "run" / "summary.json").is_file()
 
 
 def test_a_hard_limit_ends_the_run_and_a_wrong_time_is_refused(survey, tmp_path):
