@@ -15,11 +15,13 @@ import numpy as np
 
 from net.architectures import STRATA
 from net.network_kinds import ImageKind, Kind
+from net.snapshot import load_snapshot
 from net.tasks import Task
 from utils.core.errors import UsageError
 from utils.core.settings import as_typed, to_flat
 from utils.core.training_settings import parse_stage
 from utils.data.packed_data import PackedImages
+from utils.runs.run_folder import find_snapshots
 
 S = TypeVar("S")
 
@@ -81,6 +83,8 @@ class Facts:
     on_gpu: bool
     given: Mapping[str, Any]
     """Flags that were given, by name."""
+    start: str | None = None
+    """Architecture of the snapshot to start from, if one is given."""
     asked: Mapping[int, float] = field(default_factory=dict)
     """Sizes that were asked for without their epochs, and the share of the time of each."""
 
@@ -90,8 +94,8 @@ class Facts:
 
     @property
     def from_scratch(self) -> bool:
-        """True unless pretrained weights were asked for."""
-        return self.given.get("encoder_weights", "none") == "none" and "snapshot" not in self.given
+        """True unless weights to start from were asked for."""
+        return self.given.get("encoder_weights", "none") == "none" and self.start is None
 
 
 class Choice(NamedTuple):
@@ -103,8 +107,10 @@ class Choice(NamedTuple):
 
 def network(facts: Facts) -> Choice:
     """Choose a small network that learns fast; the size follows the time."""
+    if facts.start:
+        return Choice({"arch": facts.start, "encoder_weights": "none"}, "the network of --snapshot")
     if not facts.from_scratch:
-        return Choice({"arch": "unet_resnet34", "encoder_weights": "imagenet"}, "pretrained weights were asked for")
+        return Choice({"arch": "unet_resnet34"}, "pretrained weights were asked for")
     minutes = facts.minutes or 12
     if facts.on_gpu:
         arch, why = ("strata_l", "5 minutes or more on a GPU") if minutes >= 5 else ("strata_m", "less than 5 minutes")
@@ -119,7 +125,8 @@ def network(facts: Facts) -> Choice:
 
 def augmentation(facts: Facts) -> Choice:
     """Choose mirror images for images with an up and a down, else all eight symmetries of the square."""
-    size = 128 if full_size(facts) <= 160 or facts.given.get("val_augs", "").startswith("val_128") else 256
+    named = facts.given.get("train_augs") or facts.given.get("val_augs")
+    size = (256 if "256" in named else 128) if named else 128 if full_size(facts) <= 160 else 256
     suffix = "" if facts.upright else "_d4"
     why = (
         "horizontal and vertical differ in the images: mirrored, not turned"
@@ -136,12 +143,18 @@ def batches(facts: Facts) -> Choice:
 
 
 def steps(facts: Facts) -> Choice:
-    """Choose Muon for networks from scratch, AdamW for pretrained ones; both fall linearly to zero."""
-    if facts.from_scratch:
+    """Choose Muon for small networks from scratch, else AdamW; both fall linearly to zero."""
+    if facts.start:
+        flags = {"optimizer": "adamw_1e-3", "scheduler": "linear", "encoder_rate": 1.0}
+        return Choice(flags, "the weights of --snapshot change in small steps")
+    if not facts.from_scratch:
+        flags = {"optimizer": "adamw_1e-3", "scheduler": "linear", "encoder_rate": 0.1}
+        return Choice(flags, "pretrained weights change little, the new layers much")
+    if facts.given.get("arch", "strata_m") in STRATA:
         flags = {"optimizer": "muon_0.02", "scheduler": "linear", "encoder_rate": 1.0}
         return Choice(flags, "from scratch, Muon learns most per minute")
-    flags = {"optimizer": "adamw_1e-3", "scheduler": "linear", "encoder_rate": 0.1}
-    return Choice(flags, "pretrained weights change little, the new layers much")
+    flags = {"optimizer": "adamw_1e-3", "scheduler": "linear", "encoder_rate": 1.0}
+    return Choice(flags, "Muon costs too much in a large network")
 
 
 def loss(facts: Facts) -> Choice:
@@ -243,6 +256,7 @@ def facts_of(
         minutes=settings.recipe.minutes and settings.recipe.minutes / n_runs,
         on_gpu=on_gpu,
         given=given,
+        start=load_snapshot(find_snapshots([settings.net.snapshot])[0]).info.arch if settings.net.snapshot else None,
         asked=asked,
     )
 

@@ -67,6 +67,11 @@ def test_a_flag_overrides_its_part_only():
     assert (flags["train_augs"], flags["stages"]) == ("train_128_v1", [])
     flags, _ = chosen({"arch": "unet_resnet18"})
     assert {int(stage.split(":")[0]) % 32 for stage in flags["stages"]} == {0}
+    flags, _ = chosen({"arch": "unet_resnet18"})
+    assert flags["optimizer"] == "adamw_1e-3"
+    assert chosen({"train_augs": "train_256_v1"})[0]["val_augs"] == "val_256"
+    assert chosen({"val_augs": "val_128_resize"}, side=256)[0]["train_augs"] == "affine_128"
+    assert chosen({"val_augs": "val_256"})[0]["train_augs"] == "affine_256"
     flags, lines = chosen({**ORIGINAL, "loss": ["BCE"], "stages": ["64:100"]})
     assert lines == []
 
@@ -106,6 +111,14 @@ def test_pretrained_weights_have_a_recipe_of_their_own():
     flags, _ = chosen({"encoder_weights": "imagenet"})
     assert (flags["arch"], flags["optimizer"]) == ("unet_resnet34", "adamw_1e-3")
     assert (flags["encoder_rate"], flags["encoder_weights"]) == (0.1, "imagenet")
+
+
+def test_a_training_that_starts_from_a_snapshot_has_its_network(survey, trained, tmp_path):
+    flags = ("--data_dir", survey, "--snapshot", trained, "--n_epochs", 1, "--experiment_dir", tmp_path / "run")
+    done = run_here("train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "run" / "config.json")["arch"] == read_json(trained / "config.json")["arch"]
+    assert "(the network of --snapshot)" in done.stdout
 
 
 def test_sizes_keep_the_images_pixels_and_small_objects_are_not_halved():
