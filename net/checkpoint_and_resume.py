@@ -11,6 +11,7 @@ from net.learner import Learner, state_of
 from net.snapshot import SnapshotInfo
 from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
+from utils.core.settings import as_typed
 from utils.core.tables import read_table
 from utils.masks.mask_file import PendingPredictions
 from utils.runs.run_folder import RunFolder, SnapshotFile
@@ -52,6 +53,8 @@ class Checkpoints:
     """Measures whose best snapshot of each cycle is kept in addition; of a loss the lowest value is the best."""
     by_cycle: bool
     """True if each cycle has its own folder."""
+    flags: dict[str, Any] = field(default_factory=dict)
+    """Flags that cannot change during the run."""
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -83,7 +86,8 @@ class Checkpoints:
         predictions.discard()
         self.folder.write_log(progress.rows)
         data = {name: getattr(self.info, name) for name in DATA}
-        state = {"format": FORMAT, "progress": vars(progress), "data": data, **state_of(learner)}
+        about = {"format": FORMAT, "progress": vars(progress), "data": data, "flags": self.flags}
+        state = {**about, **state_of(learner)}
         snapshots.write(self.folder.state, state)
         self.folder.keep_only(progress.kept)
         self.progress = progress
@@ -128,8 +132,8 @@ class Checkpoints:
 
         Raises:
             UsageError: the run is finished and has `n_epochs` epochs or more.
-            UserError: the images differ from those that the run was started with, or the state was written by another
-                version of this project.
+            UserError: the images or flags differ from those that the run was started with (config.json was edited), or
+                the state was written by another version of this project.
         """
         if not self.folder.state.is_file():
             return None  # killed in the first epoch: start again from the beginning
@@ -143,6 +147,12 @@ class Checkpoints:
             if state["data"][name] != getattr(self.info, name):
                 raise UserError(
                     f"--resume: the {what} differ from those that {self.folder.path} was started with; put them back"
+                )
+        for name, before in state.get("flags", {}).items():  # missing in runs of earlier versions
+            if self.flags.get(name, before) != before:
+                raise UserError(
+                    f"{self.folder.config}: was edited: --{name} is {as_typed(self.flags[name])}, but the run was "
+                    f"trained with {as_typed(before)}; put it back, or start a new run in another folder"
                 )
         self.progress = Progress(**state["progress"])
         # without a summary the run was killed after its last epoch and still has to finish

@@ -20,14 +20,14 @@ from net.schedulers import scheduler_by_name
 from net.snapshot import SnapshotInfo, start_from
 from net.stages import Stage, stages_of
 from net.tasks import Task
-from net.training import Run
+from net.training import Run, fixed_flags
 from net.weight_averaging import check_average
 from utils.core.errors import UsageError, UserError
 from utils.core.settings import as_typed, to_flat
 from utils.core.training_settings import TrainSettings, epochs_in_cycle
 from utils.data.folds import fold_rows
 from utils.data.packed_data import PackedImages, ids_digest, open_packed
-from utils.runs.run_folder import RunFolder, find_snapshots, stored_flags
+from utils.runs.run_folder import FREE_ON_RESUME, RunFolder, find_snapshots, stored_flags
 
 STORED = ("train_augs", "optimizer", "scheduler", "seed")
 """Flags that are stored in every snapshot as they are."""
@@ -63,8 +63,10 @@ def prepare(
     batches = _batches(settings, packed, train_rows, processes)
     info = _info(settings, stages, task, packed, val_rows)
     keep, in_cycles = settings.reporting.keep, settings.step.cycles > 1
-    checkpoints = Checkpoints(RunFolder(run.path), info, keep, task.kept_by, in_cycles)
-    flags = {f"--{name}": value for name, value in stored_flags(to_flat(settings)).items()}
+    stored = stored_flags(to_flat(settings))
+    fixed = {name: value for name, value in stored.items() if name not in FREE_ON_RESUME - fixed_flags(settings)}
+    checkpoints = Checkpoints(RunFolder(run.path), info, keep, task.kept_by, in_cycles, fixed)
+    flags = {f"--{name}": value for name, value in stored.items()}
     found = {"packed images": packed.digest, "images of the fold": info.val_ids_digest}
     processes.check_equal({**flags, **found, "precision": str(here.dtype)})
     resumed = run.resume and checkpoints.folder.state.is_file()

@@ -65,6 +65,12 @@ class Deadline(NamedTuple):
     """End the run rather than miss the deadline."""
 
 
+def fixed_flags(settings: TrainSettings) -> set[str]:
+    """Return the flags that cannot change in this run although other runs may change them on resume."""
+    planned = settings.learn.scheduler in PLANNED or settings.step.cycles > 1 or len(settings.learn.loss) > 1
+    return {"n_epochs"} if planned else set()
+
+
 @dataclass(frozen=True)
 class Run:
     """A fold of an experiment with everything that its training needs; created by `net.prepare_run.prepare`."""
@@ -143,11 +149,10 @@ class Run:
     def _open_folder(self) -> dict[str, Any] | None:
         """Claim the run's folder, and return the state to resume from, or None if there is none."""
         learn, resume = self.settings.learn, self.settings.run.resume
-        planned = learn.scheduler in PLANNED or self.settings.step.cycles > 1
         if resume:
             check_free(self.checkpoints.folder.path)
             self.checkpoints.check_resumable()
-        self.checkpoints.folder.begin(to_flat(self.settings), resume, {"n_epochs"} if planned else set())
+        self.checkpoints.folder.begin(to_flat(self.settings), resume, fixed_flags(self.settings))
         return self.checkpoints.resume(learn.n_epochs) if resume else None
 
     @contextmanager

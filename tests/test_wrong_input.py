@@ -114,6 +114,26 @@ def test_a_finished_run_is_not_overwritten_and_a_resume_does_not_change_its_flag
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
+def test_a_plan_that_was_edited_by_hand_is_refused(survey, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = json.loads((run / "config.json").read_text())
+    for name, value, words in (
+        ("epoch_size", 9, ("config.json: was edited: --epoch_size is 9", "trained with None")),
+        ("stages", ["64:x"], ("--stages 64:x", "expected <size>:<epochs>")),
+        ("stages", ["64:1"], ("--stages 64:1 has 1 epochs in total, --n_epochs is 3",)),
+        ("batch_size", "many", ("batch_size", "many")),
+    ):
+        (run / "config.json").write_text(json.dumps({**config, "n_epochs": 3, name: value}))
+        done = run_here("train.py", "--data_dir", survey, "--experiment_dir", run, "--resume")
+        assert done.returncode in (1, 2)
+        assert len(done.stderr.splitlines()) == 1
+        for word in words:
+            assert word in done.stderr
+    (run / "config.json").write_text(json.dumps({**config, "n_epochs": 3}))
+    assert run_here("train.py", "--data_dir", survey, "--experiment_dir", run, "--resume").returncode == 0
+
+
 def test_a_copy_of_a_run_without_its_state_is_not_restarted(survey, trained, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("state.pt"))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from net.dataset import EpochBatches, normalised
-from net.device import Machine
+from net.device import Machine, _convolutions, machine
 from net.learner import Learner, restore, state_of
 from net.loops import fit, measure_statistics
 from net.losses import LOSSES
@@ -19,6 +19,7 @@ from net.weight_averaging import Average
 from utils.core.errors import UserError
 from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar
+from utils.core.training_settings import MachineSettings
 
 N = 21
 generator = torch.Generator().manual_seed(0)
@@ -215,3 +216,23 @@ def test_a_later_loss_takes_over_at_its_step():
     assert torch.equal(weights(learner.network), before)
     epoch(learner, number=1)
     assert not torch.equal(weights(learner.network), before)
+
+
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "chosen"), [(40, 90, "bfloat16"), (90, 30, "float32"), (40, 38, "bfloat16")]
+)
+def test_bfloat16_is_used_where_it_is_not_clearly_slower(monkeypatch, float32, bfloat16, chosen):
+    speeds = {torch.float32: float32, torch.bfloat16: bfloat16}
+    monkeypatch.setattr("net.device._convolutions", lambda dtype: speeds[dtype])
+    for native in (True, False):
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda native=native: native)
+        monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+        found = machine(MachineSettings(device="cpu"))
+        assert found.dtype == (getattr(torch, chosen) if native else torch.float32)
+    assert machine(MachineSettings(device="cpu", precision="float32")).dtype == torch.float32
+
+
+def test_timing_convolutions_leaves_the_random_state_alone():
+    before = torch.random.get_rng_state()
+    assert _convolutions(torch.float32) >= 1
+    assert torch.equal(torch.random.get_rng_state(), before)
