@@ -1,7 +1,6 @@
 """Train a border network: it predicts mask and border, so that touching objects are separated.
 
-    python train_border.py --data_dir nuclei --arch unet_resnet18 --encoder_weights none --fold 0 \\
-        --experiment_dir experiments/nuclei_border_fold0
+    python train_border.py --data_dir nuclei --minutes 25 --fold 0 --experiment_dir experiments/nuclei_border_fold0
     python train_border.py --arch wide_resnet_border --loss boundary_lovasz --border touching --border_width 2 \\
         --border_weight 2 --fold 0 --experiment_dir experiments/wide_border_fold0
     python train_border.py --resume --experiment_dir experiments/wide_border_fold0

@@ -1,7 +1,7 @@
 """Train an image classifier: a gate ("is the mask empty?"), or the classes in a column of train.csv.
 
-    python train_classifier.py --arch resnet18 --encoder_weights none --fold 0 --experiment_dir experiments/empty_fold0
-    python train_classifier.py --arch resnet34 --folds all --experiment_dir experiments/empty     # -> empty_fold0, ...
+    python train_classifier.py --minutes 10 --fold 0 --experiment_dir experiments/empty_fold0
+    python train_classifier.py --minutes 50 --folds all --experiment_dir experiments/empty        # -> empty_fold0, ...
     python predict_tta.py --snapshot experiments/unet_fold0 --gate experiments/empty_fold*/
     python train_classifier.py --data_dir pets --target label --loss BCE --experiment_dir experiments/pets_fold0
     python train_classifier.py --data_dir planet --target tags --loss focal --experiment_dir experiments/planet_fold0

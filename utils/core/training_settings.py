@@ -84,7 +84,7 @@ class LearnSettings:
 class RunSettings:
     """Experiment folder, resuming and repeating."""
 
-    experiment_dir: str = "experiments/unet_resnet34_v1_fold0"
+    experiment_dir: str = "experiments/run_fold0"
     """folder for config.json, log.csv and snapshots; one folder per run."""
     resume: bool = False
     """continue the run in this folder after its last finished epoch."""
