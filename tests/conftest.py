@@ -35,3 +35,8 @@ def trained(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "unet_fold0"
     succeed("train.py", "--data_dir", survey, "--experiment_dir", folder, "--n_epochs", 2, *TINY)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest test first, so that one of two processes does not wait for the other at the end."""
+    items.sort(key=lambda item: item.path.name != "test_story.py")

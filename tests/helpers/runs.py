@@ -12,6 +12,21 @@ from utils.runs.run_folder import stored_flags
 COLUMNS = ("epoch", "cycle", "train_loss", "val_loss", "iou", "iout", "lr", "images_per_s", "seconds")
 
 
+CHOSEN = {
+    "recipe": "original",
+    "arch": "unet_resnet34_v1",
+    "encoder_weights": "imagenet",
+    "train_augs": "train_128_v1",
+    "val_augs": "val_128",
+    "loss": ["BCE"],
+    "optimizer": "adam_1e-4",
+    "scheduler": "none",
+    "batch_size": 32,
+    "warmup": 0,
+}
+"""Flags that training fills in."""
+
+
 def log_rows(scores, measure="iout"):
     """Return the columns of log.csv: one epoch per score, each of 10 s at 50 images/s."""
     columns = {name: [1] * len(scores) for name in COLUMNS if name != "iout"}
@@ -22,7 +37,7 @@ def log_rows(scores, measure="iout"):
 def write_run(folder, scores=(0.5, 0.8, 0.7), measure="iout", finished=True, **flags):
     """Write a run of train.py with config.json, log.csv, summary.json and one snapshot, of the best epoch."""
     folder = Path(folder)
-    settings = {**to_flat(TrainSettings()), "experiment_dir": str(folder), "n_epochs": len(scores), **flags}
+    settings = {**to_flat(TrainSettings()), **CHOSEN, "experiment_dir": str(folder), "n_epochs": len(scores), **flags}
     write_json(folder / "config.json", stored_flags(settings))
     if scores:
         write_table(folder / "log.csv", log_rows(scores, measure))

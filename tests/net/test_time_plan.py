@@ -135,7 +135,7 @@ def test_borders_and_classifiers_are_planned(slow, survey, tmp_path, script, fla
 
 
 def test_two_processes_follow_one_plan(survey, tmp_path):
-    words = ("--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--minutes", 0.5)
+    words = ("--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--minutes", 0.4)
     words = (*words, "--experiment_dir", tmp_path / "run")
     codes, outputs = end_together(start_together("train.py", *words, output=tmp_path / "said"), tmp_path / "said")
     assert codes == [0, 0], outputs

@@ -36,7 +36,7 @@ def test_facts_of_a_finished_run(home):
     facts = read_run(folder, "a_fold3")
     assert (facts.state, facts.note, facts.name, facts.fold, facts.measure) == ("finished", "", "a_fold3", 3, "iout")
     assert (facts.best, facts.best_epoch, facts.n_epochs, facts.seconds, facts.images_per_s) == (0.8, 2, 3, 30, 50)
-    assert (facts.settings["loss"], facts.machine) == ("lovasz", "cpu (2 threads), bfloat16")
+    assert (facts.settings["loss"], facts.machine) == (["lovasz"], "cpu (2 threads), bfloat16")
     assert facts.log["iout"] == [0.5, 0.8, 0.7]
     assert facts.digest == "0" * 16 + ":" + "0" * 16
     assert facts.judged is None  # its masks are missing, which is a problem
