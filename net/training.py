@@ -147,7 +147,7 @@ class Run:
         return max(1, self.settings.learn.batch_size * stage.size**2 // pixels)
 
     def _open_folder(self) -> dict[str, Any] | None:
-        """Claim the run's folder, and return the state to resume from, or None if there is none."""
+        """Claim the run's folder, and return the state to resume from, or None if no epoch was finished."""
         learn, resume = self.settings.learn, self.settings.run.resume
         if resume:
             check_free(self.checkpoints.folder.path)

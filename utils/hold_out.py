@@ -160,7 +160,7 @@ def _held_tables(packed: PackedImages, held: np.ndarray) -> dict[str, dict[str, 
 
 
 def _cells(packed: PackedImages, row: int) -> list[str]:
-    """Return the run-lengths of each object of an image (one empty cell if there is none), or those of its mask."""
+    """Return the run-lengths of each object of an image (one empty cell if it has no objects), or those of its mask."""
     if packed.instances is None:
         return [encode(packed.masks[row])]
     return encode_instances(packed.instances[row]) or [""]

@@ -46,7 +46,7 @@ def write_class_submission(
     Args:
         probabilities: probabilities of N images and K classes.
         thresholds: threshold of each class for the style `names`; None: .5 for all.
-        sample: the sample submission; None if there is none.
+        sample: the sample submission, if it exists.
         submission_dir: folder for the file, which `timestamped` names.
         fn: start of the file name.
 
@@ -83,7 +83,7 @@ def style_of(sample: Mapping[str, Sequence[str]] | None, labels: Sequence[str], 
     """Return the style of a submission: what its cells hold.
 
     Args:
-        sample: columns of the sample submission, the ids first; None if there is none.
+        sample: columns of the sample submission, the ids first, if it exists.
         labels: names of the K classes.
         exclusive: whether an image has exactly one of the classes.
         origin: name of the sample for error messages.

@@ -163,7 +163,7 @@ def without_password(url: str) -> str:
 
 
 def _kind_of(url: str) -> str:
-    """Return file, s3, gs or ssh; raise UsageError if `url` is none of them but looks like a URL."""
+    """Return file, s3, gs or ssh; raise UsageError if `url` looks like another kind of URL."""
     shown = without_password(url)
     scheme, mark, rest = url.partition("://")
     if not mark:
