@@ -1,9 +1,11 @@
 """Test levers of the recipe, each alone, with several seeds at equal time, interleaved, on one fold of a packed folder.
 
-python bench/levers.py --data_dir salt --fold 1 --minutes 3           # the table of LEVERS
+python bench/levers.py --data_dir salt --fold 1 --length="--minutes 3"           # the table of LEVERS
 python bench/levers.py --data_dir salt --fold 1 --levers recipe "early=--loss BCE symmetric_lovasz_bce:.3"
+python bench/levers.py --data_dir salt --fold 1 --length="--stages 52:5 80:3 104:2 --epoch_size 1920 --warmup 30"
 
-A lever is a name and the flags of train.py that it adds to the recipe's. The score is that of the best snapshot, at
+A lever is a name and the flags of train.py that it adds to the recipe's. With a time as length, nothing else may run
+on the machine; with a fixed plan, which suits levers that cost no time, runs may share it. The score is that of the best snapshot, at
 threshold .5 and with mirrored images. The same command continues where it was interrupted. Choose on one fold and
 report another one.
 """
@@ -54,8 +56,8 @@ class Settings:
     """packed folder with folds."""
     fold: int = 1
     """fold to score."""
-    minutes: float = 3.0
-    """time of each run."""
+    length: str = "--minutes 3"
+    """flags of train.py that set the length of each run: a time, or a fixed plan."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """seeds of the runs."""
     levers: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ def main(settings: Settings) -> None:
             scores[name].append(_score(settings, name, flags.split(), seed))
             print(f"seed {seed}  {name:<16} {scores[name][-1]:.4f}", flush=True)
         print(as_text(scores), flush=True)
-        write_json(Path(settings.out) / "levers.json", {"minutes": settings.minutes, "scores": scores})
+        write_json(Path(settings.out) / "levers.json", {"length": settings.length, "scores": scores})
 
 
 def _lever(text: str) -> tuple[str, str]:
@@ -87,11 +89,11 @@ def _lever(text: str) -> tuple[str, str]:
 
 def _score(settings: Settings, name: str, flags: list[str], seed: int) -> float:
     """Train one run, unless it is finished, and return the iout of its mirrored prediction at threshold .5."""
-    folder = RunFolder(Path(settings.out) / f"{name.replace(' ', '_')}_{settings.minutes:g}_{seed}")
+    folder = RunFolder(Path(settings.out) / f"{name.replace(' ', '_')}_{seed}")
     data = ["--data_dir", settings.data_dir]
     masks = folder.path / "val_hflip.npy"
     if not folder.summary.is_file():
-        words = [*data, "--fold", str(settings.fold), "--minutes", str(settings.minutes), "--seed", str(seed)]
+        words = [*data, "--fold", str(settings.fold), *settings.length.split(), "--seed", str(seed)]
         _run("train.py", [*words, *flags, "--keep", "1", "--experiment_dir", str(folder.path)], folder)
     if not masks.is_file():
         words = ["--snapshot", str(folder.path), "--part", "val", "--tta", "null_hflip"]
