@@ -14,7 +14,7 @@ from net.distributed import Processes
 from net.held_out_rows import held_out_rows
 from net.network_kinds import ImageKind, PixelKind
 from net.prepare_run import prepare, rows_of
-from net.recipe import CHOSEN, check_recipe, facts_of, filled, with_flags
+from net.recipe import CHOSEN, check_recipe, facts_of, filled, flags_line, with_flags
 from net.snapshot import load_snapshot
 from net.tasks import Task
 from net.time_plan import plan_for_minutes
@@ -80,6 +80,9 @@ def complete(settings: TrainSettings, make_task: MakeTask, processes: Processes,
         with here.tuned(), here.preserved_random_state():
             settings, line = plan_for_minutes(settings, facts, make_task, processes, started, len(packed.ids))
         lines.append(line)
+    elif facts.minutes is not None and not settings.run.resume:
+        given = {name: value for name, value in facts.given.items() if name in ("stages", "n_epochs", "epoch_size")}
+        lines.append(f"plan: {flags_line(given)} (given, so --minutes only says when the run should be finished)")
     if processes.is_main and lines and not quiet:
         print(*lines, sep="\n", flush=True)
     return replace(settings, data=replace(settings.data, fold=data.fold))

@@ -98,6 +98,8 @@ def test_a_planned_run_is_repeated_from_its_config_and_resumed_bit_for_bit(slow,
     until((tmp_path / "again" / "state.pt").is_file, process.is_alive)
     process.kill()
     process.join()
+    (line,) = [line for line in (tmp_path / "said.txt").read_text().splitlines() if line.startswith("plan:")]
+    assert f"--n_epochs {epochs} " in line and "given" in line
     cut = len(read_table(tmp_path / "again" / "log.csv")["epoch"])
     if cut < epochs:
         done = run_here("train.py", "--resume", "--experiment_dir", tmp_path / "again")
