@@ -5,9 +5,9 @@ python bench/levers.py --data_dir salt --fold 1 --levers recipe "early=--loss BC
 python bench/levers.py --data_dir salt --fold 1 --length="--stages 52:5 80:3 104:2 --epoch_size 1920 --warmup 30"
 
 A lever is a name and the flags of train.py that it adds to the recipe's. With a time as length, nothing else may run
-on the machine; with a fixed plan, which suits levers that cost no time, runs may share it. The score is that of the best snapshot, at
-threshold .5 and with mirrored images. The same command continues where it was interrupted. Choose on one fold and
-report another one.
+on the machine; with a fixed plan, which suits levers that cost no time, runs may share it. The score is that of the
+best snapshot, at threshold .5 and with mirrored images. The same command continues where it was interrupted. Choose on
+one fold and report another one.
 """
 
 import statistics

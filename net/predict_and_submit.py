@@ -116,6 +116,7 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
         tta=tta,
         target=infos[0].target,
         exclusive=kind.exclusive if isinstance(kind, ImageKind) else None,
+        metric=infos[0].metric if len({one.metric for one in infos}) == 1 else None,
     )
     if tiles:
         predictors = [replace(predictor, tiles=tiles, tile_batch_size=batch_size) for predictor in predictors]

@@ -57,7 +57,7 @@ def prepare(
     workers = workers_for(here.device, settings.machine.loader_workers)
     packed = open_packed(data.data_dir)
     stages = stages_of(data, settings.sizes, learn.n_epochs, packed.shape)
-    task = make_task(packed)
+    task = make_task(packed).ranked_by(settings.reporting.metric)
     phases = phases_by_name(learn.loss, task.losses)
     train_rows, val_rows = rows_of(settings, packed)
     batches = _batches(settings, packed, train_rows, processes)

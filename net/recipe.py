@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,11 +18,13 @@ from net.architectures import STRATA
 from net.network_kinds import ImageKind, Kind
 from net.snapshot import load_snapshot
 from net.tasks import Task
-from utils.core.errors import UsageError
+from utils.core.errors import UsageError, UserError
 from utils.core.settings import as_typed, to_flat
 from utils.core.training_settings import parse_stage
+from utils.data.formats import read_format
 from utils.data.packed_data import PackedImages
 from utils.runs.run_folder import find_snapshots
+from utils.scoring.mask_metrics import METRICS
 
 S = TypeVar("S")
 
@@ -38,6 +41,8 @@ LARGEST_WHOLE = 384
 CROP = 256
 RARE = 0.05
 """Share of foreground below which objects may be smaller than a few pixels at half size."""
+THIN = 4.0
+"""Thickness in pixels below which objects are thin: IoU then changes much with the position of their outline."""
 STRUCTURES = 13
 """Blocks per side that images are averaged to before their structures are compared."""
 LOOKED_AT = 400
@@ -58,7 +63,7 @@ ORIGINAL: dict[str, Any] = {
     "encoder_rate": 1.0,
 }
 """The defaults of 2018; border networks have the loss boundary_bce and classifiers the network resnet18."""
-CHOSEN = {*ORIGINAL, "stages", "crop", "epoch_size"}
+CHOSEN = {*ORIGINAL, "stages", "crop", "epoch_size", "metric"}
 """Flags that the recipe may choose."""
 
 
@@ -76,6 +81,8 @@ class Facts:
     """Shortest side of the images in pixels."""
     foreground: float
     """Share of foreground pixels in the images that have any."""
+    thickness: float
+    """Median thickness of the foreground in pixels."""
     upright: bool
     """True if the images have an up and a down: horizontal and vertical differ in them."""
     minutes: float | None
@@ -87,6 +94,8 @@ class Facts:
     """Architecture of the snapshot to start from, if one is given."""
     asked: Mapping[int, float] = field(default_factory=dict)
     """Sizes that were asked for without their epochs, and the share of the time of each."""
+    competition: str | None = None
+    """Metric of the competition whose format train.csv has."""
 
     @property
     def pixel_level(self) -> bool:
@@ -167,12 +176,24 @@ def loss(facts: Facts) -> Choice:
     return Choice({"loss": names, "head_bias": "prior"}, why)
 
 
+def metric(facts: Facts) -> Choice:
+    """Choose the score that ranks the snapshots of a mask network; border networks and classifiers have their own."""
+    if facts.kind != "mask":
+        return Choice({}, "")
+    if facts.competition in METRICS:
+        return Choice({"metric": facts.competition}, "the metric of this competition")
+    if facts.foreground < RARE or facts.thickness < THIN:
+        return Choice({"metric": "pooled_iou"}, "objects are small or thin, so the IoU of a single image is unsteady")
+    return Choice({"metric": "iou"}, "IoU of each image")
+
+
 RULES: dict[str, Callable[[Facts], Choice]] = {
     "network": network,
     "augmentation": augmentation,
     "batches": batches,
     "steps": steps,
     "loss": loss,
+    "metric": metric,
 }
 """Rules by the part of the recipe that they choose; `sizes` follows, because it depends on network and time."""
 
@@ -252,6 +273,8 @@ def facts_of(
         side=max(packed.shape),
         short_side=min(packed.shape),
         foreground=_foreground(packed, task.kind, some),
+        thickness=_thickness(packed, task.kind, some),
+        competition=_competition(Path(settings.data.data_dir) / "train.csv"),
         upright=is_upright(packed.images[some]),
         minutes=settings.recipe.minutes and settings.recipe.minutes / n_runs,
         on_gpu=on_gpu,
@@ -266,6 +289,27 @@ def _foreground(packed: PackedImages, kind: Kind, rows: np.ndarray) -> float:
         return 1.0
     shares = np.array([packed.masks[row].mean() for row in rows])
     return float(shares[shares > 0].mean()) if (shares > 0).any() else 0.0
+
+
+def _thickness(packed: PackedImages, kind: Kind, rows: np.ndarray) -> float:
+    """Return the median thickness of the foreground: 2 x its pixels / those at its rim, infinite if there is none."""
+    if isinstance(kind, ImageKind) or packed.masks is None:
+        return float("inf")
+    found = []
+    for row in rows:
+        mask = np.pad(packed.masks[row] != 0, 1)
+        inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+        if mask.any():
+            found.append(2 * mask.sum() / (mask.sum() - inner.sum()))
+    return float(np.median(found)) if found else float("inf")
+
+
+def _competition(table: Path) -> str | None:
+    """Return the metric of the competition whose format a train.csv has; None if it has no run-lengths."""
+    try:
+        return read_format(table).metric
+    except UserError:
+        return None
 
 
 def is_upright(images: np.ndarray) -> bool:
@@ -315,6 +359,8 @@ def filled(settings: S, facts: Facts) -> tuple[S, list[str]]:
     chosen: dict[str, Any] = {}
     for part, rule in RULES.items():
         choice = rule(facts)
+        if settings.run.resume:  # a run that was started without --metric goes on without it
+            choice.flags.pop("metric", None)
         new = {name: value for name, value in choice.flags.items() if name not in given}
         chosen |= new
         if new:

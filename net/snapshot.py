@@ -58,6 +58,8 @@ class SnapshotInfo:
     border: str | None = None
     """Border that was learned: outline, touching or both."""
     border_width: int | None = None
+    metric: str | None = None
+    """Score that ranked the snapshots of the run."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Results of the snapshot's epoch, from log.csv."""
     versions: dict[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ what training needs: truth, target, losses and scores.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import numpy as np
 
 from net.losses import CLASS_LOSSES, EXCLUSIVE_LOSSES, LOSSES, Loss, border_losses
 from net.network_kinds import ImageKind, Kind, PixelKind
-from utils.core.errors import UserError
+from utils.core.errors import UsageError, UserError
+from utils.core.names import pick
 from utils.data.image_classes import nonempty_class, read_classes
 from utils.data.packed_data import PackedImages
 from utils.masks.border_target import border_of
+from utils.scoring.mask_metrics import METRICS
 from utils.scoring.validation_scores import ClassScores, InstanceScores, PixelScores, Scores
 
 
@@ -45,6 +47,24 @@ class Task:
     def measure(self) -> str:
         """Measure that ranks snapshots and is part of their names."""
         return self.kept_by[-1]
+
+    def ranked_by(self, metric: str | None) -> "Task":
+        """Return the task with another metric of masks to rank snapshots by; None leaves it as it is.
+
+        Raises:
+            UsageError: the metric is unknown, or not one of masks, or the network does not predict masks.
+        """
+        if metric is None:
+            return self
+        if isinstance(self.kind, ImageKind):
+            raise UsageError(f"--metric {metric}: is for networks that predict masks; leave it out")
+        if metric == self.measure:
+            return replace(self, described={**self.described, "metric": metric})
+        pick(METRICS, metric, "--metric")
+        kept_by = (*(name for name in self.kept_by if name != metric), metric)
+        return replace(
+            self, scores=partial(self.scores, metric), kept_by=kept_by, described={**self.described, "metric": metric}
+        )
 
 
 def mask_task(packed: PackedImages) -> Task:

@@ -190,7 +190,7 @@ def _check_finished(folder: RunFolder, settings: TrainSettings, make_task: MakeT
 def _join(base: str, folds: list[int], settings: TrainSettings, make_task: MakeTask) -> dict[str, float]:
     """Join the folds' validation predictions in the order of the packed images, and return the scores of all images."""
     packed = open_packed(settings.data.data_dir)
-    task = make_task(packed)
+    task = make_task(packed).ranked_by(settings.reporting.metric)
     best = [snapshots_in(f"{base}_fold{fold}")[0] for fold in folds]
     open_file = open_probabilities if isinstance(task.kind, ImageKind) else open_masks
     files = [open_file(snapshot.val_masks) for snapshot in best]

@@ -17,7 +17,8 @@ def test_throughput_of_the_project_itself(tmp_path):
 
 def test_levers_are_compared_with_the_first_one_and_finished_runs_are_kept(survey, tmp_path):
     tiny = f"--arch {TINY_ARCH} --batch_size 8 --n_epochs 1"
-    words = ("bench/levers.py", "--data_dir", survey, "--fold", 0, "--length=--minutes .1", "--seeds", 1, "--out", tmp_path)
+    words = ("bench/levers.py", "--data_dir", survey, "--fold", 0, "--length=--minutes .1", "--seeds", 1)
+    words += ("--out", tmp_path)
     levers = ("--levers", f"tiny={tiny}", f"bce={tiny} --loss BCE")
     done = run_script(*words, *levers, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

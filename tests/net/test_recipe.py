@@ -31,6 +31,7 @@ def facts(**changed):
         "side": 101,
         "short_side": 101,
         "foreground": 0.3,
+        "thickness": 20.0,
         "upright": True,
         "minutes": 12.0,
     }
@@ -54,7 +55,7 @@ def test_the_recipe_fills_every_flag_and_says_why():
     assert [stage.split(":")[0] for stage in flags["stages"]] == ["52", "80", "104"]
     assert flags["n_epochs"] == sum(int(stage.split(":")[1]) for stage in flags["stages"]) == 25
     assert flags["warmup"] == 125
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert all("--" in line for line in lines)
 
 
@@ -72,7 +73,7 @@ def test_a_flag_overrides_its_part_only():
     assert chosen({"train_augs": "train_256_v1"})[0]["val_augs"] == "val_256"
     assert chosen({"val_augs": "val_128_resize"}, side=256)[0]["train_augs"] == "affine_128"
     assert chosen({"val_augs": "val_256"})[0]["train_augs"] == "affine_256"
-    flags, lines = chosen({**ORIGINAL, "loss": ["BCE"], "stages": ["64:100"]})
+    flags, lines = chosen({**ORIGINAL, "loss": ["BCE"], "stages": ["64:100"], "metric": "iou"})
     assert lines == []
 
 
@@ -101,6 +102,13 @@ def test_the_original_recipe_is_that_of_2018():
         ({"kind": "labels"}, "stages", []),
         ({"side": 768, "short_side": 600}, "crop", 256),
         ({"side": 768, "short_side": 90}, "crop", 90),
+        ({}, "metric", "iou"),
+        ({"competition": "iout"}, "metric", "iout"),
+        ({"competition": "dsb2018"}, "metric", "iou"),
+        ({"thickness": 2.5}, "metric", "pooled_iou"),
+        ({"foreground": 0.02}, "metric", "pooled_iou"),
+        ({"kind": "border"}, "metric", None),
+        ({"kind": "labels"}, "metric", None),
     ],
 )
 def test_the_facts_change_the_recipe(changed, flag, value):
@@ -167,13 +175,15 @@ def test_images_with_an_up_and_a_down_are_told_from_images_without(survey):
 
 def test_facts_are_measured_on_the_images(survey):
     packed = open_packed(survey)
-    settings = settings_of(TrainSettings, {"minutes": 12.0})
+    settings = settings_of(TrainSettings, {"minutes": 12.0, "data_dir": str(survey)})
     rows = np.arange(len(packed.ids))
     found = facts_of(settings, packed, mask_task(packed), rows, 3, False)
     masks = np.asarray(packed.masks)
     assert found.minutes == 4
     assert (found.kind, found.images, found.side) == ("mask", 24, 101)
     assert found.foreground == pytest.approx(masks[masks.any((1, 2))].mean())
+    assert found.thickness > 4
+    assert found.competition == "iout"
     tasks = {"border": border_task(packed, "outline", 1, 1.0), "labels": class_task(packed, "", None, 0.9)}
     for kind, task in tasks.items():
         assert facts_of(settings, packed, task, rows, 1, False).kind.startswith(kind[:5])

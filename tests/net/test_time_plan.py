@@ -84,12 +84,12 @@ def test_a_planned_run_is_repeated_from_its_config_and_resumed_bit_for_bit(slow,
     done = run_here("train.py", *flags, "--minutes", 1, "--experiment_dir", tmp_path / "first")
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
-    parts = [line.split(":")[0] for line in said[:5]]
-    assert parts == ["network", "augmentation", "steps", "loss", "plan"]
+    parts = [line.split(":")[0] for line in said[:6]]
+    assert parts == ["network", "augmentation", "steps", "loss", "metric", "plan"]
     config = json.loads((tmp_path / "first" / "config.json").read_text())
     assert config["minutes"] == 1
     for name in ("epoch_size", "n_epochs", "warmup"):
-        assert f"--{name} {config[name]} " in said[4]
+        assert f"--{name} {config[name]} " in said[5]
     epochs = len(read_table(tmp_path / "first" / "log.csv")["epoch"])
     assert epochs == config["n_epochs"] == sum(int(stage.split(":")[1]) for stage in config["stages"])
 
@@ -99,7 +99,8 @@ def test_a_planned_run_is_repeated_from_its_config_and_resumed_bit_for_bit(slow,
     process.kill()
     process.join()
     (line,) = [line for line in (tmp_path / "said.txt").read_text().splitlines() if line.startswith("plan:")]
-    assert f"--n_epochs {epochs} " in line and "given" in line
+    assert f"--n_epochs {epochs} " in line
+    assert "given" in line
     cut = len(read_table(tmp_path / "again" / "log.csv")["epoch"])
     if cut < epochs:
         done = run_here("train.py", "--resume", "--experiment_dir", tmp_path / "again")

@@ -244,8 +244,11 @@ def test_refusals(tmp_path):
     for words, said in (
         (("--objective", "labels", *gate), "--gate_probs: is for --objective pixels or objects, not for labels"),
         (("--objective", "labels", "--min_area", 4), "--min_area: is for --objective pixels or objects"),
-        (("--objective", "labels", "--metric", "airbus"), "--metric: is for --objective objects, not for labels"),
-        (("--metric", "dsb2018"), "--metric: is for --objective objects, not for pixels; leave it out"),
+        (
+            ("--objective", "labels", "--metric", "airbus"),
+            "--metric: is for --objective pixels or objects, not for labels",
+        ),
+        (("--metric", "dsb2018"), "--metric dsb2018: no such name; known: iout, iou, dice"),
     ):
         assert_refused(run_here(SCRIPT, "--masks_fn", "v0.npy", *words, cwd=tmp_path), 2, said)
     assert files_in(tmp_path) == before

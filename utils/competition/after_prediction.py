@@ -17,7 +17,7 @@ from utils.masks.postprocessing import PostProcessed, PostProcessing, constant_i
 from utils.masks.probability_file import Probabilities, open_probabilities
 from utils.scoring.class_metrics import class_scores
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
-from utils.scoring.mask_metrics import counts, iou, scores_from_counts
+from utils.scoring.mask_metrics import METRICS, counts, ratio, scores_from_counts
 
 
 def finish_masks(
@@ -100,9 +100,10 @@ def print_scores(
     """
     cleaned, truths = cleaned_validation(masks, decisions.how, packed, out), packed.masks[rows]
     found = np.stack(list(cleaned.each_mask(masks.ids)))
-    tenths = scores_from_counts(*counts(found, truths))
-    score = f"iout {int(tenths.sum()) / (10 * len(tenths)):.4f}, iou {iou(found, truths):.4f}"
-    print(f"validation fold: {score} at threshold {decisions.how.threshold:.6g} ({decisions.threshold_from})")
+    counted, recorded = counts(found, truths), {masks.info.metric} & set(METRICS)
+    scores = {name: float(ratio(*METRICS[name].sums(*counted).sum(axis=1))) for name in [*recorded, "iout", "iou"]}
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    print(f"validation fold: {shown} at threshold {decisions.how.threshold:.6g} ({decisions.threshold_from})")
     if packed.instances is not None:
         objects, how = instance_score(cleaned, packed.instances[rows]), decisions.how.instances
         at = f"threshold {how.th:.6g}, seeds above {how.seed_th:.6g} ({decisions.instances_from})"

@@ -180,8 +180,11 @@ class ReportingSettings:
     """print only warnings, errors and the last line."""
     tracker: OptionalText = None
     """mlflow: also log flags, metrics and files there (MLFLOW_TRACKING_URI, else mlflow.db next to the run)."""
+    metric: OptionalText = None
+    """score of masks that ranks snapshots: iout (of the salt competition), iou, dice (means over images), pooled_iou,
+    pooled_dice (over all pixels); border networks also objects."""
     keep: int = 5
-    """snapshots to keep in each cycle, ranked by the measure in their names (iout, objects, auc, accuracy or f2); the
+    """snapshots to keep in each cycle, ranked by the measure in their names (--metric; auc, accuracy or f2); the
     best by validation loss and by every other measure are kept as well."""
     debug: bool = False
     """show the traceback of an error."""

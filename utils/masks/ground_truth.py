@@ -25,13 +25,14 @@ def read_run_lengths(path: str | Path) -> dict[str, list[str]]:
     return cells
 
 
-def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray]:
+def true_masks(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | None = None) -> Iterator[np.ndarray]:
     """Yield the true mask of each image of a mask file, one at a time and in the order of the file.
 
     Args:
         masks: an opened mask file, (N, H, W).
         truth_fn: a packed folder, a csv (id, rle_mask), or a .npy (M, H, W) of 0 and 1 with a .json of its ids;
             None: the packed folder that the mask file names.
+        rows: rows of the mask file to read, in this order; None: all rows.
 
     Yields:
         (H, W), integers or bool; non-zero pixels are mask.
@@ -44,7 +45,7 @@ def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray
     shape = masks.array.shape[1:]
     if Path(source).suffix == ".csv":
         cells, by_row = read_run_lengths(source), read_format(source).by_row
-        rows = {name: name for name in cells}
+        by_name = {name: name for name in cells}
 
         def mask_of(name: str) -> np.ndarray:
             try:
@@ -52,7 +53,7 @@ def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray
             except ValueError as error:
                 raise UserError(f"{source}: the mask of {name}: {error}") from None
 
-        return _by_id(masks, rows, mask_of, source)
+        return _by_id(masks, by_name, mask_of, source, rows)
     if Path(source).suffix == ".npy":
         array, ids = _open_pair(Path(source))
     else:
@@ -66,7 +67,7 @@ def true_masks(masks: Masks, truth_fn: str | None = None) -> Iterator[np.ndarray
         raise UserError(
             f"{masks.path}: expected masks of {array.shape[1:]}, the size of the true masks in {source}, found {shape}"
         )
-    return _by_id(masks, {name: row for row, name in enumerate(ids)}, array.__getitem__, source)
+    return _by_id(masks, {name: row for row, name in enumerate(ids)}, array.__getitem__, source, rows)
 
 
 def true_instances(

@@ -50,6 +50,8 @@ class PredictionInfo:
     border: str | None = None
     """The kind of border that was learned: outline, touching or both."""
     border_width: int | None = None
+    metric: str | None = None
+    """The score that ranked the snapshots of the training."""
 
 
 @dataclass(frozen=True)

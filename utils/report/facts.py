@@ -111,7 +111,7 @@ class RunFacts:
     log: dict[str, list[float]] = field(default_factory=dict)
     """log.csv: column -> one value per epoch; truncated rows are left out."""
     measure: str = "iout"
-    """measure that snapshots are ranked by: iout, objects, auc, accuracy or f2."""
+    """measure that snapshots are ranked by: one of METRICS, objects, auc, accuracy or f2."""
     best: float | None = None
     """the best value of the measure over epochs."""
     best_epoch: int | None = None

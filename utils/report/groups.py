@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from utils.report.facts import Group, Overview, RunFacts
+from utils.report.read_run import OF_MASKS
 from utils.runs.run_folder import FREE_ON_RESUME
 from utils.scoring.bootstrap import difference
 from utils.scoring.cross_fit import CrossFitted, partition
+from utils.scoring.mask_metrics import METRICS
 from utils.scoring.threshold_search import cross_fit_threshold, join
 
-MEASURES = ("iout", "objects", "auc", "accuracy", "f2")
+MEASURES = (*METRICS, "objects", "auc", "accuracy", "f2")
 """Groups are ordered by measure, in this order, and ranked by score within each measure."""
 ALIKE = FREE_ON_RESUME - {"n_epochs", "encoder_weights", "snapshot"} | {"fold", "folds"}
 """Settings that may differ between folds of one experiment: the fold, and all that does not change what is learned."""
@@ -169,10 +171,12 @@ def _stored_cross(runs: Sequence[RunFacts]) -> CrossFitted | None:
     rules, measure = runs[0].stored_rules, _measure(runs)
     if rules is None or any(run.stored_rules != rules for run in runs):
         return None
-    files = rules.get("masks" if measure == "objects" else "probabilities")
+    files = rules.get("masks" if measure in OF_MASKS else "probabilities")
     if not isinstance(files, list) or len(files) != len(runs):
         return None
-    if measure != "objects" and rules.get("rule") not in RULE_OF.get(measure, ()):
+    if measure in METRICS and rules.get("metric") != measure:
+        return None
+    if measure not in OF_MASKS and rules.get("rule") not in RULE_OF.get(measure, ()):
         return None
     cross = rules.get("cross_fitted")
     numbers = [cross.get(entry.name) for entry in fields(CrossFitted)] if isinstance(cross, dict) else [None]

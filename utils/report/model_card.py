@@ -15,9 +15,10 @@ from utils.data.folds import fold_numbers
 from utils.masks.drawing import as_rgb, labelled, outlined
 from utils.masks.mask_file import binarize
 from utils.report.facts import GalleryRow, Judged, RunFacts
-from utils.report.read_run import read_run
+from utils.report.read_run import OF_MASKS, read_run
 from utils.report.safe_reading import attempt
 from utils.scoring.bootstrap import mean_interval
+from utils.scoring.mask_metrics import METRICS
 
 NEVER_IN_CODE = set("`|\\")
 """Characters that a code span in a Markdown table cannot show literally."""
@@ -115,7 +116,7 @@ TASKS = {
     "gate": "gate (whether the mask of an image is empty)",
 }
 
-LOGGED = ("iout", "iou", "objects", "auc", "accuracy", "f2", "recall", "log_loss", "val_loss")
+LOGGED = (*METRICS, "objects", "auc", "accuracy", "f2", "recall", "log_loss", "val_loss")
 FEW = 10
 """Coverage classes with fewer images than this are listed as too small for a reliable score."""
 Row = tuple[str, ...]
@@ -199,15 +200,18 @@ def _of_masks(facts: RunFacts, judged: Judged) -> list[Row]:
 
 def _of_rules(facts: RunFacts) -> list[Row]:
     rules = facts.stored_rules or {}
-    score = "objects" if facts.measure == "objects" else rules.get("rule")
-    return _stored_row(shown(score), "cross-fitted, with the parameters below", rules)
+    score = facts.measure if facts.measure in OF_MASKS else rules.get("rule")
+    if facts.measure in METRICS and rules.get("metric") != facts.measure:
+        return []
+    how = "each part at the threshold of the others" if facts.measure in METRICS else "with the parameters below"
+    return _stored_row(shown(score), f"cross-fitted, {how}", rules)
 
 
 def _as_logged(facts: RunFacts) -> list[Row]:
     if facts.best_epoch not in facts.log.get("epoch", ()):
         return []
     epoch, how = facts.log["epoch"].index(facts.best_epoch), f"epoch {facts.best_epoch}, logged during training"
-    half = {name: f"{how}, at threshold 0.5" for name in ("iout", "iou", "objects")}
+    half = {name: f"{how}, at threshold 0.5" for name in OF_MASKS}
     names = [name for name in LOGGED if name in facts.log]
     return [(f"`{name}`", half.get(name, how), f"{facts.log[name][epoch]:.4f}", "") for name in names]
 
@@ -233,7 +237,7 @@ def _threshold(facts: RunFacts) -> str:
             f"The optimum on this fold alone is {best.low:.6g} to {best.high:.6g}, with an `iout` of {best.score:.4f}.",
         ]
         parts.append(_listed(lines))
-    if rules := facts.stored_rules:
+    if (rules := facts.stored_rules) and facts.measure not in METRICS:
         names = ["th", "seed_th", "min_area", "fill_holes"] if facts.measure == "objects" else ["rule", "thresholds"]
         names += ["gate_threshold"] if "gate_threshold" in rules else []
         parts.append(table(("parameter", "value"), [(name, shown(rules.get(name))) for name in names]))

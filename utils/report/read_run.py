@@ -17,12 +17,13 @@ from utils.report.judge import Cache, judge
 from utils.report.safe_reading import attempt
 from utils.runs.run_folder import RunFolder, SnapshotFile, snapshots_in
 from utils.runs.status import STATUS_FILE, read_status
+from utils.scoring.mask_metrics import METRICS
 from utils.scoring.stored_thresholds import LABELS_FILE, OBJECTS_FILE, THRESHOLD_FILE, read_threshold
 
 T = TypeVar("T")
 MEASURES = ("objects", "iout", "auc", "f2", "accuracy")
-"""Measures that snapshots may be ranked by; in a log with several of them, the first one counts."""
-OF_MASKS = ("iout", "objects")
+"""Measures that snapshots are ranked by without --metric; in a log with several of them, the first one counts."""
+OF_MASKS = (*METRICS, "objects")
 """Measures of networks that predict masks."""
 
 
@@ -53,7 +54,8 @@ def _read(path: Path, name: str, cache: Cache, problems: list[str]) -> RunFacts:
     snapshots = attempt(partial(snapshots_in, folder.snapshots), problems, path, "snapshots") or []
     if settings is None and not (log or summary or snapshots):
         raise UserError(problems.pop(0))
-    settings, measure = translated(settings or {}), _measure(log, snapshots)
+    settings = translated(settings or {})
+    measure = _measure(log, snapshots, settings.get("metric"))
     state, note = _state(path, folder.summary.is_file(), problems)
     stored, judged = _object_in(path / THRESHOLD_FILE, path, problems), None
     if measure in OF_MASKS:
@@ -140,10 +142,10 @@ def _state(path: Path, finished: bool, problems: list[str]) -> tuple[RunState, s
     return ("finished", "") if finished else ("interrupted", "no summary.json and no valid status.json")
 
 
-def _measure(log: dict[str, list[float]], snapshots: Sequence[SnapshotFile]) -> str:
+def _measure(log: dict[str, list[float]], snapshots: Sequence[SnapshotFile], metric: object) -> str:
     if snapshots:
         return snapshots[0].measure
-    return next((name for name in MEASURES if name in log), "iout")
+    return next((name for name in (metric, *MEASURES) if name in log), "iout")
 
 
 def _best(
@@ -161,7 +163,8 @@ def _best(
 def _stored_rules(path: Path, measure: str, problems: list[str]) -> dict[str, Any] | None:
     if measure == "iout":
         return None
-    stored = _object_in(path / (OBJECTS_FILE if measure == "objects" else LABELS_FILE), path, problems)
+    name = OBJECTS_FILE if measure == "objects" else THRESHOLD_FILE if measure in METRICS else LABELS_FILE
+    stored = _object_in(path / name, path, problems)
     return stored and without_secrets(stored)
 
 

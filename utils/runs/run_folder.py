@@ -20,7 +20,7 @@ from utils.core.files import write_json
 from utils.core.settings import as_typed, read_flags
 from utils.core.tables import write_table
 
-SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9]+)_(\d\.\d+)")
+SNAPSHOT_NAME = re.compile(r"epoch_(\d+)\.loss_([0-9.]+)\.([a-z0-9_]+)_(\d\.\d+)")
 
 # Flags that may differ between a run and its continuation.
 FREE_ON_RESUME = {
@@ -45,7 +45,7 @@ class SnapshotFile:
     epoch: int
     loss: float
     measure: str
-    """The measure that ranks it: iout (masks), objects (border networks), or auc, accuracy or f2 (image classes)."""
+    """The measure that ranks it: one of METRICS (masks), objects (border networks), auc, accuracy or f2 (classes)."""
     score: float
 
     @property

@@ -23,6 +23,17 @@ def mean_interval(scores: np.ndarray, n_resamples: int = 2000, seed: int = 4545)
     return float(low), float(high)
 
 
+def resampled_sums(columns: np.ndarray, n_resamples: int = 2000, seed: int = 4545) -> np.ndarray:
+    """Return the sums of columns (N, K) over resampled images, (n_resamples, K) float64, for intervals of ratios.
+
+    The arguments are those of `mean_interval`; the same images are drawn for all columns.
+    """
+    rng, n_images = np.random.default_rng(seed), len(columns)
+    shares, most = np.full(n_images, 1 / n_images), max(1, 2_000_000 // n_images)  # most bounds the size of the table
+    sizes = [min(most, n_resamples - start) for start in range(0, n_resamples, most)]
+    return np.concatenate([rng.multinomial(n_images, shares, size=size) @ columns.astype(float) for size in sizes])
+
+
 @dataclass(frozen=True)
 class Difference:
     """Mean of B - A over the images that both networks predicted out of fold, with a paired bootstrap interval."""

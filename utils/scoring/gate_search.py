@@ -16,6 +16,7 @@ from utils.masks.gate import OPEN, gate_probability, gated_out
 from utils.masks.mask_file import Masks
 from utils.masks.probability_file import Probabilities
 from utils.scoring.cross_fit import CrossFitted, cross_fit, cross_fitted_line, partition
+from utils.scoring.mask_metrics import METRICS
 from utils.scoring.threshold_search import (
     Best,
     ByArea,
@@ -265,6 +266,7 @@ class GatedFit:
     n_gated_out: int
     n_images: int
     n_files: int
+    metric: str = "iout"
 
     @property
     def helps(self) -> bool:
@@ -278,6 +280,7 @@ class GatedFit:
             "gate_threshold": gate["threshold"],
             "low": gate["low"],
             "high": gate["high"],
+            "metric": self.metric,
             "threshold": self.best.threshold,
             "threshold_low": self.best.low,
             "threshold_high": self.best.high,
@@ -297,6 +300,7 @@ class GatedFit:
         best, area = self.best, f"; masks under {self.best.min_area} pixels are emptied" if self.best.min_area else ""
         lines = [
             f"images           {self.n_images} in {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
+            f"metric           {self.metric}   ({METRICS[self.metric].about})",
             gate_line(self.gate, self.n_gated_out, self.n_images),
             f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
             f"fitted score     {best.score:.5f}   (on the images used for the fit; no gate: {self.without.score:.5f})",

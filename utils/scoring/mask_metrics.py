@@ -6,7 +6,12 @@ mask is empty, the score is 1 if the predicted mask is empty too, else 0. The sc
 
 The IoU of a small mask is often exactly equal to a threshold, where floating point would decide by chance. Therefore
 everything is computed in integers.
+
+METRICS has the other usual metrics of masks beside it: IoU and Dice, as a mean over images or over all pixels together.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,3 +67,49 @@ def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
     inside, ours, theirs = counts(predicted, truth)
     union = ours + theirs - inside
     return float(np.where(union == 0, 1.0, inside / np.maximum(union, 1)).mean())
+
+
+UNIT = 2**36
+"""A perfect score of an image in whole numbers: sums over images stay exact, and quotients are cut at 1.5e-11."""
+PixelCounts = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class Metric(NamedTuple):
+    """A metric of masks: a sum of numerators divided by a sum of denominators, each over all images."""
+
+    name: str
+    about: str
+    of_image: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """Pixels in both masks, in the predicted and in the true mask -> numerator and denominator of an image."""
+
+    def sums(self, intersection: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Return the numerators and denominators (2, ...) int64 of images; arguments as for `scores_from_counts`."""
+        three = (np.asarray(count, dtype=np.int64) for count in (intersection, predicted, truth))
+        return np.stack(np.broadcast_arrays(*self.of_image(*three)))
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return numerator / denominator, (...) float64, and 1 if there is nothing in either mask."""
+    return np.where(denominator == 0, 1.0, numerator / np.maximum(denominator, 1))
+
+
+def _per_image(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.where(whole == 0, UNIT, part * UNIT // np.maximum(whole, 1)), np.full_like(whole, UNIT)
+
+
+def _tenths(inside: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    tenths = scores_from_counts(inside, ours, theirs)
+    return tenths, np.full_like(tenths, 10)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("iout", "share of the IoU thresholds .50 to .95 that an image exceeds, mean over images", _tenths),
+        Metric("iou", "IoU, mean over images", lambda i, p, t: _per_image(i, p + t - i)),
+        Metric("dice", "Dice, mean over images", lambda i, p, t: _per_image(2 * i, p + t)),
+        Metric("pooled_iou", "IoU over the pixels of all images", lambda i, p, t: (i, p + t - i)),
+        Metric("pooled_dice", "Dice over the pixels of all images", lambda i, p, t: (2 * i, p + t)),
+    )
+}
+"""Metrics of masks by the name that --metric takes; a pair of empty masks scores 1, and adds nothing to pooled ones."""

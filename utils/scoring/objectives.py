@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.core.errors import UsageError
+from utils.core.names import pick
 from utils.core.settings import Ints, OptionalText, Texts
 from utils.data.image_classes import NOT_EMPTY, ImageClasses, read_classes
 from utils.masks.mask_file import Masks, open_masks
@@ -13,6 +14,8 @@ from utils.masks.probability_file import Probabilities, open_probabilities
 from utils.scoring.class_search import fit_classes
 from utils.scoring.gate_search import fit_gated
 from utils.scoring.instance_search import fit_instances
+from utils.scoring.mask_metrics import METRICS, Metric
+from utils.scoring.metric_search import fit_metric, fit_metric_gated
 from utils.scoring.stored_thresholds import (
     GATE_FILE,
     LABELS_FILE,
@@ -38,7 +41,8 @@ class OptimizeSettings:
     """out-of-fold probabilities that an image contains anything (train_classifier.py); the gate's threshold is fitted
     together with those of masks or objects."""
     metric: OptionalText = None
-    """score of objects: dsb2018 or airbus (F2); default: dsb2018."""
+    """score to maximise. pixels: iout, iou, dice (means over images), pooled_iou, pooled_dice; default: the one that
+    ranked the snapshots of the training, else iout. objects: dsb2018 or airbus (F2); default: dsb2018."""
     truth_fn: OptionalText = None
     """the truth: a packed folder, a csv of run-lengths or a .npy of masks; default: the folder the masks are from."""
     min_area: Ints = ()
@@ -68,14 +72,22 @@ def fit_pixels(settings: OptimizeSettings) -> Result:
     Without a gate, the score over all thresholds is plotted into a png file next to each result file.
     """
     files = _opened(settings.masks_fn)
+    metric, where = _metric(settings, files), (settings.truth_fn, settings.min_area)
+    by_iout = metric.name == "iout"
     if settings.gate_probs:
         gate = [open_probabilities(name) for name in settings.gate_probs]
-        gated = fit_gated(files, gate, settings.truth_fn, settings.min_area)
+        gated = fit_gated(files, gate, *where) if by_iout else fit_metric_gated(files, gate, *where, metric)
         return _result(gated.as_text(), gated.as_json(files, gate), files, settings.out, GATE_FILE)
-    fit = fit_files(files, settings.truth_fn, settings.min_area)
+    fit = fit_files(files, *where) if by_iout else fit_metric(files, *where, metric)
     result = _result(fit.as_text(), fit.as_json(files), files, settings.out, THRESHOLD_FILE)
-    plot_threshold([path.with_suffix(".png") for path in result.paths], fit.steps, fit.best)
+    plot_threshold([path.with_suffix(".png") for path in result.paths], fit)
     return result
+
+
+def _metric(settings: OptimizeSettings, files: Sequence[Masks]) -> Metric:
+    """Return the metric of masks that was asked for, else the one that ranked the snapshots, else iout."""
+    recorded = {masks.info.metric for masks in files} & set(METRICS)
+    return pick(METRICS, settings.metric or (recorded.pop() if len(recorded) == 1 else "iout"), "--metric")
 
 
 def fit_objects(settings: OptimizeSettings) -> Result:
@@ -112,7 +124,7 @@ OBJECTIVES: dict[str, Callable[[OptimizeSettings], Result]] = {
     "objects": fit_objects,
     "labels": fit_labels,
 }
-OBJECTIVES_WITH = {"metric": ("objects",), "gate_probs": ("pixels", "objects"), "min_area": ("pixels", "objects")}
+OBJECTIVES_WITH = dict.fromkeys(("metric", "gate_probs", "min_area"), ("pixels", "objects"))
 """Flag -> the objectives that use it; the other flags are used by every objective."""
 
 

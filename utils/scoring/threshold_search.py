@@ -8,7 +8,7 @@ integer number of tenths) changes at few of them. The score of N images is there
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from utils.core.files import atomic_file
 from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import Masks
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fit, cross_fitted_line, partition
-from utils.scoring.mask_metrics import scores_from_counts
+from utils.scoring.mask_metrics import METRICS, scores_from_counts
 
 ByArea = Mapping[int, "Steps"]  # minimum area of a predicted mask -> the steps if smaller masks count as empty
 
@@ -58,6 +58,20 @@ class Steps:
         values, totals = np.append(0.0, self.value[order]), np.append(0, np.cumsum(self.change[order]))
         last = np.append(values[1:] != values[:-1], True)  # only the total after all steps at one value matters
         return merged(values[last], totals[last])
+
+    def mean_curve(self) -> "Curve":
+        """Return the mean score of the images at every threshold."""
+        values, tenths = self.curve()
+        return Curve(values, tenths / (10 * self.n_images))
+
+
+class Curve(NamedTuple):
+    """A score over all thresholds."""
+
+    values: np.ndarray
+    """(V,) float64, ascending from 0."""
+    scores: np.ndarray
+    """(V,) float64, 0..1: the score for th in [values[i], values[i + 1]); the last interval includes 1."""
 
 
 @dataclass(frozen=True)
@@ -214,25 +228,29 @@ class Fit:
     """score at threshold .5, without a minimum area."""
     cross_fitted: CrossFitted | None
     """None if there is only one image."""
-    steps: Steps
+    curve: Curve
     """scores over all thresholds, at the best minimum area."""
+    n_images: int
     n_files: int
+    metric: str = "iout"
 
     def as_json(self, files: Sequence[Masks]) -> dict[str, Any]:
         """Return the contents of threshold.json."""
         return {
             **asdict(self.best),
+            "metric": self.metric,
             "score_at_half": self.score_at_half,
             "cross_fitted": self.cross_fitted and asdict(self.cross_fitted),
             "masks": [str(masks.path) for masks in files],
-            "n_images": self.steps.n_images,
+            "n_images": self.n_images,
         }
 
     def as_text(self) -> str:
         """Format the result as a short table."""
         best, area = self.best, f"; masks under {self.best.min_area} pixels are emptied" if self.best.min_area else ""
         lines = [
-            f"images           {self.steps.n_images} in {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
+            f"images           {self.n_images} in {self.n_files} mask file{'s' if self.n_files > 1 else ''}",
+            f"metric           {self.metric}   ({METRICS[self.metric].about})",
             f"best threshold   {best.threshold:.6g}   (equally good from {best.low:.6g} to {best.high:.6g}{area})",
             f"fitted score     {best.score:.5f}   (on the images used for the fit)",
             f"score at .5      {self.score_at_half:.5f}",
@@ -260,7 +278,8 @@ def fit_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequence[
         best=best,
         score_at_half=int(pooled[0].tenths_at(0.5).sum()) / (10 * n_images),
         cross_fitted=CrossFitted.of(cross_fit_threshold(pooled, parts), unit=10),
-        steps=pooled[best.min_area],
+        curve=pooled[best.min_area].mean_curve(),
+        n_images=n_images,
         n_files=len(files),
     )
 
@@ -271,11 +290,16 @@ def steps_of_files(files: Sequence[Masks], truth_fn: str | None, min_areas: Sequ
     Raises:
         UserError, UsageError: as for `fit_files`.
     """
+    areas = tried_areas(min_areas)
+    check_files(files)
+    return join([_steps_of_file(masks, truth_fn, areas) for masks in files])
+
+
+def tried_areas(min_areas: Sequence[int]) -> list[int]:
+    """Return the minimum areas to try, ascending, with 0; raise UsageError if one is below 0."""
     if min(min_areas, default=0) < 0:
         raise UsageError(f"--min_area {min(min_areas)}: expected a number of pixels, 0 or more")
-    check_files(files)
-    areas = sorted({0, *min_areas})
-    return join([_steps_of_file(masks, truth_fn, areas) for masks in files])
+    return sorted({0, *min_areas})
 
 
 def _steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> ByArea:
@@ -286,22 +310,15 @@ def _steps_of_file(masks: Masks, truth_fn: str | None, areas: Sequence[int]) -> 
         raise UserError(f"{masks.path}: {error}") from None
 
 
-def plot_threshold(paths: Sequence[str | Path], steps: Steps, best: Best) -> None:
-    """Plot the score as a step function of the threshold, with the optimal interval, into png files.
-
-    Args:
-        paths: the files; each gets the same plot.
-        steps: steps of all images, with masks under best.min_area counted as empty.
-        best: the interval to mark.
-    """
+def plot_threshold(paths: Sequence[str | Path], fit: Fit) -> None:
+    """Plot the score as a step function of the threshold, with the optimal interval, into png files, all the same."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, because it keeps every figure in memory and needs a display
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    values, tenths = steps.curve()
-    scores = tenths / (10 * steps.n_images)
+    (values, scores), best = fit.curve, fit.best
     axes.step(np.append(values, 1), np.append(scores, scores[-1]), where="post", color="#1f4e79", linewidth=1.2)
     axes.axvspan(
         best.low,
@@ -312,7 +329,7 @@ def plot_threshold(paths: Sequence[str | Path], steps: Steps, best: Best) -> Non
         label=f"optimal: {best.low:.6g} to {best.high:.6g}",
     )
     axes.axvline(0.5, color="grey", linewidth=0.8, linestyle=":", label="0.5")
-    axes.set(xlabel="threshold", ylabel="score (iout)", xlim=(0, 1))
+    axes.set(xlabel="threshold", ylabel=f"score ({fit.metric})", xlim=(0, 1))
     area = f", masks under {best.min_area} pixels emptied" if best.min_area else ""
     axes.set_title(f"best {best.score:.4f} at threshold {best.threshold:.6g}{area}")
     axes.legend(loc="lower center", facecolor="white", framealpha=1, edgecolor="none")

@@ -12,7 +12,7 @@ from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import binarize
 from utils.scoring.class_metrics import class_scores
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
-from utils.scoring.mask_metrics import counts, scores_from_counts
+from utils.scoring.mask_metrics import METRICS, counts, ratio, scores_from_counts
 
 
 class Scores(Protocol):
@@ -34,14 +34,18 @@ class Scores(Protocol):
 
 @dataclass
 class PixelScores:
-    """Scores of masks: val_loss, iou and iout (the salt competition's metric).
+    """Scores of masks: val_loss, iou, iout (the salt competition's metric) and, if it is another one, `metric`.
 
-    iou and iout are 0..1, at threshold .5 and at the size of the packed images.
+    All but the loss are 0..1, at threshold .5 and at the size of the packed images.
     """
 
+    metric: str = "iout"
+    """Name in METRICS."""
     losses: list[float] = field(default_factory=list)
     tenths: int = 0
     ious: list[float] = field(default_factory=list)
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
+    """Numerator and denominator of the metric."""
 
     def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
         """Add a batch; `predictions` are (B, h, w), or (B, 2, h, w) with borders, float16."""
@@ -51,12 +55,14 @@ class PixelScores:
         self.losses += losses
         self.tenths += int(scores_from_counts(inside, ours, theirs).sum())
         self.ious += np.where(union == 0, 1.0, inside / np.maximum(union, 1)).tolist()
+        self.sums += METRICS[self.metric].sums(inside, ours, theirs).sum(axis=1)
 
     def means(self) -> dict[str, float]:
-        """Return val_loss, iou and iout."""
+        """Return val_loss, iou, iout and the metric."""
         number = len(self.ious)
         return {
             **_mean_loss(self.losses),
+            self.metric: float(ratio(*self.sums)),
             "iou": math.fsum(self.ious) / number,
             "iout": self.tenths / (10 * number),
         }
@@ -66,8 +72,11 @@ class PixelScores:
 class InstanceScores:
     """The scores of masks, and `objects`: the DSB2018 score of the instances at thresholds of .5, 0..1."""
 
-    pixels: PixelScores = field(default_factory=PixelScores)
+    metric: str = "iout"
     matches: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pixels = PixelScores(self.metric)
 
     def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
         """Add a batch; `predictions` are (B, 2, h, w) float16, masks and borders."""
@@ -76,7 +85,7 @@ class InstanceScores:
             self.matches.append(match_counts(label_instances(mask, border, InstanceRules()), packed.instances[row]))
 
     def means(self) -> dict[str, float]:
-        """Return val_loss, iou, iout and objects."""
+        """Return val_loss, iou, iout, the metric and objects."""
         return {**self.pixels.means(), "objects": float(dsb2018_scores(np.stack(self.matches)).mean())}
 
 
