@@ -30,3 +30,23 @@ def test_levers_are_compared_with_the_first_one_and_finished_runs_are_kept(surve
     assert run_script(*words, *levers, cwd=tmp_path).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert_refused(run_script(*words, "--levers", "no such lever"), 2, "--levers no such lever", "expected <name>=")
+
+
+def test_time_to_score_trains_this_project_and_its_rivals(survey, tmp_path):
+    words = ("bench/time_to_score.py", "--data_dir", survey, "--seeds", 1)
+    for contenders, minutes in ((["recipe"], 0.6), (["smp_resnet18", "nnunet"], 0.02)):
+        out = tmp_path / contenders[0]
+        command = (*words, "--minutes", minutes, "--out", out, "--only", *contenders)
+        done = run_script(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        scores = json.loads((out / "scores.json").read_text())["scores"]
+        assert list(scores) == contenders
+        for by_time in scores.values():
+            ((found,),) = by_time.values()
+            assert all(0 <= value <= 1 for value in found.values())
+        assert (out / "scores.png").stat().st_size > 0
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*/val.npy")}
+        assert len(before) == len(contenders)
+        assert run_script(*command, cwd=tmp_path).returncode == 0
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert_refused(run_script(*words, "--only", "unet"), 2, "--only unet", "nnunet")
