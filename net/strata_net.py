@@ -117,14 +117,14 @@ class StrataNet(nn.Module):
         for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
             x = block(torch.cat([_enlarged(x, 2, skip), skip], dim=1))
         # a 1x1 convolution gives the same result before upsampling as after it, at a 64th of the cost
-        wide = _enlarged(self.deepest(maps[-1]), 8, x)
+        wide = _enlarged(self.deepest(maps[-1]), 8, x, "bilinear")  # blocks of 16 pixels would show in the logits
         logits = F.pixel_shuffle(self.head(torch.cat([x, wide], dim=1)), 2)
         return logits[..., : images.shape[-2], : images.shape[-1]]
 
 
-def _enlarged(x: Tensor, factor: int, like: Tensor) -> Tensor:
-    """Enlarge a map by a factor (nearest neighbour), and cut off what exceeds the map `like`."""
-    enlarged = F.interpolate(x, scale_factor=float(factor), mode="nearest")
+def _enlarged(x: Tensor, factor: int, like: Tensor, mode: str = "nearest") -> Tensor:
+    """Enlarge a map by a factor, and cut off what exceeds the map `like`."""
+    enlarged = F.interpolate(x, scale_factor=float(factor), mode=mode)
     return enlarged[..., : like.shape[-2], : like.shape[-1]]
 
 
