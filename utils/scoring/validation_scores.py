@@ -62,9 +62,9 @@ class PixelScores:
         number = len(self.ious)
         return {
             **_mean_loss(self.losses),
-            self.metric: float(ratio(*self.sums)),
             "iou": math.fsum(self.ious) / number,
             "iout": self.tenths / (10 * number),
+            **({} if self.metric in ("iou", "iout") else {self.metric: float(ratio(*self.sums))}),
         }
 
 
