@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 from helpers.scripts import TINY_ARCH, assert_refused, run_script
+from PIL import Image
 
 
 def test_throughput_of_the_project_itself(tmp_path):
@@ -50,3 +52,25 @@ def test_time_to_score_trains_this_project_and_its_rivals(survey, tmp_path):
         assert run_script(*command, cwd=tmp_path).returncode == 0
         assert {path: path.stat().st_mtime_ns for path in before} == before
     assert_refused(run_script(*words, "--only", "unet"), 2, "--only unet", "nnunet")
+
+
+def test_a_cloned_set_becomes_images_and_masks(tmp_path):
+    part = tmp_path / "clone/feral-cat-segmentation.v1i.yolov8/test"
+    for folder in ("images", "labels"):
+        (part / folder).mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(part / "images/one.rf.1.jpg")
+    (part / "labels/one.rf.1.txt").write_text("0 .25 0 .75 0 .75 .5 .25 .5\n")
+    words = ("bench/lay_out_set.py", "--clone", tmp_path / "clone")
+    done = run_script(*words, "--set", "cats", "--out", tmp_path / "cats", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cats/train/images/one.jpg").read_bytes() == (part / "images/one.rf.1.jpg").read_bytes()
+    mask = np.asarray(Image.open(tmp_path / "cats/train/masks/one.png"))
+    assert mask.shape == (20, 40)
+    assert set(np.unique(mask)) == {0, 255}
+    assert mask[:10, 10:30].all()
+    assert not mask[12:].any()
+    assert not mask[:, :9].any()
+    refused = run_script(*words, "--set", "dogs", "--out", tmp_path / "dogs", cwd=tmp_path)
+    assert_refused(refused, 2, "--set dogs", "cats")
+    empty = run_script(*words, "--set", "aerial_roads", "--out", tmp_path / "roads", cwd=tmp_path)
+    assert_refused(empty, 1, "aerial_roads", "no images")
