@@ -58,6 +58,8 @@ def test_the_threshold_follows_the_metric_of_the_training(run, survey, tmp_path)
     succeed("report.py", run.parent, "--out", page)
     text = page.read_text()
     assert "best pooled_iou" in text
+    assert f"<dt>cross-fitted pooled_iou</dt><dd>{stored['cross_fitted']['score']:.3f}" in text
+    assert f"<dt>threshold</dt><dd>{stored['threshold']:.3f}" in text
 
 
 def test_the_recipe_chooses_the_metric_and_a_run_without_one_goes_on_without_it(tmp_path):

@@ -138,7 +138,7 @@ def _group(name: str, runs: list[RunFacts]) -> Group:
     if _measure(runs) == "iout":
         cross_scores, cross = _cross_scores(runs)
     else:
-        cross = _stored_cross(runs)
+        cross = stored_cross(runs)
         cross_scores = _stored_scores(runs) if cross else {}
     return Group(
         name=name,
@@ -166,7 +166,7 @@ def _cross_scores(runs: Sequence[RunFacts]) -> tuple[dict[str, float], CrossFitt
     return dict(zip(ids, scores, strict=True)), CrossFitted.of(by_part, unit=10)
 
 
-def _stored_cross(runs: Sequence[RunFacts]) -> CrossFitted | None:
+def stored_cross(runs: Sequence[RunFacts]) -> CrossFitted | None:
     """Return the cross-fitted score that optimize_threshold.py stored for exactly these runs and their measure."""
     rules, measure = runs[0].stored_rules, _measure(runs)
     if rules is None or any(run.stored_rules != rules for run in runs):

@@ -194,7 +194,7 @@ def _of_masks(facts: RunFacts, judged: Judged) -> list[Row]:
     files = (facts.stored or {}).get("masks")
     if isinstance(files, list) and len(files) > 1:
         how = f"cross-fitted over {len(files)} mask files, each at the threshold fitted on the others"
-        rows += _stored_row("`iout`", how, facts.stored)
+        rows += _stored_row(shown((facts.stored or {}).get("metric", "iout")), how, facts.stored)
     return [*rows, ("`iout`", at, *_mean(judged.tenths / 10)), ("`iou`", at, *_mean(judged.ious))]
 
 

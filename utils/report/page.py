@@ -21,12 +21,13 @@ from utils.report.charts import bar
 from utils.report.facts import Overview, RunFacts, RunState
 from utils.report.find_runs import runs_below, short_names
 from utils.report.formatting import count
-from utils.report.groups import overview
+from utils.report.groups import overview, stored_cross
 from utils.report.judge import COVERAGES, Cache
 from utils.report.pictures import PANELS, Pictures, Strip
 from utils.report.read_run import read_run
 from utils.report.run_charts import Figure, curves, reliability_figure, threshold_figure
 from utils.report.table import anchor_of, columns_of, encoded_scores, entries_of
+from utils.scoring.mask_metrics import METRICS
 
 HERE = Path(__file__).parent
 GENERATOR = "Strata report"
@@ -184,21 +185,19 @@ def _judged_facts(run: RunFacts) -> Sequence[Fact]:
     judged = run.judged
     if judged is None:
         return []
-    of_masks = "" if run.measure == "iout" else " (mask iout)"
+    of_masks = "" if run.measure in METRICS else " (mask iout)"
     taken = Fact(f"threshold{of_masks}", words.threshold(judged.threshold), judged.threshold_from)
     if judged.min_area:
         taken = Fact(taken.name, taken.text, f"{taken.detail}; masks under {judged.min_area} pixels are emptied")
-    if judged.cross is None:
-        return [taken]
-    cross = judged.cross
-    return [
-        Fact(
-            f"cross-fitted{of_masks}",
-            words.score(cross.score),
-            f"{words.score(cross.low)} to {words.score(cross.high)}",
-        ),
-        taken,
+    crosses = {f"cross-fitted{of_masks}": judged.cross}
+    if run.measure in METRICS and run.measure != "iout":
+        crosses = {f"cross-fitted {run.measure}": stored_cross([run]), "cross-fitted iout": judged.cross}
+    found = [
+        Fact(name, words.score(cross.score), f"{words.score(cross.low)} to {words.score(cross.high)}")
+        for name, cross in crosses.items()
+        if cross
     ]
+    return [*found, taken]
 
 
 @dataclass
