@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from net.augmentations import Vary
 from net.batch_augmentation import BatchChange
@@ -18,6 +18,8 @@ from utils.data.packed_data import PackedImages
 Key = tuple[int, int]
 """(pass over the images, row of the packed images); together with the seed it determines a training sample."""
 
+HELD_AT_ONCE = 256
+"""Images that are moved to the memory of the device at once."""
 
 Sample = tuple[Tensor, Tensor, Tensor]
 """Image, target, and the numbers that the change of the whole batch takes (none if the batch is not changed)."""
@@ -56,12 +58,15 @@ class TrainingRows(Dataset[Sample]):
         if self._vary is None:
             self._vary = self.make_vary()
         images = self.packed.images[[row for _, row in keys]]
-        return [self._sample(image, turn, row) for image, (turn, row) in zip(images, keys, strict=True)]
+        return [(*self._sample(image, *key), self.numbers(*key)) for image, key in zip(images, keys, strict=True)]
 
-    def _sample(self, image: np.ndarray, turn: int, row: int) -> Sample:
+    def _sample(self, image: np.ndarray, turn: int, row: int) -> tuple[Tensor, Tensor]:
         varied, truth = self.kind.augmented(self._vary, image, self.truth(self.packed, row), [self.seed, turn, row])
-        numbers = self.change.draw(self.seed, turn, row) if self.change else np.empty(0, np.float32)
-        return planes(varied), self.kind.target_tensor(self.target(truth)), torch.from_numpy(numbers)
+        return planes(varied), self.kind.target_tensor(self.target(truth))
+
+    def numbers(self, turn: int, row: int) -> Tensor:
+        """Return the numbers that the change of the whole batch takes for a sample."""
+        return torch.from_numpy(self.change.draw(self.seed, turn, row) if self.change else np.empty(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,35 @@ class EpochBatches:
         return (microbatch.keys for microbatch in self.microbatches())
 
 
+class HeldSamples:
+    """Batches of samples that lie in the memory of a device, for samples that only the change of the batch varies.
+
+    All images are read and fitted once; an iteration yields what a DataLoader would: images (B, C, S, S) uint8, targets
+    (B, K, S, S) or (B, K) uint8, and numbers (B, n) float32.
+
+    Args:
+        samples: samples by key, which look the same in every pass.
+        batches: keys of the microbatches.
+        device: where the network is.
+    """
+
+    def __init__(self, samples: TrainingRows, batches: EpochBatches, device: torch.device) -> None:
+        self.samples, self.batches, self.device = samples, batches, device
+        self.place = {int(row): place for place, row in enumerate(batches.rows)}
+        chunks = np.array_split(batches.rows, -(-len(batches.rows) // HELD_AT_ONCE))
+        parts = [default_collate(samples.__getitems__([(0, int(row)) for row in chunk])) for chunk in chunks]
+        self.images, self.targets = (torch.cat([part[column].to(device) for part in parts]) for column in range(2))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for keys in self.batches:
+            places = torch.tensor([self.place[row] for _, row in keys]).to(self.device, non_blocking=True)
+            numbers = torch.stack([self.samples.numbers(*key) for key in keys])
+            yield [self.images[places], self.targets[places], numbers]
+
+
 class TrainingBatches:
     """Microbatches of an epoch on the device of the network, augmented.
 
@@ -207,17 +241,14 @@ class TrainingBatches:
         batches: keys of the microbatches.
         workers: number of DataLoader workers.
         device: where the network is.
+        held: keep all samples in the memory of the device; they have to look the same in every pass.
     """
 
-    def __init__(self, samples: TrainingRows, batches: EpochBatches, workers: int, device: torch.device) -> None:
+    def __init__(
+        self, samples: TrainingRows, batches: EpochBatches, workers: int, device: torch.device, held: bool = False
+    ) -> None:
         self.change, self.device = samples.change, device
-        self.loader = DataLoader(
-            samples,
-            batch_sampler=batches,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
-        )
+        self.loader = HeldSamples(samples, batches, device) if held else _loader(samples, batches, workers, device)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -226,6 +257,16 @@ class TrainingBatches:
         for batch in self.loader:
             images, targets, numbers = (tensor.to(self.device, non_blocking=True) for tensor in batch)
             yield self.change.apply(images, targets, numbers) if self.change else (images, targets)
+
+
+def _loader(samples: TrainingRows, batches: EpochBatches, workers: int, device: torch.device) -> DataLoader:
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def fitted(images: np.ndarray, fit: Fit) -> Tensor:

@@ -15,6 +15,7 @@ from utils.core.training_settings import MachineSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 KNOWN = ("auto", "cpu", "cuda", "mps", "xpu")
+CPU_ROOM = 2**28  # bytes of images in the memory of a CPU; reading them again is cheap
 CLEARLY_SLOWER = 0.8  # a speed below this share of another is no noise
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,6 +71,11 @@ class Machine:
     def prediction_batch_size(self) -> int:
         """Batch size at which prediction is fastest; a larger one exceeds the cache of a CPU (bench/LEDGER.md)."""
         return 16 if self.device.type == "cpu" else 64
+
+    @property
+    def room_for_images(self) -> int:
+        """Bytes of training images that may be kept in the memory of the device."""
+        return torch.cuda.mem_get_info(self.device)[0] // 4 if self.device.type == "cuda" else CPU_ROOM
 
     def __str__(self) -> str:
         name = (

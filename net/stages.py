@@ -24,6 +24,10 @@ class Stage:
         named = VAL_AUGS[self.val_augs]
         return named if named.size is None else replace(named, size=self.size)
 
+    def is_fixed(self, train_augs: str) -> bool:
+        """Return True if an image looks the same in every pass, until the whole batch is changed."""
+        return self.crop is None and TRAIN_AUGS[train_augs].build is None
+
     def vary(self, train_augs: str) -> Vary:
         """Return the function that augments training images at this size."""
         return TRAIN_AUGS[train_augs].maker(self.size, self.crop)

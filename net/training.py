@@ -139,7 +139,9 @@ class Run:
         """
         stage, name, seed = stage or self.stages[0], self.settings.data.train_augs, self.settings.step.seed
         samples = TrainingRows(self.packed, self.task, partial(stage.vary, name), seed, TRAIN_AUGS[name].batch)
-        return TrainingBatches(samples, self.batches, self.workers, self.machine.device)
+        pixels = math.prod(self.task.kind.target_shape(stage.size)) + self.packed.channels * stage.size**2
+        held = stage.is_fixed(name) and pixels * len(self.batches.rows) < self.machine.room_for_images
+        return TrainingBatches(samples, self.batches, self.workers, self.machine.device, held)
 
     def val_batch_size(self, stage: Stage) -> int:
         """Return the images per validation batch: as many pixels as in training, as whole images may exceed crops."""

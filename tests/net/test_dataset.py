@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from net.augmentations import TRAIN_AUGS
+from net.augmentations import TRAIN_AUGS, Crop
 from net.dataset import EpochBatches, Mix, TrainingBatches, TrainingRows, normalised
 from net.stages import Stage
 from net.tasks import border_task, class_task, mask_task
@@ -125,6 +125,25 @@ def test_the_number_of_workers_changes_nothing(survey, name):
         loader = TrainingBatches(samples, plan, workers, CPU)
         seen.append([torch.cat([images.flatten(), targets.flatten()]) for images, targets in loader])
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
+
+
+@pytest.mark.parametrize("make_task", TASKS.values(), ids=TASKS)
+def test_batches_held_in_the_memory_of_the_device_are_the_same(survey, make_task):
+    packed = open_packed(survey)
+    stage = Stage(64, 1, "val_128_resize", None)
+    change = TRAIN_AUGS["affine_128_d4"].batch
+    samples = TrainingRows(packed, make_task(packed), partial(stage.vary, "affine_128_d4"), 3, change)
+    read, held = (
+        TrainingBatches(samples, EpochBatches(np.arange(1, 13), 5, seed=3), 0, CPU, held) for held in (False, True)
+    )
+    for epoch in (0, 3):
+        read.loader.batch_sampler.epoch = held.loader.batches.epoch = epoch
+        assert len(read) == len(held) == 3
+        for one, other in zip(read, held, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert stage.is_fixed("affine_128_d4")
+    assert not stage.is_fixed("train_128_d4")
+    assert not Stage(64, 1, "val_native", Crop(0.5)).is_fixed("affine_128_d4")
 
 
 @pytest.mark.parametrize("make_task", TASKS.values(), ids=TASKS)
