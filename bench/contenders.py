@@ -36,7 +36,7 @@ from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.mask_file import PredictionInfo, mask_writer
 
 BATCH, SIZE, RATE, SEED = 32, 128, 1e-4, 4545
-TRAIN_AUG, VAL_AUG = "train_128_v1", "val_128"
+TRAIN_AUG, BATCH_AUG, VAL_AUG = "train_128_v1", "affine_128", "val_128"
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,20 @@ class Contender(ABC):
 class Strata(Contender):
     """This project with its defaults: its loader, learner and loops. Masks are written to a file as by predict.py."""
 
+    train_augs = TRAIN_AUG
+
     def __init__(self, setup: Setup, best: bool) -> None:
         super().__init__(setup, best)
         settings = TrainSettings(
-            data=DataSettings(data_dir=str(setup.folder)),
+            data=DataSettings(data_dir=str(setup.folder), train_augs=self.train_augs),
             net=NetSettings(arch="unet_resnet18", encoder_weights="none"),
-            run=RunSettings(experiment_dir=str(setup.folder / "run")),
+            run=RunSettings(experiment_dir=str(setup.folder / f"run_{self.train_augs}")),
         )
         settings = with_flags(settings, ORIGINAL)
         self.run = prepare(settings, mask_task)
         self.run.machine.tune()
         self.learner, self.loader = self.run.learner(), self.run.loader()
-        self.how = f"{_name(self.run.machine.dtype)}, defaults"
+        self.how = f"{_name(self.run.machine.dtype)}, {self.train_augs}"
 
     def train(self) -> None:
         self.run.batches.epoch += 1
@@ -124,7 +126,7 @@ class Strata(Contender):
             fit(self.learner, self.loader, self.run.batches, bar, StopRequest(), "")
 
     def predict(self) -> None:
-        test, path = self.setup.test, self.setup.folder / "masks.npy"
+        test, path = self.setup.test, self.setup.folder / f"masks_{self.train_augs}.npy"
         rows, views = np.arange(len(test.ids)), views_by_name("null")
         with self.watch, mask_writer(path, test.ids, test.shape, PredictionInfo()) as writer:
             predictor = Predictor(self.run.network.eval(), self.run.task.kind, VAL_AUGS[VAL_AUG], self.run.machine)
@@ -132,6 +134,12 @@ class Strata(Contender):
                 [predictor], test.images, rows, views, self.run.machine.prediction_batch_size, Processes()
             ):
                 writer.append(masks)
+
+
+class StrataBatch(Strata):
+    """As Strata, but the augmentation changes whole batches, so that images stay in the memory of the device."""
+
+    train_augs = BATCH_AUG
 
 
 class Torch(Contender):
@@ -265,4 +273,4 @@ def _normalised(image: np.ndarray) -> Tensor:
     return (_planes(image) / 255 - 0.449) / 0.226
 
 
-OWN_KINDS: dict[str, type[Contender]] = {"strata": Strata, "torch": Torch, "floor": Floor}
+OWN_KINDS: dict[str, type[Contender]] = {"strata": Strata, "strata_batch": StrataBatch, "torch": Torch, "floor": Floor}

@@ -20,6 +20,7 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from utils.core.names import pick
 
 NAMES = {
     "strata": "Strata",
+    "strata_batch": "Strata, augmenting whole batches",
     "torch": "torch + smp loop",
     "lightning": "pytorch-lightning",
     "fastai": "fastai",
@@ -44,16 +46,17 @@ NAMES = {
     "argus_best": "argus, at its best",
     "floor": "floor: the network alone",
 }
-PEERS = [name for name in NAMES if name not in ("strata", "floor")]
+OWN = ("strata", "strata_batch", "torch", "torch_best", "floor")  # contenders that need no extra packages
+OURS = ("strata", "strata_batch")
+PEERS = [name for name in NAMES if name not in (*OURS, "floor")]
 RIVALS = {
     "fastest peer at its defaults": [name for name in PEERS if not name.endswith("_best")],
     "fastest peer at its best": [name for name in PEERS if name.endswith("_best")],
     "floor": ["floor"],
 }
-COLOURS = {"strata": "#e8a33d", "floor": "#b8b8b8"}
+COLOURS = {"strata": "#e8a33d", "strata_batch": "#e8a33d", "floor": "#b8b8b8"}
 PHASES = ("training", "prediction")
 PACKAGES = ("torch", "segmentation-models-pytorch", "pytorch-lightning", "fastai", "pytorch-argus")
-OWN = ("strata", "torch", "torch_best", "floor")  # contenders that need no extra packages
 IMAGES_A_STEP, FOLDS = 32, 5
 Rates = dict[str, dict[str, list[float]]]
 """Contender -> training or prediction -> images/s in each round."""
@@ -68,8 +71,8 @@ class Settings:
     n_predict: int = 320
     """images to predict per round."""
     only: tuple[str, ...] = ()
-    """measure only these: strata, torch, torch_best, lightning, lightning_best, fastai, fastai_best, argus, argus_best,
-    floor."""
+    """measure only these: strata, strata_batch, torch, torch_best, lightning, lightning_best, fastai, fastai_best,
+    argus, argus_best, floor."""
     out: str = "throughput.json"
     """JSON file for all numbers."""
     chart: str = "throughput.png"
@@ -197,21 +200,22 @@ def measure(contenders: Mapping[str, Remote], settings: Settings) -> Rates:
 def ratios(rates: Rates) -> list[dict[str, Any]]:
     """Return this project's rate divided by the fastest rival's (by median), as median and range over the rounds."""
     found = []
-    for rival, names in RIVALS.items():
+    for (rival, names), ours, phase in product(RIVALS.items(), OURS, PHASES):
         present = [name for name in names if name in rates]
-        if "strata" not in rates or not present:
+        if ours not in rates or not present:
             continue
-        for phase in PHASES:
-            name = max(present, key=lambda name: np.median(rates[name][phase]))
-            by_round = np.divide(rates["strata"][phase], rates[name][phase])
-            low, middle, high = np.percentile(by_round, (0, 50, 100)).tolist()
-            found.append({"over": rival, "name": name, "phase": phase, "median": middle, "min": low, "max": high})
+        name = max(present, key=lambda name: np.median(rates[name][phase]))
+        by_round = np.divide(rates[ours][phase], rates[name][phase])
+        low, middle, high = np.percentile(by_round, (0, 50, 100)).tolist()
+        found.append(
+            {"ours": ours, "over": rival, "name": name, "phase": phase, "median": middle, "min": low, "max": high}
+        )
     return found
 
 
 def _ratio_line(ratio: dict[str, Any]) -> str:
     who = ratio["over"] if ratio["name"] == ratio["over"] else f"{ratio['over']} ({ratio['name']})"
-    return f"{ratio['phase']}: strata / {who} = {ratio['median']:.2f} ({ratio['min']:.2f}..{ratio['max']:.2f})"
+    return f"{ratio['phase']}: {ratio['ours']} / {who} = {ratio['median']:.2f} ({ratio['min']:.2f}..{ratio['max']:.2f})"
 
 
 def as_text(rates: Rates, how: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import torch
 from helpers.scripts import TINY_ARCH, assert_refused, run_script
 from PIL import Image
 
@@ -74,3 +75,16 @@ def test_a_cloned_set_becomes_images_and_masks(tmp_path):
     assert_refused(refused, 2, "--set dogs", "cats")
     empty = run_script(*words, "--set", "aerial_roads", "--out", tmp_path / "roads", cwd=tmp_path)
     assert_refused(empty, 1, "aerial_roads", "no images")
+
+
+def test_the_check_of_a_gpu_needs_one_and_says_which_step_failed(tmp_path):
+    words = ("bench/gpu.py", "--out", tmp_path / "out")
+    if not torch.cuda.is_available():
+        assert_refused(run_script(*words, cwd=tmp_path), 2, "--device cuda:0: not available")
+    assert_refused(run_script(*words, "--device", "cpu", "--only", "speed", cwd=tmp_path), 2, "--only speed", "folds")
+    done = run_script(*words, "--device", "cpu", "--only", "score")  # no folds were trained
+    assert_refused(done, 1, "failed: score", str(tmp_path / "out"))
+    ((name, result),) = json.loads((tmp_path / "out/gpu.json").read_text())["results"].items()
+    assert name == "score"
+    assert result["exit"] == 1
+    assert "_oof.npy" in result["figures"][-1]
