@@ -142,7 +142,7 @@ def start_from(network: nn.Module, path: str | Path, task: str) -> None:
 
 
 def load_encoder_weights(network: nn.Module, path: str | Path) -> None:
-    """Load the bare state dict of an encoder.
+    """Load the bare state dict of an encoder; the first layer of one for RGB images is adapted to grey images.
 
     Raises:
         UsageError: the network has no separate encoder.
@@ -150,7 +150,20 @@ def load_encoder_weights(network: nn.Module, path: str | Path) -> None:
     """
     if not hasattr(network, "encoder"):
         raise UsageError(f"--encoder_weights {path}: this network has no separate encoder; use --snapshot")
-    fill(network.encoder, read(path), path)
+    fill(network.encoder, _for_grey(read(path), network.encoder), path)
+
+
+def _for_grey(weights: Any, encoder: nn.Module) -> Any:
+    """Add up the filters of the three colours if the encoder has grey images: a grey image is equal in all of them."""
+    own = encoder.state_dict()
+    if not isinstance(weights, dict) or not own.keys() <= weights.keys():
+        return weights
+
+    def has_colours(name: str) -> bool:
+        shape, found = own[name].shape, getattr(weights[name], "shape", ())
+        return len(shape) == 4 and shape[1] == 1 and found == (shape[0], 3, *shape[2:])
+
+    return {**weights, **{name: weights[name].sum(1, keepdim=True) for name in own if has_colours(name)}}
 
 
 def fill(network: nn.Module, weights: Any, path: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 
 from net.architectures import ARCHITECTURES, build_classifier, build_network, decoders, set_prior
@@ -71,6 +72,16 @@ def test_rgb_and_odd_sizes():
 def test_unknown_networks_and_decoders_without_support_for_an_encoder_are_refused(name, message):
     with pytest.raises(UsageError, match=message):
         build_network(name, 1)
+
+
+def test_encoder_weights_for_colour_images_are_adapted_to_grey_ones(tmp_path):
+    colour = smp.encoders.get_encoder("mobilenet_v2", in_channels=3, weights=None).eval()
+    torch.save(colour.state_dict(), tmp_path / "encoder.pt")
+    grey = build_network("unet_mobilenet_v2", 1, encoder_weights=str(tmp_path / "encoder.pt")).encoder.eval()
+    image = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        for one, other in zip(grey(image)[1:], colour(image.expand(-1, 3, -1, -1))[1:], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_encoder_weights_from_a_file_fit_completely_or_are_refused(tmp_path):
