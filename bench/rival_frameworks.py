@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 
+import fastai.callback.schedule  # noqa: F401 - adds fit_one_cycle to learners
 import numpy as np
 import pytorch_lightning as lightning
 import segmentation_models_pytorch as smp

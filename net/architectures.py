@@ -1,7 +1,7 @@
 """Networks by name.
 
-A segmentation network is an entry of ARCHITECTURES, or `<decoder>_<encoder>` with a decoder of smp and an encoder of
-smp or timm. A classifier is any timm model or smp encoder.
+A segmentation network is an entry of ARCHITECTURES, or `<decoder>_<encoder>` with a decoder of smp, or the thin one of
+the strata networks, and an encoder of smp or timm. A classifier is any timm model or smp encoder.
 
 A builder takes (channels_in, channels_out, weights) and returns a module that maps normalised images
 (B, channels_in, S, S) to logits (B, channels_out, S, S) or to a DeepOutput. The logits of a classifier are
@@ -114,6 +114,11 @@ def ds_resnet_34(channels_in: int, channels_out: int, weights: str | None) -> nn
     return DeeplySupervisedUNet(_encoder("resnet34", channels_in, weights), NARROW, channels_out, 32, dropout=0.3)
 
 
+THIN = "strata"
+"""Decoder of the strata networks, for other encoders: strata_mobilenet_v2."""
+THIN_DECODER = (128, 64, 48, 32)
+"""Its channels at strides 16, 8, 4 and 2."""
+
 STRATA: dict[str, Widths] = {"strata_s": SMALL, "strata_m": MEDIUM, "strata_l": LARGE}
 """Widths of the small networks that learn fast from scratch; also the names of classifiers."""
 
@@ -121,7 +126,7 @@ STRATA: dict[str, Widths] = {"strata_s": SMALL, "strata_m": MEDIUM, "strata_l": 
 def _strata(name: str) -> Build:
     def build(channels_in: int, channels_out: int, weights: str | None) -> nn.Module:
         _check_from_scratch(name, weights)
-        return StrataNet(channels_in, channels_out, STRATA[name])
+        return StrataNet(StrataEncoder(channels_in, STRATA[name]), channels_out, STRATA[name].decoder)
 
     return build
 
@@ -160,8 +165,8 @@ def architecture_by_name(name: str) -> Build:
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     decoder, _, encoder = name.partition("_")
-    if decoder not in decoders():
-        known = [*ARCHITECTURES, *(f"{kind}_resnet34" for kind in decoders())]
+    if decoder not in (THIN, *decoders()):
+        known = [*ARCHITECTURES, *(f"{kind}_resnet34" for kind in (THIN, *decoders()))]
         raise UsageError(f"--arch {name}: no such network, and not a <decoder>_<encoder>; {nearest(name, known)}")
     smp_encoders = smp.encoders.encoders
     if encoder not in smp_encoders and timm.is_model(encoder.removeprefix("tu-").partition(".")[0]):
@@ -169,6 +174,10 @@ def architecture_by_name(name: str) -> Build:
     elif encoder not in smp_encoders:
         known = [f"{decoder}_{one}" for one in [*smp_encoders, *timm.list_models()]]
         raise UsageError(f"--arch {name}: smp and timm have no encoder {encoder}; {nearest(name, known)}")
+    if decoder == THIN:
+        return lambda channels_in, channels_out, weights: StrataNet(
+            _encoder(encoder, channels_in, weights), channels_out, THIN_DECODER
+        )
     # without this option the transformers of dpt accept one input size only
     any_size = {"dynamic_img_size": True} if decoder == "dpt" else {}
     return lambda channels_in, channels_out, weights: decoders()[decoder](

@@ -1,4 +1,4 @@
-"""Small residual U-Nets that learn fast from scratch: strata_s, strata_m, strata_l.
+"""Small residual U-Nets that learn fast: strata_s, strata_m, strata_l, and the same decoder over other encoders.
 
 They spend little time at full size: the image is folded into half size at the start (space to depth), there is no other
 early downsampling, the decoder is thin, and the logits are predicted at half size and unfolded (pixel shuffle).
@@ -90,34 +90,34 @@ class StrataEncoder(nn.Module):
 
 
 class StrataNet(nn.Module):
-    """Residual U-Net over a StrataEncoder.
+    """Residual U-Net with a thin decoder.
 
     Args:
-        channels_in: channels of the image.
+        encoder: a StrataEncoder, or an encoder of smp; its maps have strides 2, 4, 8 and so on.
         channels_out: logits per pixel.
-        widths: channels and blocks.
+        decoder: channels of the decoder, deepest first, the last ones at stride 2.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, widths: Widths) -> None:
+    def __init__(self, encoder: nn.Module, channels_out: int, decoder: tuple[int, ...]) -> None:
         super().__init__()
-        self.encoder = StrataEncoder(channels_in, widths)
-        skips = widths.encoder[-2::-1]
-        before = (widths.encoder[-1], *widths.decoder[:-1])
+        self.encoder = encoder
+        *skips, deepest = encoder.out_channels[-len(decoder) - 1 :]
+        before = (deepest, *decoder[:-1])
         self.blocks = nn.ModuleList(
             nn.Sequential(_convolution(deeper + skip, channels), Residual(channels))
-            for deeper, skip, channels in zip(before, skips, widths.decoder, strict=True)
+            for deeper, skip, channels in zip(before, skips[::-1], decoder, strict=True)
         )
-        self.deepest = nn.Conv2d(widths.encoder[-1], widths.decoder[-1], 1, bias=False)
-        self.head = nn.Conv2d(2 * widths.decoder[-1], 4 * channels_out, 1)
+        self.deepest = nn.Conv2d(deepest, decoder[-1], 1, bias=False)
+        self.head = nn.Conv2d(2 * decoder[-1], 4 * channels_out, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, channels_out, H, W) of normalised images (B, C, H, W)."""
-        maps = self.encoder(images)
+        maps = self.encoder(images)[-len(self.blocks) - 1 :]
         x = maps[-1]
         for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
             x = block(torch.cat([_enlarged(x, 2, skip), skip], dim=1))
         # a 1x1 convolution gives the same result before upsampling as after it, at a 64th of the cost
-        wide = _enlarged(self.deepest(maps[-1]), 8, x, "bilinear")  # blocks of 16 pixels would show in the logits
+        wide = _enlarged(self.deepest(maps[-1]), 2 ** len(self.blocks), x, "bilinear")  # or its pixels would be seen
         logits = F.pixel_shuffle(self.head(torch.cat([x, wide], dim=1)), 2)
         return logits[..., : images.shape[-2], : images.shape[-1]]
 
