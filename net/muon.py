@@ -1,6 +1,6 @@
 """Muon for the filters of a network and AdamW for its other weights, as one optimizer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,25 +27,36 @@ class MuonAndAdamW(Optimizer):
     long on a processor without bfloat16 (bench/LEDGER.md).
 
     Args:
-        parameters: of the network.
+        parameters: of the network, without those of `pretrained`.
         rate: learning rate of Muon; that of AdamW is ADAMW_SHARE of it.
+        pretrained: weights that only AdamW changes.
+        pretrained_rate: their learning rate.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], rate: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        rate: float,
+        pretrained: Sequence[Parameter] = (),
+        pretrained_rate: float = 0.0,
+    ) -> None:
         parameters = list(parameters)
         filters = [weight for weight in parameters if weight.ndim >= 2]
         others = [weight for weight in parameters if weight.ndim < 2]
         groups = [{"params": filters, "lr": rate}, {"params": others, "lr": ADAMW_SHARE * rate}]
+        groups += [{"params": list(pretrained), "lr": pretrained_rate}] if pretrained else []
         super().__init__(groups, {})
-        self._adamw = AdamW([{"params": others}], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        by_adamw = [{"params": group["params"]} for group in groups[1:]]
+        self._adamw = AdamW(by_adamw, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update the weights that have a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
-        muon, adamw = self.param_groups
+        muon, *by_adamw = self.param_groups
         self._step_filters([weight for weight in muon["params"] if weight.grad is not None], muon["lr"])
-        self._adamw.param_groups[0]["lr"] = adamw["lr"]
+        for inner, outer in zip(self._adamw.param_groups, by_adamw, strict=True):
+            inner["lr"] = outer["lr"]
         self._adamw.step()
         return loss
 

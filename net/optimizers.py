@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from net.muon import MuonAndAdamW
+from net.muon import ADAMW_SHARE, MuonAndAdamW
 from utils.core.errors import UsageError
 from utils.core.names import pick
 
@@ -42,8 +42,11 @@ def optimizer_by_name(name: str) -> Callable[[Iterable[Parameter]], Optimizer]:
 def optimizer_for(network: nn.Module, name: str, encoder_rate: float = 1.0) -> Optimizer:
     """Return the named optimizer for a network; the learning rate of its encoder is the share `encoder_rate` of it.
 
+    With Muon and a share below 1, the encoder is trained by AdamW, at this share of AdamW's rate: pretrained filters
+    should change little, and every update of Muon is a large one.
+
     Raises:
-        UsageError: as in `optimizer_by_name`; the network has no encoder, or the optimizer has one rate for it only.
+        UsageError: as in `optimizer_by_name`; the network has no encoder.
     """
     build = optimizer_by_name(name)
     if encoder_rate == 1:
@@ -53,7 +56,8 @@ def optimizer_for(network: nn.Module, name: str, encoder_rate: float = 1.0) -> O
     if not encoder:
         raise UsageError(f"--encoder_rate {encoder_rate:g}: this network has no encoder; leave the flag out")
     if name.startswith("muon"):
-        raise UsageError(f"--encoder_rate {encoder_rate:g}: not with --optimizer {name}; use adamw_5e-4")
+        rate = float(name.partition("_")[2])
+        return MuonAndAdamW(others, rate, encoder, ADAMW_SHARE * rate * encoder_rate)
     optimizer = build([{"params": others}, {"params": encoder}])
     optimizer.param_groups[1]["lr"] *= encoder_rate
     return optimizer

@@ -40,7 +40,7 @@ LARGEST_WHOLE = 384
 """Images with a longer side are learned in crops."""
 CROP = 256
 RARE = 0.05
-"""Share of foreground below which objects may be smaller than a few pixels at half size."""
+"""Share of foreground below which it is rare: objects may have few pixels, and Lovász alone does not find them."""
 THIN = 4.0
 """Thickness in pixels below which objects are thin: IoU then changes much with the position of their outline."""
 STRUCTURES = 13
@@ -167,12 +167,15 @@ def steps(facts: Facts) -> Choice:
 
 
 def loss(facts: Facts) -> Choice:
-    """Choose cross-entropy to find the objects, then Lovász, which optimises the overlap."""
+    """Choose Lovász, which optimises the overlap; rare objects have to be found by cross-entropy before."""
     if not facts.pixel_level:
         return Choice({"loss": ("BCE",), "head_bias": "prior"}, "cross-entropy; the bias starts at the classes' shares")
     prefix = "boundary_" if facts.kind == "border" else ""
+    if facts.foreground >= RARE:
+        flags = {"loss": (f"{prefix}symmetric_lovasz_bce",), "head_bias": "prior"}
+        return Choice(flags, "Lovász optimises the overlap; the bias starts at the share of foreground")
     names = ("boundary_bce" if prefix else "BCE", f"{prefix}symmetric_lovasz_bce:.55")
-    why = "cross-entropy finds objects, Lovász optimises their overlap; the bias starts at the share of foreground"
+    why = "foreground is rare: cross-entropy finds it, then Lovász optimises the overlap; the bias starts at its share"
     return Choice({"loss": names, "head_bias": "prior"}, why)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from net.muon import orthogonalised
-from net.optimizers import OPTIMIZERS, optimizer_by_name
+from net.optimizers import OPTIMIZERS, optimizer_by_name, optimizer_for
 from net.schedulers import SCHEDULERS, scheduler_by_name
 from utils.core.errors import UsageError
 
@@ -107,6 +107,37 @@ def test_muon_steps_on_filters_resume_exactly_and_do_not_depend_on_the_memory_fo
     train(1, *last)
     for one, other in zip(once[0].parameters(), last[0].parameters(), strict=True):
         assert one.ndim < 2 or torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw_1e-2", "muon_0.1"])
+def test_a_pretrained_encoder_has_a_rate_of_its_own_and_resumes(name):
+    """The first step of AdamW changes each weight by the learning rate."""
+
+    def stepped():
+        torch.manual_seed(1)
+        network = torch.nn.Module()
+        network.encoder, network.decoder = torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 2, 3)
+        optimizer, before = optimizer_for(network, name, 0.1), [weight.clone() for weight in network.parameters()]
+        step(network, optimizer)
+        return network, optimizer, before
+
+    def step(network, optimizer):
+        optimizer.zero_grad()
+        images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        network.decoder(network.encoder(images)).square().mean().backward()
+        optimizer.step()
+
+    network, optimizer, before = stepped()
+    moved = [(new - old).abs().max().item() for new, old in zip(network.parameters(), before, strict=True)]
+    assert moved[:2] == pytest.approx([1e-3, 1e-3], rel=0.05)  # weights and biases of the encoder
+    assert min(moved[2:]) > 5e-3
+    again, resumed, _ = stepped()
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for one in ((network, optimizer), (again, resumed)):
+        step(*one)
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), again.parameters(), strict=True))
+    with pytest.raises(UsageError, match=r"--encoder_rate 0.1: this network has no encoder"):
+        optimizer_for(torch.nn.Linear(2, 2), name, 0.1)
 
 
 def test_linear_and_rex_fall_to_zero():

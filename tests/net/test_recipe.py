@@ -51,7 +51,7 @@ def test_the_recipe_fills_every_flag_and_says_why():
     flags, lines = chosen()
     assert flags["arch"] == "strata_m"
     assert flags["optimizer"] == "muon_0.02"
-    assert flags["loss"] == ["BCE", "symmetric_lovasz_bce:.55"]
+    assert flags["loss"] == ["symmetric_lovasz_bce"]
     assert [stage.split(":")[0] for stage in flags["stages"]] == ["52", "80", "104"]
     assert flags["n_epochs"] == sum(int(stage.split(":")[1]) for stage in flags["stages"]) == 25
     assert flags["warmup"] == 125
@@ -97,7 +97,9 @@ def test_the_original_recipe_is_that_of_2018():
         ({"upright": False}, "train_augs", "affine_128_d4"),
         ({"side": 256}, "train_augs", "affine_256"),
         ({"images": 300}, "batch_size", 16),
-        ({"kind": "border"}, "loss", ["boundary_bce", "boundary_symmetric_lovasz_bce:.55"]),
+        ({"kind": "border"}, "loss", ["boundary_symmetric_lovasz_bce"]),
+        ({"foreground": 0.02}, "loss", ["BCE", "symmetric_lovasz_bce:.55"]),
+        ({"foreground": 0.02, "kind": "border"}, "loss", ["boundary_bce", "boundary_symmetric_lovasz_bce:.55"]),
         ({"kind": "labels"}, "loss", ["BCE"]),
         ({"kind": "labels"}, "stages", []),
         ({"side": 768, "short_side": 600}, "crop", 256),
