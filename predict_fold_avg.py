@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from utils.competition.after_prediction import gated_out_ids
 from utils.competition.decisions import decide_masks
 from utils.competition.submission_writing import write_mask_submission
+from utils.core.arrays import shapes_in
 from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.core.prediction_settings import Rules, RuleSettings, SubmissionSettings
@@ -76,7 +77,7 @@ def main(settings: Settings) -> None:
     out_ids = gated_out_ids(decisions, first.ids, [open_probabilities(name) for name in settings.gate_probs])
     for note in decisions.notes:
         print(f"note: {note}", flush=True)
-    with mask_writer(out, first.ids, first.planes.shape[1:], info) as writer:
+    with mask_writer(out, first.ids, shapes_in(first.planes), info) as writer:
         for batch in weighted_mean(files, shares):
             writer.append(batch)
     print(f"{out}: mean of {len(files)} mask files, {len(first.ids)} images")

@@ -128,11 +128,9 @@ class Strata(Contender):
     def predict(self) -> None:
         test, path = self.setup.test, self.setup.folder / f"masks_{self.train_augs}.npy"
         rows, views = np.arange(len(test.ids)), views_by_name("null")
-        with self.watch, mask_writer(path, test.ids, test.shape, PredictionInfo()) as writer:
+        with self.watch, mask_writer(path, test.ids, test.shapes, PredictionInfo()) as writer:
             predictor = Predictor(self.run.network.eval(), self.run.task.kind, VAL_AUGS[VAL_AUG], self.run.machine)
-            for masks in predict(
-                [predictor], test.images, rows, views, self.run.machine.prediction_batch_size, Processes()
-            ):
+            for masks in predict([predictor], test, rows, views, self.run.machine.prediction_batch_size, Processes()):
                 writer.append(masks)
 
 

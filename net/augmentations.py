@@ -1,7 +1,8 @@
 """Random augmentation of training images, by name in TRAIN_AUGS.
 
 The train_ augmentations change one image after another, with albumentations; only this file uses the package, and it
-imports it on first use. The affine_ augmentations change a whole batch at once (net/batch_augmentation.py).
+imports it on first use. The others change a whole batch at once (net/batch_augmentation.py): affine_, scaled_ (more
+scales and other proportions) and stained_ (tints and inverted brightness as well).
 
 Images are (h, w, C) uint8, [0, 255]; masks and label maps are (h, w, 1) uint8 or uint16; the results are square.
 """
@@ -38,15 +39,19 @@ class Crop:
     def window(
         self, truth: np.ndarray | None, shape: tuple[int, int], size: int, rng: np.random.Generator
     ) -> tuple[slice, slice]:
-        """Return the (rows, columns) of a random square of `size` in an image of `shape`."""
-        top, left = (int(rng.integers(side - size + 1)) for side in shape)
+        """Return the (rows, columns) of a random square of `size` in an image of `shape`.
+
+        It is a rectangle where the image is smaller than that.
+        """
+        height, width = (min(size, side) for side in shape)
+        top, left = int(rng.integers(shape[0] - height + 1)), int(rng.integers(shape[1] - width + 1))
         if truth is not None and rng.random() < self.foreground and len(places := np.flatnonzero(truth)):
             row, column = divmod(int(places[rng.integers(len(places))]), shape[1])
             top, left = (
-                int(rng.integers(max(0, place - size + 1), min(place, side - size) + 1))
-                for place, side in zip((row, column), shape, strict=True)
+                int(rng.integers(max(0, place - length + 1), min(place, side - length) + 1))
+                for place, side, length in ((row, shape[0], height), (column, shape[1], width))
             )
-        return np.s_[top : top + size, left : left + size]
+        return np.s_[top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class TrainAug:
             if crop:
                 window = crop.window(truth, image.shape[:2], size, generator)
                 image, truth = image[window], None if truth is None else truth[window]
-            fit = Fit.integer_factor(image.shape[:2], size)
+            fit = Fit.padded(image.shape[:2], size) if crop else Fit.integer_factor(image.shape[:2], size)
             if not change:
                 return fit.apply(image), None if truth is None else fit.apply(truth, nearest=True)
             if truth is None:
@@ -167,6 +172,11 @@ def _v3(size: int) -> Any:
     )
 
 
+WIDE = {"scale": 0.6, "aspect": 0.2}
+"""Ranges for images of different sizes and magnifications."""
+STAINS = {"tint": 0.3, "inverted": 0.25}
+"""Ranges for colour images of different stains and lighting."""
+
 TRAIN_AUGS: dict[str, TrainAug] = {
     "train_128_v1": TrainAug(128, _v1),
     "train_128_v2": TrainAug(128, _v2),
@@ -178,6 +188,14 @@ TRAIN_AUGS: dict[str, TrainAug] = {
     "affine_256": TrainAug(256, None, batch=BatchChange()),
     "affine_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True)),
     "affine_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True)),
+    "scaled_128": TrainAug(128, None, batch=BatchChange(**WIDE)),
+    "scaled_256": TrainAug(256, None, batch=BatchChange(**WIDE)),
+    "scaled_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True, **WIDE)),
+    "scaled_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True, **WIDE)),
+    "stained_128": TrainAug(128, None, batch=BatchChange(**WIDE, **STAINS)),
+    "stained_256": TrainAug(256, None, batch=BatchChange(**WIDE, **STAINS)),
+    "stained_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True, **WIDE, **STAINS)),
+    "stained_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True, **WIDE, **STAINS)),
 }
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NUMBERS = 8
-"""Numbers that a sample draws: the affine map (2, 3), then contrast and brightness."""
+NUMBERS = 12
+"""Numbers that a sample draws: the affine map (2, 3), contrast, brightness, whether to invert, and three gains."""
 
 _MIRRORED = ((1, 0, 0, 1), (-1, 0, 0, 1))
 _EIGHT = (*_MIRRORED, (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0))
@@ -41,6 +41,12 @@ class BatchChange:
     """Largest change of the contrast, as a share."""
     brightness: float = 0.1
     """Largest change of the brightness, as a share of 255."""
+    aspect: float = 0.0
+    """Largest change of the proportions; 0.2 means that one side is up to 1.2 times as long beside the other."""
+    tint: float = 0.0
+    """Largest change of the darkness in each colour, as a share: other stains, exposures and cameras."""
+    inverted: float = 0.0
+    """Share of samples whose brightness is inverted: dark objects on light ground become light ones on dark ground."""
 
     def apply_to_one(
         self, image: np.ndarray, truth: np.ndarray | None, words: Sequence[int]
@@ -62,16 +68,20 @@ class BatchChange:
         angle = math.radians(self.rotation) * tilt * (tilted > 0)
         size = (1 + self.scale) ** zoom
         cosine, sine = math.cos(angle) / size, math.sin(angle) / size
+        stretch, invert, *gains = rng.uniform(-1, 1, 5)
+        wide = (1 + self.aspect) ** (stretch / 2)
         return np.array(
             [
-                a * cosine + b * sine,
-                b * cosine - a * sine,
+                (a * cosine + b * sine) * wide,
+                (b * cosine - a * sine) * wide,
                 2 * self.shift * across,  # the coordinates of grid_sample go from -1 to 1
-                c * cosine + d * sine,
-                d * cosine - c * sine,
+                (c * cosine + d * sine) / wide,
+                (d * cosine - c * sine) / wide,
                 2 * self.shift * down,
                 1 + self.contrast * contrast,
                 255 * self.brightness * brightness,
+                float(invert < 2 * self.inverted - 1),
+                *(1 + self.tint * gain for gain in gains),
             ],
             np.float32,
         )
@@ -96,4 +106,8 @@ class BatchChange:
         contrast, brightness = numbers[:, 6, None, None, None], numbers[:, 7, None, None, None]
         mean = pixels.mean((1, 2, 3), keepdim=True)
         pixels = ((pixels - mean) * contrast + mean + brightness).clamp(0, 255)
+        if self.tint:  # white stays white, because a stain darkens what it colours
+            pixels = (255 - (255 - pixels) * numbers[:, 9 : 9 + pixels.shape[1], None, None]).clamp(0, 255)
+        if self.inverted:
+            pixels = torch.where(numbers[:, 8, None, None, None] > 0, 255 - pixels, pixels)
         return pixels, (warped >= 0.5).to(torch.uint8) if with_targets else targets

@@ -150,7 +150,8 @@ def export(path: Path, to: str, out: Path) -> Exported:
     snapshot = load_snapshot(path)
     network, kind, val = rebuild(snapshot, path).requires_grad_(False), kind_of(snapshot.info), val_of(snapshot.info)
     predictor = Predictor(network, kind, val, Machine(torch.device("cpu"), torch.float32))
-    origin, fit = _origin(path, snapshot.info, kind), val(snapshot.info.shape)
+    shape = snapshot.info.shape or (snapshot.info.size, snapshot.info.size)  # trained on images of different sizes
+    origin, fit = _origin(path, snapshot.info, kind), val(shape)
     tied = None
     if val.size is None:
         try:

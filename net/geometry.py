@@ -43,9 +43,20 @@ class Fit:
         return cls(shape, (size, size), size, size)
 
     @classmethod
+    def padded(cls, shape: tuple[int, int], size: int) -> "Fit":
+        """Keep the size of the image, which is at most `size`, and pad it to a square."""
+        return cls(shape, (size, size), *shape)
+
+    @classmethod
     def native(cls, shape: tuple[int, int], _size: int | None = None) -> "Fit":
         """Keep the size of the image and pad it to the next multiples of 32, which every decoder accepts."""
         return cls(shape, (-(-shape[0] // STEP) * STEP, -(-shape[1] // STEP) * STEP), *shape)
+
+    def scaled(self, scale: float) -> "Fit":
+        """Return the fit of the same images at another scale, in a frame with sides that are multiples of 32."""
+        height, width = (max(1, round(side * scale)) for side in (self.height, self.width))
+        frame = tuple(-(-max(1, round(side * scale)) // STEP) * STEP for side in self.frame)
+        return Fit(self.shape, (frame[0], frame[1]), height, width)
 
     @property
     def top(self) -> int:
@@ -108,8 +119,12 @@ class ValAug:
     """Side of the network's input square; None if images keep their own size."""
     fit: Callable[[tuple[int, int], int | None], Fit]
 
+    scale: float = 1.0
+    """Scale at which images are seen, relative to the one in training."""
+
     def __call__(self, shape: tuple[int, int]) -> Fit:
-        return self.fit(shape, self.size)
+        fit = self.fit(shape, self.size)
+        return fit if self.scale == 1 else fit.scaled(self.scale)
 
 
 VAL_AUGS: dict[str, ValAug] = {

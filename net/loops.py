@@ -1,7 +1,7 @@
 """Training, validation and prediction loops, shared by all scripts: fit, evaluate, predict."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar, progress_bar
 from utils.data.packed_data import PackedImages
 
+PIXELS_OF_MIXED = 256**2  # images of different sizes are predicted in smaller batches if they are larger than this
 STEPS_BETWEEN_LOSS_READS = 10  # steps after which the loss is read, because each read waits for the device
 
 
@@ -82,7 +83,7 @@ def evaluate(
     packed: PackedImages,
     rows: np.ndarray,
     loss: Loss,
-    batch_size: int,
+    batch_size: Callable[[tuple[int, int]], int],
     writer: RowWriter | None,
     processes: Processes,
     hidden: bool = False,
@@ -90,17 +91,19 @@ def evaluate(
     """Return validation loss and scores over rows of the packed images, and append all predictions to `writer`.
 
     The batches are divided among the processes. Only process 0 needs a writer; it computes the scores, so they do not
-    depend on the number of processes. `hidden` hides the progress bar.
+    depend on the number of processes. `batch_size` tells how many images of a size (h, w) are in a batch, `hidden`
+    hides the progress bar.
     """
-    fit_in = predictor.val(packed.shape)
     predictor.network.eval()
 
     def score_batch(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
+        shape = packed.shapes[batch[0]]
+        fit_in = predictor.val(shape)
         output = predictor.output(fitted(packed.images[batch], fit_in))
         targets = fitted_targets(task, packed, batch, fit_in).to(predictor.machine.device).float()
-        return loss(output, targets).tolist(), task.kind.stored(predictor.probabilities(output, packed.shape))
+        return loss(output, targets).tolist(), task.kind.stored(predictor.probabilities(output, shape))
 
-    scores, batches = task.scores(), list(batches_of(rows, batch_size))
+    scores, batches = task.scores(), list(batches_of(rows, packed, batch_size))
     scored = processes.map_in_order(batches, score_batch)
     for batch, (losses, predictions) in progress_bar(scored, "validation", total=len(batches), hidden=hidden):
         scores.add(losses, predictions, packed, batch)
@@ -111,7 +114,7 @@ def evaluate(
 @torch.inference_mode()
 def predict(
     predictors: Sequence[Predictor],
-    images: np.ndarray,
+    packed: PackedImages,
     rows: np.ndarray,
     views: Sequence[View],
     batch_size: int,
@@ -123,12 +126,15 @@ def predict(
     """
 
     def mean(batch: np.ndarray) -> np.ndarray:
-        pixels = images[batch]
+        pixels = np.asarray(packed.images[batch])
         probabilities = sum(predictor.predict(pixels, views) for predictor in predictors) / len(predictors)
         return predictors[0].kind.stored(probabilities)
 
-    images_a_batch = max(1, batch_size // len(views))  # the network sees all views of a batch at once
-    batches = list(batches_of(rows, images_a_batch))
+    def images_a_batch(shape: tuple[int, int]) -> int:
+        count = max(1, batch_size // len(views))  # the network sees all views of a batch at once
+        return max(1, min(count, count * PIXELS_OF_MIXED // math.prod(shape))) if packed.mixed else count
+
+    batches = list(batches_of(rows, packed, images_a_batch))
     done = processes.map_in_order(batches, mean)
     shown = progress_bar(done, "predicting", total=len(batches), hidden=not processes.is_main)
     yield from (predictions for _, predictions in shown)

@@ -71,11 +71,11 @@ class PixelKind:
         return half[:, 0] if half.shape[1] == 1 else half
 
     def writer(
-        self, path: str | Path, ids: Sequence[str], shape: tuple[int, int], info: PredictionInfo
+        self, path: str | Path, ids: Sequence[str], shapes: Sequence[tuple[int, int]], info: PredictionInfo
     ) -> AbstractContextManager[RowWriter]:
-        """Open a mask file for images `ids` of `shape` (h, w), in order; the file appears when all are written."""
+        """Open a mask file for images `ids` of `shapes` (h, w), in order; the file appears when all are written."""
         planes = (len(self.outputs),) if len(self.outputs) > 1 else ()
-        return mask_writer(path, ids, (*planes, *shape), info)
+        return mask_writer(path, ids, [(*planes, *shape) for shape in shapes], info)
 
     def augmented(
         self, vary: Vary, image: np.ndarray, truth: np.ndarray, seed: list[int]
@@ -135,7 +135,7 @@ class ImageKind:
 
     @contextmanager
     def writer(
-        self, path: str | Path, ids: Sequence[str], _shape: tuple[int, int], info: PredictionInfo
+        self, path: str | Path, ids: Sequence[str], _shapes: Sequence[tuple[int, int]], info: PredictionInfo
     ) -> Iterator[RowWriter]:
         """Open a probability file for images `ids`, in order; the file appears when all are written."""
         rows: list[np.ndarray] = []

@@ -21,6 +21,7 @@ from utils.competition.after_prediction import finish_classes, finish_masks
 from utils.competition.decisions import ClassDecisions, MaskDecisions, decide_classes, decide_masks
 from utils.core.errors import UsageError, UserError
 from utils.core.prediction_settings import PredictionSettings
+from utils.core.settings import as_typed
 from utils.data.image_classes import NOT_EMPTY
 from utils.data.packed_data import PackedImages, ids_digest, open_packed
 from utils.masks.mask_file import PredictionInfo
@@ -98,15 +99,18 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
     flags, views = settings.predict, views_by_name(tta)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise UsageError(f"--batch_size {flags.batch_size}: expected 1 or more")
+    if not flags.scales or not all(0.1 <= scale <= 10 for scale in flags.scales):
+        raise UsageError(f"--scales {as_typed(flags.scales)}: expected numbers from .1 to 10, such as .75 1 1.5")
     packed = open_packed(flags.data_dir, "train" if flags.part == "val" else "test")
     tiles, batch_size = (
-        tiles_for(flags.tile, flags.overlap, packed.shape),
+        tiles_for(flags.tile, flags.overlap, packed.shapes),
         flags.batch_size or here.prediction_batch_size,
     )
     predictors, infos = load_predictors(snapshots, here, packed, flags.arch)
     rows = np.arange(len(packed.ids))
     if flags.part == "val":
         rows = held_out_rows(flags.data_dir, packed, infos, "--part val")
+    rows = packed.by_size(rows)
     kind = predictors[0].kind
     info = PredictionInfo(
         data_dir=flags.data_dir,
@@ -114,10 +118,14 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
         images_digest=packed.images_digest,
         snapshots=tuple(str(path) for path in snapshots),
         tta=tta,
+        scales=() if flags.scales == (1,) else flags.scales,
         target=infos[0].target,
         exclusive=kind.exclusive if isinstance(kind, ImageKind) else None,
         metric=infos[0].metric if len({one.metric for one in infos}) == 1 else None,
     )
+    predictors = [
+        replace(one, val=replace(one.val, scale=one.val.scale * scale)) for one in predictors for scale in flags.scales
+    ]
     if tiles:
         predictors = [replace(predictor, tiles=tiles, tile_batch_size=batch_size) for predictor in predictors]
         batch_size = len(views)  # one image at a time, because its tiles fill the batch
@@ -160,9 +168,10 @@ def _decide(job: Job, settings: PredictionSettings, runs: Sequence[Path | None])
 def _write_predictions(job: Job, settings: PredictionSettings, processes: Processes) -> None:
     """Write the mean predictions to --masks_fn, batch by batch."""
     processes.check_equal({"packed images": job.packed.digest, "ids to predict": ids_digest(job.ids)})
-    place = job.kind.writer(settings.submission.masks_fn, job.ids, job.packed.shape, job.info)
+    shapes = [job.packed.shapes[row] for row in job.rows]
+    place = job.kind.writer(settings.submission.masks_fn, job.ids, shapes, job.info)
     with place if processes.is_main else nullcontext() as writer:
-        for batch in predict(job.predictors, job.packed.images, job.rows, job.views, job.batch_size, processes):
+        for batch in predict(job.predictors, job.packed, job.rows, job.views, job.batch_size, processes):
             writer.append(batch)
 
 
@@ -182,7 +191,7 @@ def _load_gate(settings: PredictionSettings, job: Job, here: Machine) -> list[Pr
         predictors.append(_as_gate(predictor, path))
         if settings.predict.part == "val":
             held_out = held_out_rows(settings.predict.data_dir, job.packed, [info], f"--gate {path}")
-            if not np.array_equal(held_out, job.rows):
+            if not np.array_equal(job.packed.by_size(held_out), job.rows):
                 raise UserError(
                     f"--gate {path}: holds out fold {info.fold}, so it was trained on images of the fold that is "
                     "predicted; use the gate of the same fold"
@@ -209,7 +218,7 @@ def _write_gate(
     Returns None in all processes except the main one.
     """
     batch_size = settings.predict.batch_size or here.prediction_batch_size
-    found = list(predict(gate, job.packed.images, job.rows, views_by_name("null"), batch_size, processes))
+    found = list(predict(gate, job.packed, job.rows, views_by_name("null"), batch_size, processes))
     if not processes.is_main:
         return None
     paths = tuple(str(path) for path in find_snapshots(settings.gate.gate, "--gate"))

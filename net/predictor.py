@@ -1,7 +1,8 @@
 """Predictor: a trained network that turns images into probabilities, used in validation and by every predict script."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class Predictor:
     val: ValAug
     machine: Machine
     tiles: Tiles | None = None
-    """Tiles that images are cut into; None to predict whole images."""
+    """Tiles that images are cut into, unless they are smaller than a tile; None to predict whole images."""
     tile_batch_size: int = 1
     """Number of tiles that the network sees at a time, all views counted."""
 
@@ -60,7 +61,7 @@ class Predictor:
         """
         fit = self.val(images.shape[1:3])
         at_size = fitted(images, fit)
-        if self.tiles is None:
+        if self.tiles is None or self.tiles.size > min(fit.frame):
             return self.kind.at_image_size(self._mean(at_size, views), fit)
         planes, tile_batch_size = len(self.kind.outputs), max(1, self.tile_batch_size // len(views))
         whole = [
@@ -73,10 +74,13 @@ class Predictor:
         return self.kind.mean_over_views(lambda seen: self.kind.probabilities(self.output(seen)), images, views)
 
 
-def batches_of(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the rows in order, `batch_size` at a time."""
-    for start in range(0, len(rows), batch_size):
-        yield rows[start : start + batch_size]
+def batches_of(
+    rows: np.ndarray, packed: PackedImages, batch_size: Callable[[tuple[int, int]], int]
+) -> Iterator[np.ndarray]:
+    """Yield the rows in order, in batches of images of one size; `batch_size` tells how many of a size (h, w)."""
+    for shape, group in groupby(rows.tolist(), key=packed.shapes.__getitem__):
+        same, size = np.array(list(group)), batch_size(shape)
+        yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
 def load_predictors(

@@ -56,7 +56,7 @@ def prepare(
     here = machine(settings.machine, processes.local_rank)
     workers = workers_for(here.device, settings.machine.loader_workers)
     packed = open_packed(data.data_dir)
-    stages = stages_of(data, settings.sizes, learn.n_epochs, packed.shape)
+    stages = stages_of(data, settings.sizes, learn.n_epochs)
     task = make_task(packed).ranked_by(settings.reporting.metric)
     phases = phases_by_name(learn.loss, task.losses)
     train_rows, val_rows = rows_of(settings, packed)
@@ -84,7 +84,7 @@ def prepare(
         phases=phases,
         stages=stages,
         batches=batches,
-        val_rows=val_rows,
+        val_rows=packed.by_size(val_rows),
         network=network,
         checkpoints=checkpoints,
         epochs_in_cycle=cycle,
@@ -206,7 +206,7 @@ def _info(
         task=task.kind.name,
         outputs=task.kind.outputs,
         channels_in=packed.channels,
-        shape=packed.shape,
+        shape=packed.shape or (),
         val_augs=stages[0].val_augs,
         val_transforms=inverse_of(stages[0].val_augs),
         fold=settings.data.fold,

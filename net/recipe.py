@@ -18,6 +18,7 @@ from net.architectures import STRATA
 from net.network_kinds import ImageKind, Kind
 from net.snapshot import load_snapshot
 from net.tasks import Task
+from utils.core.arrays import Rows
 from utils.core.errors import UsageError, UserError
 from utils.core.settings import as_typed, to_flat
 from utils.core.training_settings import parse_stage
@@ -76,9 +77,9 @@ class Facts:
     images: int
     """Images to train on."""
     side: int
-    """Longest side of the images in pixels."""
+    """Longest side of the images in pixels; of images of different sizes, the median of their longest sides."""
     short_side: int
-    """Shortest side of the images in pixels."""
+    """Shortest side of the images in pixels; of images of different sizes, as `side`."""
     foreground: float
     """Share of foreground pixels in the images that have any."""
     thickness: float
@@ -96,6 +97,14 @@ class Facts:
     """Sizes that were asked for without their epochs, and the share of the time of each."""
     competition: str | None = None
     """Metric of the competition whose format train.csv has."""
+    mixed: bool = False
+    """True if the images have different sizes."""
+    coloured: bool = False
+
+    @property
+    def cropped(self) -> bool:
+        """True if the images are learned in crops at their own scale."""
+        return self.mixed or self.side > LARGEST_WHOLE
 
     @property
     def pixel_level(self) -> bool:
@@ -136,13 +145,16 @@ def augmentation(facts: Facts) -> Choice:
     """Choose mirror images for images with an up and a down, else all eight symmetries of the square."""
     named = facts.given.get("train_augs") or facts.given.get("val_augs")
     size = (256 if "256" in named else 128) if named else 128 if full_size(facts) <= 160 else 256
+    kind = "affine" if not facts.mixed else "stained" if facts.coloured else "scaled"
     suffix = "" if facts.upright else "_d4"
     why = (
         "horizontal and vertical differ in the images: mirrored, not turned"
         if facts.upright
         else "horizontal and vertical look alike: turned and mirrored"
     )
-    return Choice({"train_augs": f"affine_{size}{suffix}", "val_augs": f"val_{size}"}, why)
+    if facts.mixed:
+        why += "; sizes differ, so the scale varies" + (", and so do stains" if facts.coloured else "")
+    return Choice({"train_augs": f"{kind}_{size}{suffix}", "val_augs": f"val_{size}"}, why)
 
 
 def batches(facts: Facts) -> Choice:
@@ -203,7 +215,7 @@ RULES: dict[str, Callable[[Facts], Choice]] = {
 
 def full_size(facts: Facts) -> int:
     """Return the input size at which an image keeps its pixels, a multiple of 4; the crop size for large images."""
-    if facts.side > LARGEST_WHOLE:
+    if facts.cropped:
         return min(CROP, facts.short_side)
     return max(16, -(-facts.side // 4) * 4)
 
@@ -216,7 +228,7 @@ def sizes_of(facts: Facts, arch: str) -> dict[int, float]:
     """
     multiple = 4 if arch in STRATA else 32
     full = -(-full_size(facts) // multiple) * multiple
-    if facts.side > LARGEST_WHOLE:  # a crop cannot be larger than the image
+    if facts.cropped:  # a crop that is larger than the image shows nothing more
         full = max(1, full_size(facts) // multiple) * multiple
     scales = SCALES[1:] if facts.foreground < RARE else SCALES
     sizes = sorted({max(multiple, round(full * scale / multiple) * multiple) for scale in scales})
@@ -270,11 +282,14 @@ def facts_of(
     if asked:
         del given["stages"]
     some = train_rows[np.linspace(0, len(train_rows) - 1, min(len(train_rows), LOOKED_AT)).astype(int)]
+    side = int(np.median([max(packed.shapes[row]) for row in train_rows]))
     return Facts(
         kind=task.kind.name,
         images=len(train_rows),
-        side=max(packed.shape),
-        short_side=min(packed.shape),
+        side=side if packed.mixed else max(packed.shapes[0]),
+        short_side=side if packed.mixed else min(packed.shapes[0]),
+        mixed=packed.mixed,
+        coloured=packed.channels == 3,
         foreground=_foreground(packed, task.kind, some),
         thickness=_thickness(packed, task.kind, some),
         competition=_competition(Path(settings.data.data_dir) / "train.csv"),
@@ -315,23 +330,29 @@ def _competition(table: Path) -> str | None:
         return None
 
 
-def is_upright(images: np.ndarray) -> bool:
-    """Tell whether horizontal and vertical differ in images (N, h, w, C) uint8.
+def is_upright(images: Rows | Sequence[np.ndarray]) -> bool:
+    """Tell whether horizontal and vertical differ in images (h, w, C) uint8.
 
     They differ if the large structures of the images change faster in one direction than in the other (layers under the
     ground), by a sixth on average, or if the mean of the images is brighter on one side by a tenth of their contrast
     (a horizon, a street). Cells, tissue and aerial views look the same in all directions.
     """
-    grey = images.astype(np.float32).mean(axis=3)
-    block = max(1, min(grey.shape[1:]) // STRUCTURES)
-    height, width = (side // block * block for side in grey.shape[1:])
-    blocks = grey[:, :height, :width].reshape(len(grey), height // block, block, width // block, block).mean((2, 4))
-    across, down = ((np.diff(blocks, axis=axis) ** 2).mean((1, 2)) for axis in (2, 1))
+    changes, halves, squares = [], [], []
+    for image in images:
+        grey = image.astype(np.float32).mean(axis=2)
+        block = max(1, min(grey.shape) // STRUCTURES)
+        height, width = (side // block * block for side in grey.shape)
+        blocks = grey[:height, :width].reshape(height // block, block, width // block, block).mean((1, 3))
+        changes.append([(np.diff(blocks, axis=axis) ** 2).mean() if blocks.shape[axis] > 1 else 0 for axis in (1, 0)])
+        half = grey.shape[0] // 2
+        halves.append(grey[:half].mean() - grey[-half:].mean() if half else 0)
+        squares.append([grey.mean(), (grey**2).mean()])
+    across, down = np.array(changes).T
     varied = across + down > 1e-3  # images of one grey value say nothing
     if varied.any() and abs(np.log((across[varied] + 1e-6) / (down[varied] + 1e-6)).mean() / 2) > 0.15:
         return True
-    mean, contrast, half = grey.mean(axis=0), grey.std() + 1e-6, grey.shape[1] // 2
-    return bool(abs(mean[:half].mean() - mean[-half:].mean()) > 0.1 * contrast) if half else False
+    mean, square = np.mean(squares, axis=0)
+    return bool(abs(np.mean(halves)) > 0.1 * np.sqrt(max(0, square - mean**2) + 1e-12))
 
 
 def given_flags(settings: Any) -> dict[str, Any]:
@@ -391,7 +412,7 @@ def sizes_to_train(settings: Any, facts: Facts) -> dict[int, float]:
 
 def size_flags(facts: Facts, stages: Sequence[str]) -> dict[str, Any]:
     """Return the flags of the sizes: the stages, and the crop for large images."""
-    return {"stages": tuple(stages), **({"crop": full_size(facts)} if facts.side > LARGEST_WHOLE else {})}
+    return {"stages": tuple(stages), **({"crop": full_size(facts)} if facts.cropped else {})}
 
 
 def _with_length(settings: S, facts: Facts) -> tuple[S, str]:

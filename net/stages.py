@@ -33,11 +33,11 @@ class Stage:
         return TRAIN_AUGS[train_augs].maker(self.size, self.crop)
 
 
-def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int, shape: tuple[int, int]) -> list[Stage]:
-    """Return the stages of a run on images of `shape` (h, w), at least one.
+def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[Stage]:
+    """Return the stages of a run, at least one.
 
     Raises:
-        UsageError: augmentations that contradict each other, a crop larger than the images.
+        UsageError: augmentations that contradict each other, a crop without pixels.
     """
     cropped = sizes.crop is not None
     check_names(data.train_augs, data.val_augs, sizes.val_transforms, cropped)
@@ -47,10 +47,8 @@ def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int, shape: tup
     val_augs = "val_native" if cropped else data.val_augs
     size = TRAIN_AUGS[data.train_augs].size if sizes.crop is None else sizes.crop
     pairs = [parse_stage(text) for text in sizes.stages] or [(size, n_epochs)]
-    for size, _ in pairs if cropped else ():
-        if not 1 <= size <= min(shape):
-            flag = f"--stages {' '.join(sizes.stages)}" if sizes.stages else f"--crop {size}"
-            raise UsageError(f"{flag}: crops of {size} do not fit images of {shape[0]}x{shape[1]}; use smaller ones")
+    if cropped and min(size for size, _ in pairs) < 1:
+        raise UsageError(f"--crop {sizes.crop}: expected the side of the crops in pixels, such as 256")
     return [Stage(size, epochs, val_augs, crop) for size, epochs in pairs]
 
 

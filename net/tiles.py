@@ -13,7 +13,7 @@ for the whole image depends on the network:
 bench/tiles.py measures the difference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,17 +117,19 @@ def _sees_all(module: nn.Module) -> bool:
     return isinstance(module, (nn.GroupNorm, nn.InstanceNorm2d)) or type(module).__name__ in POOLING
 
 
-def tiles_for(tile: int | None, overlap: int, shape: tuple[int, int]) -> Tiles | None:
-    """Return the tiles that the flags ask for, for images of `shape` (h, w); None without --tile.
+def tiles_for(tile: int | None, overlap: int, shapes: Sequence[tuple[int, int]]) -> Tiles | None:
+    """Return the tiles that the flags ask for, for images of `shapes` (h, w); None without --tile.
 
     Raises:
-        UsageError: the tile is larger than the images, or the numbers are not valid for `Tiles`.
+        UsageError: the tile is larger than all images, or the numbers are not valid for `Tiles`.
     """
     if tile is None:
         return None
     tiles = Tiles(tile, overlap)
-    if tile > min(shape):
+    largest = max(shapes, key=min)
+    if tile > min(largest):
+        what = "the images" if len(set(shapes)) == 1 else "all images, even those"
         raise UsageError(
-            f"--tile {tile}: larger than the images of {shape[0]}x{shape[1]}; use a smaller tile or leave it out"
+            f"--tile {tile}: larger than {what} of {largest[0]}x{largest[1]}; use a smaller tile or leave it out"
         )
     return tiles

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -215,18 +216,20 @@ def _training(run: Run, learner: Learner, stage: Stage, phase: Phase, seconds: f
 def _validation(run: Run, learner: Learner, stage: Stage, seconds: float) -> float:
     """Return the seconds per validation image, measured on as many images as fit into the time."""
     predictor = Predictor(learner.predicting, run.task.kind, stage.val, run.machine)
-    batch_size = run.val_batch_size(stage)
+    batch_size = partial(run.val_batch_size, stage)
+    mixed = np.random.default_rng(0).permutation(run.val_rows)  # the first ones are of all sizes
 
     def timed(count: int) -> float:
-        started, rows = _now(run), run.val_rows[:count]
+        started, rows = _now(run), run.packed.by_size(mixed[:count])
         loss = run.phases[-1].loss
         evaluate(predictor, run.task, run.packed, rows, loss, batch_size, [], run.processes, hidden=True)
         return run.processes.on_main(lambda: (_now(run) - started) / len(rows))
 
-    timed(batch_size)
-    once = timed(batch_size)
+    few = batch_size(run.packed.shapes[mixed[0]])
+    timed(few)
+    once = timed(few)
     count = int(seconds / once)
-    return timed(count) if count > batch_size else once
+    return timed(count) if count > few else once
 
 
 def _now(run: Run) -> float:

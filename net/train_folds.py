@@ -204,10 +204,10 @@ def _join(base: str, folds: list[int], settings: TrainSettings, make_task: MakeT
         **task.described,
     )
     out, scores = Path(f"{base}_oof.npy"), task.scores()
-    with task.kind.writer(out, packed.ids, packed.shape, info) as writer:
+    with task.kind.writer(out, packed.ids, packed.shapes, info) as writer:
         for row, name in enumerate(progress_bar(packed.ids, "join folds", "image", hidden=settings.reporting.quiet)):
             file, place = place_of[name]
-            prediction = np.array(file.planes[place : place + 1])
+            prediction = np.array(file.planes[place])[None]
             writer.append(prediction)
             scores.add([], prediction, packed, np.array([row]))
     found = {name: value for name, value in scores.means().items() if name != "val_loss"}

@@ -88,7 +88,7 @@ class Run:
     batches: EpochBatches
     """Batches of the training images."""
     val_rows: np.ndarray
-    """Rows of the packed images that are held out for validation."""
+    """Rows of the packed images that are held out for validation, ordered by image size."""
     network: nn.Module
     checkpoints: Checkpoints
     epochs_in_cycle: int
@@ -143,9 +143,12 @@ class Run:
         held = stage.is_fixed(name) and pixels * len(self.batches.rows) < self.machine.room_for_images
         return TrainingBatches(samples, self.batches, self.workers, self.machine.device, held)
 
-    def val_batch_size(self, stage: Stage) -> int:
-        """Return the images per validation batch: as many pixels as in training, as whole images may exceed crops."""
-        pixels = math.prod(stage.val(self.packed.shape).frame)
+    def val_batch_size(self, stage: Stage, shape: tuple[int, int]) -> int:
+        """Return the images of a size (h, w) per validation batch.
+
+        They have as many pixels as a batch in training, because whole images may be larger than crops.
+        """
+        pixels = math.prod(stage.val(shape).frame)
         return max(1, self.settings.learn.batch_size * stage.size**2 // pixels)
 
     def _open_folder(self) -> dict[str, Any] | None:
@@ -206,7 +209,7 @@ class Run:
         The predictions are pending until it is known whether the epoch's snapshot is kept.
         """
         predictor = Predictor(learner.predicting, self.task.kind, stage.val, self.machine)
-        batch_size = self.val_batch_size(stage)
+        batch_size = partial(self.val_batch_size, stage)
         data, pending = self.settings.data, self.checkpoints.pending
         info = PredictionInfo(
             data_dir=data.data_dir,
@@ -217,7 +220,8 @@ class Run:
             **self.task.described,
         )
         ids, loss = [self.packed.ids[row] for row in self.val_rows], self.phases[-1].loss
-        place = self.task.kind.writer(pending.path, ids, self.packed.shape, info)
+        shapes = [self.packed.shapes[row] for row in self.val_rows]
+        place = self.task.kind.writer(pending.path, ids, shapes, info)
         with self._writing(), place if self.processes.is_main else nullcontext() as writer:
             means = evaluate(
                 predictor, self.task, self.packed, self.val_rows, loss, batch_size, writer, self.processes, hidden
@@ -274,6 +278,8 @@ class Run:
     def _first_lines(self) -> Iterator[str]:
         """Yield the start line, and a note if the masks leave nothing to learn or to measure."""
         rows, masks, fold = self.batches.rows, self.packed.masks, self.settings.data.fold
+        largest = max(stage.size for stage in self.stages if stage.crop) if self.stages[0].crop else 0
+        small = sum(min(self.packed.shapes[row]) < largest for row in rows)
         counted = masks is not None and masks.nbytes < COUNT_EMPTY_LIMIT
         empty = sum(not masks[row].any() for row in rows) if counted else 0
         yield (
@@ -281,6 +287,8 @@ class Run:
             f"{f' ({empty} empty)' if counted else ''} to train on, {len(self.val_rows)} to validate | "
             f"-> {self.checkpoints.folder.path}"
         )
+        if small:
+            yield f"note: {small} of {len(rows)} images are smaller than the crop of {largest}; they are reflected"
         if not counted or not isinstance(self.task.kind, PixelKind):
             return
         if empty == len(rows):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.core.arrays import array_writer
+from utils.core.arrays import common_shape, rows_writer, shapes_in
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json, write_json
@@ -98,7 +98,7 @@ def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mar
     out_dir.mkdir(parents=True, exist_ok=True)
     check_room(
         out_dir,
-        [((len(rows), *array.shape[1:]), str(array.dtype)) for rows, part in parts.values() for array in part.values()],
+        [(shapes_in(array, rows), str(array.dtype)) for rows, part in parts.values() for array in part.values()],
     )
     write_json(out_dir / ABOUT, {"data_dir": str(data_dir), "fold": fold, "fingerprint": mark})
     (out_dir / MANIFEST).unlink(missing_ok=True)
@@ -119,12 +119,14 @@ def _write_part(
     """Copy rows of the arrays, AT_ONCE at a time, and return the manifest entry of the part."""
     entries: dict[str, ArrayEntry] = {}
     for name, array in arrays.items():
-        path, shape, dtype = out_dir / f"{part}_{name}.npy", (len(rows), *array.shape[1:]), str(array.dtype)
-        writer = files.enter_context(array_writer(path, shape, dtype))
+        path, shapes, dtype = out_dir / f"{part}_{name}.npy", shapes_in(array, rows), str(array.dtype)
+        writer = files.enter_context(rows_writer(path, shapes, dtype))
         for start in progress_bar(range(0, len(rows), AT_ONCE), path.stem, "block"):
             writer.append(array[rows[start : start + AT_ONCE]])
-        entries[name] = entry_of(path, shape, dtype, writer)
-    return PartEntry([ids[row] for row in rows.tolist()], entries)
+        entries[name] = entry_of(path, shapes, dtype, writer)
+    shapes = shapes_in(arrays["images"], rows)
+    sizes = None if common_shape(shapes) else [[*shape[:2]] for shape in shapes]
+    return PartEntry([ids[row] for row in rows.tolist()], entries, sizes, mixed=sizes is not None)
 
 
 def _rest_tables(data_dir: Path, packed: PackedImages, fold: int) -> dict[str, dict[str, Sequence[object]]]:

@@ -232,7 +232,7 @@ def test_finish_submission_refuses(masks, tmp_path):
     with pytest.raises(UserError, match=r"not written.*1 of the sample are missing \(such as image6\)"):
         finish(masks, tmp_path / "subs")
     write_packed(tmp_path / "data", {"test": (masks.ids, None, (40, 40))})
-    with pytest.raises(UserError, match=r"masks of 31x31, but the test images .* are 40x40"):
+    with pytest.raises(UserError, match=r"the mask of image0 is 31x31, but the image in .* is 40x40"):
         finish(masks, tmp_path / "subs")
     write_packed(tmp_path / "data", {"train": (masks.ids, None, (31, 31))})
     with pytest.raises(UserError, match="expected test images"):

@@ -142,14 +142,6 @@ def test_several_frames(tmp_path):
     refused(tmp_path / "data", 1, path.name, "several frames")
 
 
-def test_mixed_sizes_are_listed(tmp_path):
-    sources.salt(tmp_path / "data")
-    save(tmp_path / "data/train/images/b.png", noise(1, (9, 8)))
-    save(tmp_path / "data/train/masks/b.png", blob(1, (9, 8)))
-    save(tmp_path / "data/test/images/x.png", noise(1, (30, 8)))
-    refused(tmp_path / "data", 1, "12x10 (5)", "9x8 (1)", "30x8 (1)", "--size 12x10")
-
-
 def test_wrong_flat(tmp_path):
     sources.flat(tmp_path / "both")
     rewrite(tmp_path / "both/sample_submission.csv", lambda rows: [*rows, ("a", "")])

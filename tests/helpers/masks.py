@@ -19,7 +19,7 @@ def write_masks(path, ids, probabilities, **info):
     """Write a mask file with its .json description; return its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mask_writer(path, ids, probabilities.shape[1:], PredictionInfo(**info)) as writer:
+    with mask_writer(path, ids, [one.shape for one in probabilities], PredictionInfo(**info)) as writer:
         writer.append(probabilities)
     return path
 

@@ -157,7 +157,7 @@ def test_images_that_are_gated_out_get_empty_masks(folder):
 def test_borders_are_averaged_with_the_masks(folder):
     for fold in range(2):
         planes = np.stack([blobs(6, seed=fold)[0], blobs(6, seed=fold + 7)[0]], axis=1)
-        with mask_writer(folder / f"b{fold}.npy", IDS, (2, 31, 31), PredictionInfo("data", "test")) as writer:
+        with mask_writer(folder / f"b{fold}.npy", IDS, [(2, 31, 31)] * 6, PredictionInfo("data", "test")) as writer:
             writer.append(planes)
     done = run_here(SCRIPT, "b0.npy", "b1.npy", "--weights", 1, 3, "--masks_fn", "mean.npy", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -166,4 +166,4 @@ def test_borders_are_averaged_with_the_masks(folder):
     )
     np.testing.assert_allclose(mean, (one + 3 * other) / 4, atol=1e-3)
     mixed = run_here(SCRIPT, "b0.npy", "m0.npy", "--masks_fn", "n.npy", cwd=folder)
-    assert_refused(mixed, 1, "m0.npy", "expected masks of shape (2, 31, 31) like b0.npy, found (31, 31)")
+    assert_refused(mixed, 1, "m0.npy", "expected a mask of shape (2, 31, 31) for image0 like b0.npy, found (31, 31)")

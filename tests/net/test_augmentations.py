@@ -76,8 +76,9 @@ def test_every_training_augmentation_takes_any_size_and_moves_image_and_mask_tog
         assert seen.shape == (aug.size, aug.size, channels)
         assert seen.dtype == target.dtype == np.uint8
         assert set(np.unique(target)) <= {0, 1}
-        bright = seen[..., 0] > (seen.min() / 2 + seen.max() / 2)
-        assert (bright & (target[..., 0] > 0)).sum() / max((bright | (target[..., 0] > 0)).sum(), 1) > 0.85
+        bright = seen[..., 0] > (seen[..., 0].min() / 2 + seen[..., 0].max() / 2)
+        inside, found = target[..., 0] > 0, [bright, ~bright] if aug.batch and aug.batch.inverted else [bright]
+        assert max((one & inside).sum() / max((one | inside).sum(), 1) for one in found) > 0.85
 
 
 @pytest.mark.parametrize("name", TRAIN_AUGS)
@@ -102,7 +103,7 @@ def test_impossible_sets_are_refused_with_the_fitting_name():
         check_names("train_128_v11", "val_128", "crop_from_128")
 
 
-@pytest.mark.parametrize("name", TRAIN_AUGS)
+@pytest.mark.parametrize("name", [name for name in TRAIN_AUGS if not name.startswith("stained")])  # may be inverted
 def test_a_network_sees_the_views_that_its_augmentation_promises(name):
     """The brightest corner shows how an image was turned; only d4 turns it by quarters."""
     image = np.full((101, 101, 1), 60, np.uint8)
@@ -157,3 +158,32 @@ def test_a_batch_changes_each_sample_as_if_it_were_alone():
     assert together[0].max() <= 255
     classes = torch.ones(5, 2, dtype=torch.uint8)
     assert torch.equal(change.apply(images, classes, numbers)[1], classes)
+
+
+def test_stains_keep_white_and_invert_a_share_of_the_samples():
+    still = {"scale": 0, "shift": 0, "rotation": 0, "contrast": 0, "brightness": 0}
+    change = BatchChange(**still, tint=0.3, inverted=0.25)
+    image = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
+    image[..., 4:] = 100
+    image, target = image.expand(400, -1, -1, -1), torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
+    numbers = torch.from_numpy(np.stack([change.draw(1, turn % 2, turn) for turn in range(400)]))
+    seen = change.apply(image, target, numbers)[0]
+    light, dark = seen.amax((2, 3)), seen.amin((2, 3))
+    inverted = dark[:, 0] == 0
+    assert 70 <= inverted.sum() <= 130
+    assert (light[~inverted] == 255).all()
+    stain = dark[~inverted]
+    assert 255 - 155 * 1.3 <= stain.min() < 70
+    assert 130 < stain.max() <= 255 - 155 * 0.7 + 0.1
+    assert (stain.std(1) > 1).float().mean() > 0.9  # each colour has a gain of its own
+
+
+def test_wide_ranges_change_scale_and_proportions():
+    change, sizes = BatchChange(scale=0.6, aspect=0.2), []
+    for row in range(200):
+        matrix = change.draw(1, 0, row)[:6].reshape(2, 3)[:, :2]
+        sizes.append(1 / np.linalg.svd(matrix)[1])
+    areas, proportions = np.sqrt(np.prod(sizes, 1)), np.array(sizes)[:, 1] / np.array(sizes)[:, 0]
+    assert 1 / 1.6 <= areas.min() < 0.7
+    assert 1.45 < areas.max() <= 1.6
+    assert 1.15 < proportions.max() <= 1.2001

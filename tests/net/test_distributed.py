@@ -150,12 +150,13 @@ from contextlib import nullcontext
 
 snapshot, data, out = map(Path, sys.argv[1:])
 packed = open_packed(data)
+five = lambda shape: 5
 with join_processes() as processes:
     (predictor,), _ = load_predictors([snapshot], machine(MachineSettings()), packed)
     rows = np.arange(len(packed.ids))
-    writer = mask_writer(out, packed.ids, packed.shape, PredictionInfo()) if processes.is_main else nullcontext()
+    writer = mask_writer(out, packed.ids, packed.shapes, PredictionInfo()) if processes.is_main else nullcontext()
     with writer as masks:
-        means = evaluate(predictor, mask_task(packed), packed, rows, LOSSES["bce_lovasz"], 5, masks, processes)
+        means = evaluate(predictor, mask_task(packed), packed, rows, LOSSES["bce_lovasz"], five, masks, processes)
 out.with_suffix(f".{processes.rank}.json").write_text(json.dumps(means))
 """
 

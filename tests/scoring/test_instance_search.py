@@ -240,7 +240,7 @@ def test_refusals(tmp_path):
     before = files_in(tmp_path)
     for words, code, said in (
         (("v0.npy", "--truth_fn", "masks_only"), 1, ("masks_only", "does not tell objects apart")),
-        (("v0.npy", "--truth_fn", "small"), 1, ("size of the true objects in small", "(20, 24)", "(9, 9)")),
+        (("v0.npy", "--truth_fn", "small"), 1, ("size of the true objects in small", "20x24", "9x9")),
         (("v0.npy", "--truth_fn", "v1.npy"), 1, ("--truth_fn v1.npy", "csv")),
         (("v0.npy", "plain.npy"), 1, ("v0.npy has borders, but plain.npy has none")),
         (("plain.npy", "v0.npy"), 1, ("v0.npy has borders, but plain.npy has none")),

@@ -135,7 +135,7 @@ def test_invalid_input_is_refused(tmp_path):
         (("gone.npy",), 1, ("nowhere", "--truth_fn")),
         (("other.npy",), 1, ("no true mask for 1 of the 2", "x")),
         (("logits.npy",), 1, ("logits.npy", "[0, 1]")),
-        (("v0.npy", "--truth_fn", "small"), 1, ("size of the true masks in small", "(31, 31)", "(9, 9)")),
+        (("v0.npy", "--truth_fn", "small"), 1, ("size of the true masks in small", "31x31", "9x9")),
         (("v0.npy", "--truth_fn", "lists.csv"), 1, ("lists.csv", "printed list")),
         (("v0.npy", "--truth_fn", "columns.csv"), 1, ("rle_mask",)),
         (("v0.npy", "--truth_fn", "v1.npy"), 1, ("0 and 1",)),

@@ -1,6 +1,7 @@
 """Steps after the prediction: gate, threshold, and a submission or the scores of a validation fold."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from utils.masks.probability_file import Probabilities, open_probabilities
 from utils.scoring.class_metrics import class_scores
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
 from utils.scoring.mask_metrics import METRICS, counts, ratio, scores_from_counts
+
+SHOWN_SIZES = 12
+"""Sizes of images whose scores are printed."""
 
 
 def finish_masks(
@@ -54,7 +58,7 @@ def finish_classes(
     print(f"{predictions.path}: probabilities of {names} for {len(predictions.ids)} images")
     if settings.predict.part == "val":
         truth = (
-            nonempty_class(packed.masks[rows])
+            nonempty_class([packed.masks[row] for row in rows])
             if predictions.labels == [NOT_EMPTY]
             else read_classes(
                 Path(settings.predict.data_dir) / "train_with_folds.csv", predictions.info.target, predictions.ids
@@ -98,16 +102,39 @@ def print_scores(
         rows: rows of the fold in the packed images, in the order of the mask file.
         out: ids of images that are gated out.
     """
-    cleaned, truths = cleaned_validation(masks, decisions.how, packed, out), packed.masks[rows]
-    found = np.stack(list(cleaned.each_mask(masks.ids)))
-    counted, recorded = counts(found, truths), {masks.info.metric} & set(METRICS)
+    cleaned, truths = cleaned_validation(masks, decisions.how, packed, out), (packed.masks[row] for row in rows)
+    pairs = zip(cleaned.each_mask(masks.ids), truths, strict=True)
+    counted = np.concatenate([counts(found[None], truth[None]) for found, truth in pairs], axis=1)
+    recorded = {masks.info.metric} & set(METRICS)
     scores = {name: float(ratio(*METRICS[name].sums(*counted).sum(axis=1))) for name in [*recorded, "iout", "iou"]}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
     print(f"validation fold: {shown} at threshold {decisions.how.threshold:.6g} ({decisions.threshold_from})")
+    if masks.shape is None:
+        name = next(iter(recorded), "iou")
+        print(by_size(name, METRICS[name].sums(*counted), masks.shapes))
     if packed.instances is not None:
-        objects, how = instance_score(cleaned, packed.instances[rows]), decisions.how.instances
+        objects = instance_scores(cleaned, (packed.instances[row] for row in rows))
+        how = decisions.how.instances
         at = f"threshold {how.th:.6g}, seeds above {how.seed_th:.6g} ({decisions.instances_from})"
-        print(f"objects (DSB2018's score): {objects:.4f} at {at}")
+        print(f"objects (DSB2018's score): {objects.mean():.4f} at {at}")
+        if masks.shape is None:
+            print(by_size("objects", np.stack([objects, np.ones_like(objects)]), masks.shapes))
+
+
+def by_size(name: str, sums: np.ndarray, shapes: Sequence[tuple[int, int]]) -> str:
+    """Return a line with the score of the images of each size, commonest first.
+
+    Args:
+        name: of the score.
+        sums: (2, N), numerator and denominator of the score of each image.
+        shapes: (height, width) of each image.
+    """
+    common = Counter(shapes).most_common(SHOWN_SIZES + 1)
+    shown = []
+    for (height, width), number in common[:SHOWN_SIZES]:
+        same = np.array([shape == (height, width) for shape in shapes])
+        shown.append(f"{height}x{width} {float(ratio(*sums[:, same].sum(axis=1))):.4f} ({number})")
+    return f"{name} by size: {', '.join(shown)}{', ...' if len(common) > SHOWN_SIZES else ''}"
 
 
 def cleaned_validation(
@@ -120,16 +147,16 @@ def cleaned_validation(
         return packed.images[row_of[name]]
 
     constant = constant_images(masks.ids, image_of) if how.rules.constant_is_empty else set()
-    return PostProcessed(masks, how, packed.shape, image_of, {*out, *constant})
+    return PostProcessed(masks, how, packed.output_shapes, image_of, {*out, *constant})
 
 
-def mask_tenths(cleaned: PostProcessed, truths: np.ndarray) -> np.ndarray:
-    """Return the competition's score of each image's mask in tenths, (N,) int64, 0..10, against truths (N, H, W)."""
+def mask_tenths(cleaned: PostProcessed, truths: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the competition's score of each image's mask in tenths, (N,) int64, 0..10, against N truths (H, W)."""
     pairs = zip(cleaned.each_mask(cleaned.masks.ids), truths, strict=True)
     return np.array([scores_from_counts(*counts(mask[None], truth[None]))[0] for mask, truth in pairs])
 
 
-def instance_score(cleaned: PostProcessed, truths: np.ndarray) -> float:
-    """Return DSB2018's score of the instances, 0..1, against the true label maps (N, H, W)."""
+def instance_scores(cleaned: PostProcessed, truths: Iterable[np.ndarray]) -> np.ndarray:
+    """Return DSB2018's score of the instances of each image, (N,), 0..1, against the N true label maps (H, W)."""
     pairs = zip(cleaned.each_instance_map(), truths, strict=True)
-    return float(dsb2018_scores(np.stack([match_counts(found, truth) for found, truth in pairs])).mean())
+    return dsb2018_scores(np.stack([match_counts(found, truth) for found, truth in pairs]))

@@ -9,6 +9,7 @@ import numpy as np
 from utils.competition.decisions import MaskDecisions
 from utils.competition.submission_check import check_submission, read_ids
 from utils.competition.submission_names import named_after, timestamped
+from utils.core.arrays import Rows
 from utils.core.errors import UserError
 from utils.core.files import atomic_file
 from utils.core.prediction_settings import SubmissionSettings
@@ -19,8 +20,8 @@ from utils.masks.instances import instances_path, resize_instances, write_instan
 from utils.masks.mask_file import Masks, check_same_images
 from utils.masks.postprocessing import PostProcessed, constant_images
 
-Rows = Iterator[tuple[str, str]]
-"""(id, run-lengths) of each row."""
+Lines = Iterator[tuple[str, str]]
+"""(id, run-lengths) of each line."""
 
 
 def write_mask_submission(
@@ -77,7 +78,7 @@ def write_mask_submission(
     return path
 
 
-def mask_rows(cleaned: PostProcessed, ids: Iterable[str], by_row: bool) -> Rows:
+def mask_rows(cleaned: PostProcessed, ids: Iterable[str], by_row: bool) -> Lines:
     """Yield one row per image."""
     ids = list(ids)
     for name, mask in zip(ids, cleaned.each_mask(ids), strict=True):
@@ -86,7 +87,7 @@ def mask_rows(cleaned: PostProcessed, ids: Iterable[str], by_row: bool) -> Rows:
 
 def instance_rows(
     cleaned: PostProcessed, ids: Iterable[str], maps: np.ndarray, by_row: bool, label_pngs: str | None = None
-) -> Rows:
+) -> Lines:
     """Yield one row per instance in the order of their numbers, or one empty row for an image without instances.
 
     Args:
@@ -133,12 +134,12 @@ def _write_rows(path: Path, rows: Iterable[tuple[str, str]], columns: tuple[str,
         writer.writerows(rows)
 
 
-def _write_label_maps(cleaned: PostProcessed) -> np.ndarray:
-    """Write the (N, H, W) uint16 label maps next to the mask file, in its order and size; return them memory-mapped."""
+def _write_label_maps(cleaned: PostProcessed) -> Rows:
+    """Write the N label maps (H, W) uint16 next to the mask file, in its order and sizes; return them memory-mapped."""
     masks, how = cleaned.masks, cleaned.how
     about = {"masks": str(masks.path), "objects": vars(how.instances), "rules": vars(how.rules)}
-    path, shape = instances_path(masks.path), masks.array.shape[1:]
-    maps = write_instance_maps(path, masks.ids, cleaned.each_instance_map(), shape, about)
+    path = instances_path(masks.path)
+    maps = write_instance_maps(path, masks.ids, cleaned.each_instance_map(), masks.shapes, about)
     separation = "touching objects separated by borders" if masks.border is not None else "connected components"
     print(f"{path}: the objects of {len(maps)} images, {separation}")
     return maps
@@ -165,7 +166,7 @@ class _Images:
     """
 
     def __init__(self, masks: Masks, decisions: MaskDecisions) -> None:
-        self.shapes: Shapes = (masks.array.shape[1], masks.array.shape[2])
+        self.shapes: Shapes = masks.shape or dict(zip(masks.ids, masks.shapes, strict=True))
         self.image_of: Callable[[str], np.ndarray] | None = None
         rules, folder = decisions.how.rules, decisions.folder
         flag = "--crf" if rules.crf else "--constant_is_empty" if rules.constant_is_empty else None
@@ -181,19 +182,21 @@ class _Images:
             )
         check_same_images(masks.path, masks.info, packed, folder)
         self.shapes = self._source_shapes(packed, masks, folder)
-        if rules.crf and packed.shape != masks.array.shape[1:]:
-            raise UserError(f"--crf: expected masks of {packed.shape} as in {folder}, found {masks.array.shape[1:]}")
+        row_of = {name: row for row, name in enumerate(packed.ids)}
+        for name, shape in zip(masks.ids, masks.shapes, strict=True) if rules.crf else ():
+            if (expected := packed.shapes[row_of[name]]) != shape:
+                raise UserError(f"--crf: expected a mask of {expected} for {name} as in {folder}, found {shape}")
         if flag:
-            row_of = {name: row for row, name in enumerate(packed.ids)}
             self.image_of = lambda name: packed.images[row_of[name]]
 
     def _source_shapes(self, packed: PackedImages, masks: Masks, folder: Path) -> Shapes:
         if packed.sizes:
             return dict(zip(packed.ids, packed.sizes, strict=True))
-        if packed.shape != self.shapes:
-            part = masks.info.part or "test"
-            raise UserError(
-                "{}: masks of {}x{}, but the {} images in {} are {}x{}; val_transforms must restore the size of the "
-                "images".format(masks.path, *self.shapes, part, folder, *packed.shape)
-            )
+        expected = dict(zip(packed.ids, packed.shapes, strict=True))
+        for name, shape in zip(masks.ids, masks.shapes, strict=True):
+            if shape != expected[name]:
+                raise UserError(
+                    "{}: the mask of {} is {}x{}, but the image in {} is {}x{}; val_transforms must restore the size "
+                    "of the images".format(masks.path, name, *shape, folder, *expected[name])
+                )
         return self.shapes

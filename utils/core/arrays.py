@@ -1,15 +1,91 @@
-"""Arrays on disk, written row by row and opened memory-mapped, so that memory use does not depend on their length."""
+"""Arrays on disk, written row by row and opened memory-mapped, so that memory use does not depend on their length.
+
+Rows of one shape are a plain array (N, ...). Rows of different shapes lie one after another in a flat array, which
+MixedRows presents as rows.
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
 from utils.core.errors import UserError
 from utils.core.files import atomic_file
+
+Shape = tuple[int, ...]
+
+
+class MixedRows:
+    """Rows of different shapes: row i is a part of a flat array.
+
+    Args:
+        flat: (total,), the values of all rows, one row after another.
+        shapes: shape of each row.
+        plane: take only this index of the first axis of every row; None takes whole rows.
+    """
+
+    def __init__(self, flat: np.ndarray, shapes: Sequence[Shape], plane: int | None = None) -> None:
+        self.flat, self.shapes, self.plane = flat, [tuple(shape) for shape in shapes], plane
+        sizes = [math.prod(shape) for shape in self.shapes]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the name of a memory-mapped file instead of its content: loader workers map it again."""
+        if not isinstance(self.flat, np.memmap):
+            return MixedRows, (self.flat, self.shapes, self.plane)
+        return _mixed_again, (self.flat.filename, self.shapes, self.plane)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[row] for row in range(len(self)))
+
+    @overload
+    def __getitem__(self, rows: int | np.integer) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]: ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray | list[np.ndarray]:
+        """Return one row, or a list of rows."""
+        if not isinstance(rows, int | np.integer):
+            return [self[int(row)] for row in rows]
+        whole = self.flat[self._starts[rows] : self._starts[rows + 1]].reshape(self.shapes[rows])
+        return whole if self.plane is None else whole[self.plane]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.flat.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.flat.nbytes
+
+
+Rows = np.ndarray | MixedRows
+"""Rows of one shape or of several; `rows[i]` is a row, and `for row in rows` goes over all of them."""
+
+
+def _mixed_again(path: str, shapes: Sequence[Shape], plane: int | None) -> MixedRows:
+    return MixedRows(open_array(path), shapes, plane)
+
+
+def common_shape(shapes: Sequence[Shape]) -> Shape | None:
+    """Return the shape that all rows have; None if they differ."""
+    return shapes[0] if len(set(shapes)) == 1 else None
+
+
+def shapes_in(array: Rows, rows: Iterable[int] | None = None) -> list[Shape]:
+    """Return the shape of each row, or of the given ones."""
+    places = range(len(array)) if rows is None else rows
+    if isinstance(array, MixedRows):
+        return [array.shapes[row] if array.plane is None else array.shapes[row][1:] for row in places]
+    return [array.shape[1:] for _ in places]
 
 
 class ArrayWriter:
@@ -54,6 +130,63 @@ def array_writer(path: str | Path, shape: Sequence[int], dtype: str | np.dtype) 
             writer = ArrayWriter(file, shape, dtype)
             yield writer
         writer.check_full()
+
+
+class MixedWriter:
+    """Writer that appends rows of different shapes to a flat array, in order."""
+
+    def __init__(self, flat: ArrayWriter, shapes: Sequence[Shape]) -> None:
+        self._flat, self._shapes = flat, iter(shapes)
+
+    def append(self, rows: Sequence[np.ndarray] | np.ndarray) -> None:
+        """Append rows; raise ValueError if one has another shape than was announced."""
+        for row in rows:
+            expected = next(self._shapes, None)
+            if row.shape != expected:
+                raise ValueError(f"expected a row of shape {expected}, found {row.shape}")
+            self._flat.append(row.ravel())
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of the data written so far, without the header."""
+        return self._flat.sha256
+
+
+RowsWriter = ArrayWriter | MixedWriter
+
+
+@contextmanager
+def rows_writer(path: str | Path, shapes: Sequence[Shape], dtype: str | np.dtype) -> Iterator[RowsWriter]:
+    """Yield a writer for rows of these shapes: a plain array if they are all the same, else a flat one."""
+    with array_writer(path, array_shape(shapes), dtype) as writer:
+        yield writer if common_shape(shapes) else MixedWriter(writer, shapes)
+
+
+def array_shape(shapes: Sequence[Shape]) -> Shape:
+    """Return the shape of the array that holds rows of these shapes; one at least."""
+    common = common_shape(shapes)
+    return (len(shapes), *common) if common else (sum(map(math.prod, shapes)),)
+
+
+def open_rows(path: str | Path, shapes: Sequence[Shape] | None) -> Rows:
+    """Open the rows of a `.npy` file, memory-mapped and read-only.
+
+    Args:
+        path: the file.
+        shapes: shape of each row if they differ; None for a plain array.
+
+    Raises:
+        UserError: as for `open_array`; the file has another length.
+    """
+    array = open_array(path)
+    if shapes is None:
+        return array
+    if array.shape != array_shape(shapes):
+        raise UserError(
+            f"{path}: expected {array_shape(shapes)[0]} values in rows of several shapes, found {array.shape}; "
+            "write it again"
+        )
+    return MixedRows(array, shapes)
 
 
 def open_array(path: str | Path) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Packed folders: all images of a set in memory-mapped arrays, and a manifest that describes them.
 
 manifest.json      ids in order, shapes, dtypes, sha256, the layout of the source
-train_images.npy   (N, H, W, C) uint8, C = 1 (grey) or 3 (RGB)
+train_images.npy   (N, H, W, C) uint8, C = 1 (grey) or 3 (RGB); if sizes differ, all images one after another, flat
 train_masks.npy    (N, H, W) uint8, 0 or 1; missing if train.csv has classes of images instead
 train_labels.npy   (N, H, W) uint16, 0 = background, 1.. = objects; only if the source distinguishes objects
 test_images.npy    like train_images.npy
@@ -10,14 +10,15 @@ train_with_folds.csv   train.csv with a column `fold` (utils/make_folds.py)
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.core.arrays import open_array
+from utils.core.arrays import MixedRows, Rows, Shape, open_array, shapes_in
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.records import from_plain, to_plain
@@ -37,6 +38,8 @@ class ArrayEntry:
     dtype: str
     sha256: str
     """Digest of the array's bytes, without the header of the file."""
+    channels: int | None = None
+    """Channels of the images in a flat array; None for arrays without channels, and for plain arrays."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class PartEntry:
     arrays: dict[str, ArrayEntry]
     """Entries by name: images, masks, labels."""
     sizes: list[list[int]] | None = None
-    """(height, width) of each source image; None if packing did not resize them."""
+    """(height, width) of each source image; None if all have the size of the arrays."""
+    mixed: bool = False
+    """True if the images are packed in their own `sizes`, which differ; the arrays are flat then."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,12 @@ class Manifest:
 class PackedImages:
     """One part (train or test) of a packed set; row i of every array belongs to ids[i]."""
 
-    images: np.ndarray
-    """(N, H, W, C) uint8, [0, 255], memory-mapped."""
-    masks: np.ndarray | None
-    """(N, H, W) uint8, 0 or 1, memory-mapped; None for images without truth."""
-    instances: np.ndarray | None
-    """(N, H, W) uint16, 0 = background, objects numbered from 1; None if the source does not distinguish objects."""
+    images: Rows
+    """N images (H, W, C) uint8, [0, 255], memory-mapped."""
+    masks: Rows | None
+    """N masks (H, W) uint8, 0 or 1, memory-mapped; None for images without truth."""
+    instances: Rows | None
+    """N maps (H, W) uint16, 0 = background, objects from 1 on; None if the source does not tell objects apart."""
     ids: list[str]
     sizes: list[tuple[int, int]] | None
     """(height, width) of each source image; None if packing did not resize them."""
@@ -87,20 +92,42 @@ class PackedImages:
         values = [getattr(self, one.name) for one in fields(self)]
         return _mapped_again, tuple(Path(one.filename) if isinstance(one, np.memmap) else one for one in values)
 
+    @cached_property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(height, width) of each packed image."""
+        return [(shape[0], shape[1]) for shape in shapes_in(self.images)]
+
+    @property
+    def mixed(self) -> bool:
+        """True if images have different sizes."""
+        return isinstance(self.images, MixedRows)
+
     @property
     def images_digest(self) -> str:
         """Digest of the images alone, regardless of their masks."""
         return self.digest.partition(":")[0]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) of every packed image."""
-        return self.images.shape[1], self.images.shape[2]
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width) of every packed image; None if sizes differ."""
+        return None if self.mixed else self.shapes[0]
+
+    @property
+    def output_shapes(self) -> Shapes:
+        """(height, width) of all packed images, or by id if they differ."""
+        return self.shape or dict(zip(self.ids, self.shapes, strict=True))
+
+    def by_size(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows ordered by the size of their images, so that batches can be of one size.
+
+        Rows of one size keep their order.
+        """
+        return np.array(sorted(rows.tolist(), key=self.shapes.__getitem__), dtype=rows.dtype) if self.mixed else rows
 
     @property
     def channels(self) -> int:
         """Channels of every packed image: 1 (grey) or 3 (RGB)."""
-        return self.images.shape[3]
+        return shapes_in(self.images)[0][2]
 
 
 def read_manifest(data_dir: str | Path) -> Manifest:
@@ -156,13 +183,13 @@ def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
     if part not in manifest.parts:
         raise UserError(f"{folder}: expected {part} images, found only {', '.join(manifest.parts)}")
     described = manifest.parts[part]
-    arrays = {name: _open_described(folder, entry) for name, entry in described.arrays.items()}
+    arrays = {name: _open_described(folder, entry, described) for name, entry in described.arrays.items()}
     return PackedImages(
         images=arrays["images"],
         masks=arrays.get("masks"),
         instances=arrays.get("labels"),
         ids=described.ids,
-        sizes=[(height, width) for height, width in described.sizes] if described.sizes else None,
+        sizes=None if described.mixed or not described.sizes else [(h, w) for h, w in described.sizes],
         digest=":".join(entry.sha256[:16] for entry in described.arrays.values()),
     )
 
@@ -171,14 +198,21 @@ def _mapped_again(*values: Any) -> PackedImages:
     return PackedImages(*(open_array(one) if isinstance(one, Path) else one for one in values))
 
 
-def _open_described(folder: Path, entry: ArrayEntry) -> np.ndarray:
+def _open_described(folder: Path, entry: ArrayEntry, part: PartEntry) -> Rows:
     array = open_array(folder / entry.file)
     if array.shape != entry.shape or str(array.dtype) != entry.dtype:
         raise UserError(
             f"{folder / entry.file}: expected {entry.dtype} {entry.shape} as in the manifest, "
             f"found {array.dtype} {array.shape}; pack the folder again"
         )
-    return array
+    if not part.mixed:
+        return array
+    return MixedRows(array, row_shapes(part.sizes or [], entry.channels))
+
+
+def row_shapes(sizes: Iterable[Sequence[int]], channels: int | None) -> list[Shape]:
+    """Return the shapes of rows of these sizes (height, width), with a last axis of `channels` if there are any."""
+    return [(*size,) if channels is None else (*size, channels) for size in sizes]
 
 
 def ids_digest(ids: Iterable[str]) -> str:
@@ -194,7 +228,7 @@ def shapes_of(data_dir: str | Path) -> Shapes:
     """
     shapes: dict[str, tuple[int, int]] = {}
     for described in read_manifest(data_dir).parts.values():
-        packed = described.arrays["images"].shape[1:3]
+        packed = described.arrays["images"].shape[1:3]  # of no use where sizes differ, but then there are `sizes`
         for name, size in zip(described.ids, described.sizes or [packed] * len(described.ids), strict=True):
             shapes[name] = (size[0], size[1])
     distinct = set(shapes.values())

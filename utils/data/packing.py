@@ -4,7 +4,6 @@ import hashlib
 import math
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from utils.core.arrays import ArrayWriter, array_writer
+from utils.core.arrays import RowsWriter, Shape, array_shape, common_shape, rows_writer
 from utils.core.errors import UserError
 from utils.core.progress import progress_bar
 from utils.data.image_files import BrokenImage, probe
@@ -26,10 +25,11 @@ from utils.data.packed_data import (
     PartEntry,
     manifest_if_any,
     open_packed,
+    row_shapes,
     write_manifest,
 )
 from utils.data.packed_tables import check_class_table, check_tables, copy_tables, write_class_table, write_own_table
-from utils.data.packing_report import Survey, kinds_of, shown_sizes
+from utils.data.packing_report import Survey, kinds_of
 from utils.data.samples import Sample, check_item, load_sample
 from utils.data.source_files import OWN_COLUMNS, image_files_in, is_packing_table
 
@@ -119,14 +119,14 @@ def without_broken(source: Source) -> tuple[Source, dict[str, str]]:
 class Plan:
     """Shapes and dtypes of all arrays of a source, known before the first is written."""
 
-    shape: tuple[int, int]
-    """(height, width) of every packed image."""
+    shape: tuple[int, int] | None
+    """(height, width) of every packed image; None if each keeps its own size."""
     channels: int
     """1 if all images are grey, else 3."""
     sizes: dict[str, np.ndarray]
     """Part -> (N, 2) int32, height and width of each source image."""
-    arrays: dict[str, dict[str, tuple[tuple[int, ...], str]]]
-    """Part -> array -> (shape, dtype)."""
+    arrays: dict[str, dict[str, tuple[list[Shape], str]]]
+    """Part -> array -> (shape of each row, dtype)."""
 
 
 def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
@@ -136,10 +136,10 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
 
     Args:
         source: source to pack.
-        size: (height, width) to resize to; None keeps the size, which all images must share.
+        size: (height, width) to resize to; None keeps the size of each image.
 
     Raises:
-        UserError: an image is broken, or sizes are mixed and `size` is None.
+        UserError: an image is broken.
     """
     sizes, all_grey = {}, True
 
@@ -152,15 +152,17 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
             for row, (image_size, grey) in enumerate(_in_order(look, items, f"inspect {part}")):
                 sizes[part][row] = image_size
                 all_grey = all_grey and grey
-    shape, channels = size or _common_size(sizes, source.folder), 1 if all_grey else 3
+    channels = 1 if all_grey else 3
     arrays = {}
     for part, items in source.parts.items():
-        arrays[part] = {"images": ((len(items), *shape, channels), "uint8")}
+        packed = [size] * len(items) if size else sizes[part].tolist()
+        arrays[part] = {"images": (row_shapes(packed, channels), "uint8")}
         if part == "train" and source.class_table is None:
-            arrays[part]["masks"] = ((len(items), *shape), "uint8")
+            arrays[part]["masks"] = (row_shapes(packed, None), "uint8")
             if source.has_instances:
-                arrays[part]["labels"] = ((len(items), *shape), "uint16")
-    return Plan(shape, channels, sizes, arrays)
+                arrays[part]["labels"] = (row_shapes(packed, None), "uint16")
+    distinct = {tuple(one) for part in sizes.values() for one in part.tolist()}
+    return Plan(size or (distinct.pop() if len(distinct) == 1 else None), channels, sizes, arrays)
 
 
 def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[str, str] | None = None) -> Manifest:
@@ -218,15 +220,16 @@ def _write_part(part: str, source: Source, plan: Plan, out_dir: Path, files: Exi
 
     items, specs = source.parts[part], plan.arrays[part]
     paths = {name: out_dir / f"{part}_{name}.npy" for name in specs}
-    writers = {name: files.enter_context(array_writer(paths[name], *specs[name])) for name in specs}
+    writers = {name: files.enter_context(rows_writer(paths[name], *specs[name])) for name in specs}
     with _way_out(part):
         for item, sample in zip(items, _in_order(load, items, f"pack {part}"), strict=True):
             for name, writer in writers.items():
                 writer.append(sample.arrays[name][None])
             survey.add(item.id, sample)
     arrays = {name: entry_of(paths[name], *specs[name], writers[name]) for name in specs}
-    resized = (plan.sizes[part] != plan.shape).any()
-    return PartEntry([item.id for item in items], arrays, plan.sizes[part].tolist() if resized else None)
+    mixed = common_shape(specs["images"][0]) is None
+    kept = mixed or (plan.shape is not None and (plan.sizes[part] != plan.shape).any())
+    return PartEntry([item.id for item in items], arrays, plan.sizes[part].tolist() if kept else None, mixed)
 
 
 def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequence[object]]:
@@ -252,30 +255,20 @@ def _array_files(manifest: Manifest) -> set[str]:
     return {Path(entry.file).name for part in manifest.parts.values() for entry in part.arrays.values()}
 
 
-def _common_size(sizes: dict[str, np.ndarray], folder: str) -> tuple[int, int]:
-    counts = Counter(f"{height}x{width}" for array in sizes.values() for height, width in array.tolist())
-    usual = counts.most_common(1)[0][0]
-    if len(counts) > 1:
-        raise UserError(
-            f"{folder}: expected images of one size, found {len(counts)} sizes (height x width): "
-            f"{shown_sizes(dict(counts.most_common()))}; resize them with --size, such as --size {usual}"
-        )
-    height, width = next(iter(sizes.values()))[0].tolist()
-    return height, width
+def entry_of(path: Path, shapes: Sequence[Shape], dtype: str, writer: RowsWriter) -> ArrayEntry:
+    """Return the manifest entry of an array with rows of these shapes, which was written."""
+    flat = common_shape(shapes) is None
+    channels = shapes[0][2] if flat and len(shapes[0]) == 3 else None
+    return ArrayEntry(path.name, array_shape(shapes), dtype, writer.sha256, channels)
 
 
-def entry_of(path: Path, shape: Sequence[int], dtype: str, writer: ArrayWriter) -> ArrayEntry:
-    """Return the manifest entry of an array that was written."""
-    return ArrayEntry(path.name, tuple(shape), dtype, writer.sha256)
-
-
-def check_room(out_dir: Path, specs: Iterable[tuple[tuple[int, ...], str]]) -> None:
-    """Check that the disk has room for arrays of these shapes and dtypes.
+def check_room(out_dir: Path, specs: Iterable[tuple[Sequence[Shape], str]]) -> None:
+    """Check that the disk has room for arrays with rows of these shapes and dtypes.
 
     Raises:
         UserError: there is not enough room.
     """
-    needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in specs)
+    needed = sum(sum(map(math.prod, shapes)) * np.dtype(dtype).itemsize for shapes, dtype in specs)
     free = shutil.disk_usage(out_dir).free
     if needed > free:
         raise UserError(

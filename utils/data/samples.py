@@ -34,8 +34,8 @@ class Sample(NamedTuple):
     """Result of `background_of` for the source image."""
 
 
-def load_sample(item: Item, source: Source, shape: tuple[int, int], channels: int) -> Sample:
-    """Read an image and its truth, with the size and the channels of the packed arrays.
+def load_sample(item: Item, source: Source, shape: tuple[int, int] | None, channels: int) -> Sample:
+    """Read an image and its truth, with the channels and the size of the packed arrays (None: its own size).
 
     Raises:
         BrokenImage: a file is broken, a mask and its image have different sizes, or run-lengths are malformed.
@@ -46,7 +46,7 @@ def load_sample(item: Item, source: Source, shape: tuple[int, int], channels: in
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.shape).encode()).digest()
     background = background_of(image)
     arrays = {"images": image, **_read_truth(item, size, source, seen)}
-    if size != shape:
+    if shape and size != shape:
         arrays = _resized(arrays, shape, seen)
     if "labels" in arrays:
         seen["objects"] = int(arrays["labels"].max())

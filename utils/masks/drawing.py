@@ -41,14 +41,19 @@ def outlined(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarr
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Arrange rows of equally many pictures of one size in one (H, W, 3) uint8 picture with white gaps."""
+    """Arrange rows of equally many pictures in one (H, W, 3) uint8 picture with white gaps.
+
+    The pictures of a row have one size; if rows differ, the smaller pictures are at the upper left of their places.
+    """
     tiles = [[as_rgb(picture) for picture in row] for row in rows]
-    height, width = tiles[0][0].shape[:2]
-    canvas = np.full((len(rows) * (height + GAP) + GAP, len(tiles[0]) * (width + GAP) + GAP, 3), 255, dtype=np.uint8)
-    for down, row in enumerate(tiles):
-        for right, tile in enumerate(row):
-            top, left = GAP + down * (height + GAP), GAP + right * (width + GAP)
-            canvas[top : top + height, left : left + width] = tile
+    width = max(row[0].shape[1] for row in tiles)
+    tall = GAP + sum(row[0].shape[0] + GAP for row in tiles)
+    canvas, top = np.full((tall, len(tiles[0]) * (width + GAP) + GAP, 3), 255, dtype=np.uint8), GAP
+    for row in tiles:
+        for number, tile in enumerate(row):
+            left = GAP + number * (width + GAP)
+            canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        top += row[0].shape[0] + GAP
     return canvas
 
 
@@ -56,7 +61,7 @@ def labelled(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[
     """Arrange rows of pictures with a title above each column and a caption above each row.
 
     Args:
-        rows: (caption, pictures), all pictures of one size.
+        rows: (caption, pictures), all pictures of a row of one size.
         titles: one word for each column.
         least: pictures whose longer side is shorter than this many pixels are enlarged by an integer factor.
 
@@ -65,17 +70,19 @@ def labelled(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[
     """
     from PIL import Image, ImageDraw
 
-    height, width = rows[0][1][0].shape[:2]
-    factor = max(1, -(-least // max(height, width)))
-    tall, wide, line = height * factor + GAP, width * factor + GAP, 16
-    canvas = Image.new("RGB", (len(titles) * wide + GAP, line + len(rows) * (tall + line) + GAP), "lightgrey")
-    draw = ImageDraw.Draw(canvas)
+    shapes = [pictures[0].shape[:2] for _, pictures in rows]
+    factors = [max(1, -(-least // max(shape))) for shape in shapes]
+    sizes = [(width * factor, height * factor) for (height, width), factor in zip(shapes, factors, strict=True)]
+    wide, line = max(width for width, _ in sizes) + GAP, 16
+    tall = line + sum(height + GAP + line for _, height in sizes) + GAP
+    canvas = Image.new("RGB", (len(titles) * wide + GAP, tall), "lightgrey")
+    draw, top = ImageDraw.Draw(canvas), line
     for column, title in enumerate(titles):
         draw.text((GAP + column * wide, 2), title, fill="black")
-    for number, (caption, pictures) in enumerate(rows):
-        top = line + number * (tall + line)
+    for (caption, pictures), size in zip(rows, sizes, strict=True):
         draw.text((GAP, top + 2), caption, fill="black")
         for column, picture in enumerate(pictures):
-            tile = Image.fromarray(as_rgb(picture)).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+            tile = Image.fromarray(as_rgb(picture)).resize(size, Image.Resampling.NEAREST)
             canvas.paste(tile, (GAP + column * wide, top + line))
+        top += size[1] + GAP + line
     return np.asarray(canvas)

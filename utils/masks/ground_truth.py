@@ -1,11 +1,11 @@
 """True masks and instances by image id, read from a packed folder, a csv of run-lengths or a .npy with a .json."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from utils.core.arrays import open_array
+from utils.core.arrays import Rows, open_array, shapes_in
 from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json
 from utils.core.tables import read_table
@@ -29,7 +29,7 @@ def true_masks(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | 
     """Yield the true mask of each image of a mask file, one at a time and in the order of the file.
 
     Args:
-        masks: an opened mask file, (N, H, W).
+        masks: an opened mask file.
         truth_fn: a packed folder, a csv (id, rle_mask), or a .npy (M, H, W) of 0 and 1 with a .json of its ids;
             None: the packed folder that the mask file names.
         rows: rows of the mask file to read, in this order; None: all rows.
@@ -42,14 +42,13 @@ def true_masks(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | 
             call itself, before the first mask is requested.
     """
     source = truth_fn or _recorded_folder(masks)
-    shape = masks.array.shape[1:]
     if Path(source).suffix == ".csv":
         cells, by_row = read_run_lengths(source), read_format(source).by_row
-        by_name = {name: name for name in cells}
+        by_name, shape_of = {name: name for name in cells}, dict(zip(masks.ids, masks.shapes, strict=True))
 
         def mask_of(name: str) -> np.ndarray:
             try:
-                return decode_union(cells[name], shape, by_row)
+                return decode_union(cells[name], shape_of[name], by_row)
             except ValueError as error:
                 raise UserError(f"{source}: the mask of {name}: {error}") from None
 
@@ -63,11 +62,10 @@ def true_masks(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | 
         array, ids = packed.masks, packed.ids
     if array is None:
         raise UserError(f"{source}: its images are packed without masks; pass the true masks with --truth_fn")
-    if array.shape[1:] != shape:
-        raise UserError(
-            f"{masks.path}: expected masks of {array.shape[1:]}, the size of the true masks in {source}, found {shape}"
-        )
-    return _by_id(masks, {name: row for row, name in enumerate(ids)}, array.__getitem__, source, rows)
+    found = {name: row for row, name in enumerate(ids)}
+    truths = _by_id(masks, found, array.__getitem__, source, rows)
+    _check_sizes(masks, array, found, f"the true masks in {source}")
+    return truths
 
 
 def true_instances(
@@ -76,7 +74,7 @@ def true_instances(
     """Yield the true label map of each image of a mask file, one at a time and in the order of the file.
 
     Args:
-        masks: an opened mask file, (N, H, W).
+        masks: an opened mask file.
         truth_fn: a packed folder with labels, or a csv with one row per instance (ImageId, EncodedPixels; an image
             without instances has a single row with an empty cell); None: the packed folder that the mask file names.
         rows: rows of the mask file to read; None: all rows.
@@ -90,18 +88,17 @@ def true_instances(
             no pixels or are too many are reported when their map is requested.
     """
     source = truth_fn or _recorded_folder(masks)
-    shape = masks.array.shape[1:]
     if Path(source).suffix == ".csv":
         cells, by_row = read_run_lengths(source), read_format(source).by_row
-        found = {name: name for name in cells}
+        by_name, shape_of = {name: name for name in cells}, dict(zip(masks.ids, masks.shapes, strict=True))
 
         def objects_of(name: str) -> np.ndarray:
             try:
-                return decode_instances(cells[name], shape, by_row)
+                return decode_instances(cells[name], shape_of[name], by_row)
             except ValueError as error:
                 raise UserError(f"{source}: {name}: {error}") from None
 
-        return _by_id(masks, found, objects_of, source, rows)
+        return _by_id(masks, by_name, objects_of, source, rows)
     if Path(source).suffix == ".npy":
         raise UserError(
             f"--truth_fn {source}: a .npy of masks does not tell objects apart; pass a packed folder with labels or a "
@@ -115,12 +112,10 @@ def true_instances(
             f"{source}: packed without labels, so its truth does not tell objects apart; pack a source with a mask or "
             "a csv row for each object, or pass such a csv with --truth_fn"
         )
-    if packed.shape != shape:
-        raise UserError(
-            f"{masks.path}: expected masks of {packed.shape}, the size of the true objects in {source}, found {shape}"
-        )
     found = {name: row for row, name in enumerate(packed.ids)}
-    return _by_id(masks, found, packed.instances.__getitem__, source, rows)
+    truths = _by_id(masks, found, packed.instances.__getitem__, source, rows)
+    _check_sizes(masks, packed.instances, found, f"the true objects in {source}")
+    return truths
 
 
 def _by_id(
@@ -134,6 +129,17 @@ def _by_id(
         )
     wanted = range(len(masks.ids)) if rows is None else rows
     return (truth_of(found[masks.ids[row]]) for row in wanted)
+
+
+def _check_sizes(masks: Masks, truths: Rows, row_of: Mapping[str, int], what: str) -> None:
+    """Raise UserError if a mask and its truth have different sizes."""
+    expected = shapes_in(truths, [row_of[name] for name in masks.ids])
+    for name, shape, found in zip(masks.ids, expected, masks.shapes, strict=True):
+        if shape != found:
+            raise UserError(
+                f"{masks.path}: expected a mask of {shape[0]}x{shape[1]} for {name}, the size of {what}, found "
+                f"{found[0]}x{found[1]}"
+            )
 
 
 def _recorded_folder(masks: Masks) -> str:

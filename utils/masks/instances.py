@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.core.arrays import array_writer, open_array
+from utils.core.arrays import Rows, Shape, common_shape, open_rows, rows_writer
 from utils.core.errors import UserError
 from utils.core.files import atomic_file, write_json
 from utils.masks.mask_file import binarize
@@ -143,26 +143,28 @@ def instances_path(masks_path: str | Path) -> Path:
 
 
 def write_instance_maps(
-    path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape: tuple[int, int], about: Mapping[str, Any]
-) -> np.ndarray:
+    path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shapes: Sequence[Shape], about: Mapping[str, Any]
+) -> Rows:
     """Write the label maps of `ids` one at a time; both files appear only after the last map is written.
 
     Args:
         path: the .npy; `ids` and `about` are stored in a .json of the same name.
         ids: N image ids.
         maps: N label maps (H, W) uint16.
-        shape: (H, W).
+        shapes: (H, W) of each of them.
         about: plain values that describe how the maps were made.
 
     Returns:
-        (N, H, W) uint16, memory-mapped.
+        the N maps, memory-mapped.
     """
-    with array_writer(path, (len(ids), *shape), np.uint16) as writer:
+    mixed = common_shape(shapes) is None
+    with rows_writer(path, shapes, np.uint16) as writer:
         for labels in maps:
             writer.append(labels[None])
         path.with_suffix(".json").unlink(missing_ok=True)  # an old description must not be paired with the new array
-    write_json(path.with_suffix(".json"), {"ids": list(ids), **about})
-    return open_array(path)
+    sizes = {"shapes": [list(shape) for shape in shapes]} if mixed else {}
+    write_json(path.with_suffix(".json"), {"ids": list(ids), **sizes, **about})
+    return open_rows(path, shapes if mixed else None)
 
 
 def write_instance_png(path: Path, labels: np.ndarray) -> None:

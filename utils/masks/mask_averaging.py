@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.core.arrays import common_shape, shapes_in
 from utils.core.errors import UsageError, UserError
 from utils.masks.mask_file import Masks, open_masks
 
@@ -33,16 +34,20 @@ def open_agreeing(paths: Sequence[str]) -> list[Masks]:
             f"{first.path}: the same id is listed for several masks, so files cannot be matched by id; predict again"
         )
     for other in others:
-        if other.planes.shape[1:] != first.planes.shape[1:]:
-            raise UserError(
-                f"{other.path}: expected masks of shape {first.planes.shape[1:]} like {first.path}, found "
-                f"{other.planes.shape[1:]}"
-            )
         if other.ids != first.ids and sorted(other.ids) != sorted(first.ids):
             odd = sorted(set(other.ids) ^ set(first.ids))
             raise UserError(
                 f"{other.path}: expected the images of {first.path}, but {len(odd)} are in only one of the two files "
                 f"(such as {odd[0]}); average files of the same part and fold"
+            )
+        shapes, found = shapes_in(first.planes), shapes_in(other.planes, _order(other, first.ids))
+        if shapes != found:
+            name, shape, other_shape = next(
+                each for each in zip(first.ids, shapes, found, strict=True) if each[1] != each[2]
+            )
+            raise UserError(
+                f"{other.path}: expected a mask of shape {shape} for {name} like {first.path}, found {other_shape}; "
+                "average files that were predicted from the same packed images"
             )
         digests = {masks.info.images_digest for masks in (first, other)} - {None}
         if len(digests) > 1:
@@ -78,18 +83,20 @@ def weighted_mean(files: Sequence[Masks], shares: np.ndarray) -> Iterator[np.nda
         shares: (len(files),) float64 with sum 1.
 
     Yields:
-        (k, H, W), or (k, 2, H, W) with borders, float32 in [0, 1] up to rounding; the batch sizes k sum to N.
+        (k, H, W), or (k, 2, H, W) with borders, float32 in [0, 1] up to rounding; the batch sizes k sum to N, and k is
+        1 if masks have different sizes.
 
     Raises:
         UserError: a value is not a probability.
     """
-    n_images, *shape = files[0].planes.shape
-    step = max(1, PIXELS_AT_ONCE // math.prod(shape))
+    shapes = shapes_in(files[0].planes)
+    common = common_shape(shapes)
+    step = max(1, PIXELS_AT_ONCE // math.prod(common)) if common else 1
     orders = [_order(masks, files[0].ids) for masks in files]
-    for start in range(0, n_images, step):
-        mean = np.zeros((min(step, n_images - start), *shape), dtype=np.float32)
+    for start in range(0, len(shapes), step):
+        mean = np.zeros((min(step, len(shapes) - start), *shapes[start]), dtype=np.float32)
         for masks, share, order in zip(files, shares, orders, strict=True):
-            batch = masks.planes[order[start : start + step]].astype(np.float32)
+            batch = np.asarray(masks.planes[order[start : start + step]], dtype=np.float32)
             if not (batch.min() >= 0 and batch.max() <= 1):  # written so that NaN fails too
                 found = f"{batch.min():g} to {batch.max():g}"
                 raise UserError(f"{masks.path}: expected probabilities in [0, 1], found {found}; predict again")

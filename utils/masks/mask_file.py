@@ -1,17 +1,29 @@
 """Mask files: NAME.npy with float16 probabilities in [0, 1], and NAME.json with ids and a description.
 
-The array is (N, H, W) masks, or (N, 2, H, W) masks and borders between instances (train_border.py).
+The array is (N, H, W) masks, or (N, 2, H, W) masks and borders between instances (train_border.py). If images have
+different sizes, it is flat, with one image after another, and the .json has the shape of each.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.core.arrays import ArrayWriter, array_writer, open_array
+from utils.core.arrays import (
+    MixedRows,
+    Rows,
+    RowsWriter,
+    Shape,
+    common_shape,
+    open_array,
+    open_rows,
+    rows_writer,
+    shapes_in,
+)
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.records import from_plain, to_plain
@@ -37,6 +49,8 @@ class PredictionInfo:
     """The snapshot files whose predictions are averaged."""
     tta: str | None = None
     """The averaged views joined by _; "null" for the image alone."""
+    scales: tuple[float, ...] = ()
+    """The averaged scales relative to training; () for the scale of training alone."""
     mean_of: tuple[str, ...] = ()
     """The mask files that are averaged."""
     weights: tuple[float, ...] = ()
@@ -53,26 +67,50 @@ class PredictionInfo:
     metric: str | None = None
     """The score that ranked the snapshots of the training."""
 
+    @property
+    def views(self) -> str | None:
+        """The averaged views, and scales if there are several; None if they are not known."""
+        return f"{self.tta} at scales {' '.join(f'{one:g}' for one in self.scales)}" if self.scales else self.tta
+
 
 @dataclass(frozen=True)
 class Masks:
     """An opened mask file."""
 
     path: Path
-    planes: np.ndarray
-    """The array of the file: (N, H, W) or (N, 2, H, W) float16 probabilities, memory-mapped."""
+    planes: Rows
+    """The rows of the file: N masks (H, W), or with borders (2, H, W), float16 probabilities, memory-mapped."""
     ids: list[str]
     info: PredictionInfo = field(default_factory=PredictionInfo)
 
     @property
-    def array(self) -> np.ndarray:
-        """The masks, (N, H, W) float16."""
-        return self.planes if self.planes.ndim == 3 else self.planes[:, 0]
+    def array(self) -> Rows:
+        """The N masks (H, W) float16."""
+        return self._plane(0) if self._has_borders else self.planes
 
     @property
-    def border(self) -> np.ndarray | None:
-        """The borders between instances, (N, H, W) float16; None if the file has no borders."""
-        return None if self.planes.ndim == 3 else self.planes[:, 1]
+    def border(self) -> Rows | None:
+        """The N borders between instances (H, W) float16; None if the file has no borders."""
+        return self._plane(1) if self._has_borders else None
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width) of all masks; None if they differ."""
+        return common_shape(self.shapes)
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(height, width) of each mask."""
+        return [(shape[-2], shape[-1]) for shape in shapes_in(self.planes)]
+
+    @property
+    def _has_borders(self) -> bool:
+        return len(self.planes) > 0 and len(shapes_in(self.planes, [0])[0]) == 3
+
+    def _plane(self, number: int) -> Rows:
+        if isinstance(self.planes, MixedRows):
+            return MixedRows(self.planes.flat, self.planes.shapes, number)
+        return self.planes[:, number]
 
 
 @dataclass(frozen=True)
@@ -110,19 +148,20 @@ def binarize(probabilities: np.ndarray, th: float) -> np.ndarray:
 
 @contextmanager
 def mask_writer(
-    path: str | Path, ids: Sequence[str], shape: tuple[int, ...], info: PredictionInfo
-) -> Iterator[ArrayWriter]:
-    """Yield a writer that takes the masks of `ids`, each of `shape` (H, W) or (2, H, W), in order, batch by batch.
+    path: str | Path, ids: Sequence[str], shapes: Sequence[Shape], info: PredictionInfo
+) -> Iterator[RowsWriter]:
+    """Yield a writer that takes the masks of `ids`, each (H, W) or (2, H, W) of its shape, in order, batch by batch.
 
     Both files appear only after all masks are written. An old description is removed before the new array appears, and
     the new description is written last; `open_masks` refuses an array without one.
     """
     path = Path(path)
     check_name(path)
-    with array_writer(path, (len(ids), *shape), np.float16) as writer:
+    with rows_writer(path, shapes, np.float16) as writer:
         yield writer
         path.with_suffix(".json").unlink(missing_ok=True)
-    write_description(path, {"ids": list(ids)}, info)
+    mixed = {"shapes": [list(shape) for shape in shapes]} if common_shape(shapes) is None else {}
+    write_description(path, {"ids": list(ids), **mixed}, info)
 
 
 def open_masks(path: str | Path) -> Masks:
@@ -135,7 +174,9 @@ def open_masks(path: str | Path) -> Masks:
     path = Path(path)
     array = open_array(path)
     values, info = read_description(path)
-    if array.dtype.kind != "f" or not (array.ndim == 3 or (array.ndim == 4 and array.shape[1] == 2)):
+    if "shapes" in values:
+        array = open_rows(path, _shapes(values["shapes"], path))
+    elif array.dtype.kind != "f" or not (array.ndim == 3 or (array.ndim == 4 and array.shape[1] == 2)):
         what = "; this is a probability file of image classes, expected a mask file" if array.ndim == 2 else ""
         raise UserError(
             f"{path}: expected float masks (images, height, width), or (images, 2, height, width) with borders, "
@@ -150,6 +191,16 @@ def open_masks(path: str | Path) -> Masks:
     return Masks(path, array, ids, info)
 
 
+def _shapes(stored: Any, path: Path) -> list[Shape]:
+    """Return the stored shapes of masks; raise UserError if they are not all (H, W), or all (2, H, W)."""
+    valid = isinstance(stored, list) and all(
+        isinstance(shape, list) and all(isinstance(side, int) and side > 0 for side in shape) for shape in stored
+    )
+    if not valid or {len(shape) for shape in stored} not in ({2}, {3}, set()):
+        raise UserError(f"{path.with_suffix('.json')}: expected the shape of each mask; predict again")
+    return [tuple(shape) for shape in stored]
+
+
 def check_name(path: Path) -> None:
     """Raise UserError if a file of masks or probabilities cannot have this name."""
     if path.suffix != ".npy":
@@ -161,8 +212,8 @@ def check_name(path: Path) -> None:
         )
 
 
-def write_description(path: Path, lists: dict[str, list[str]], info: PredictionInfo) -> None:
-    """Write the .json of an array: its `lists` (ids, labels) and the fields of `info` that are set."""
+def write_description(path: Path, lists: dict[str, list[Any]], info: PredictionInfo) -> None:
+    """Write the .json of an array: its `lists` (ids, labels, shapes) and the fields of `info` that are set."""
     known = {name: value for name, value in to_plain(info).items() if value is not None and value != []}
     write_json(path.with_suffix(".json"), {**lists, **known})
 

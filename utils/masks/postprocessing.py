@@ -90,7 +90,7 @@ class PostProcessed:
 
     def _instance_map(self, name: str, row: int) -> np.ndarray:
         if name in self.empty:
-            return np.zeros(self.masks.array.shape[1:], dtype=np.uint16)
+            return np.zeros(self.masks.shapes[row], dtype=np.uint16)
         border = None if self.masks.border is None else self.masks.border[row]
         try:
             labels = label_instances(self._probabilities(name, row), border, self.how.instances)

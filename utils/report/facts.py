@@ -92,6 +92,8 @@ class Judged:
     """title (Worst, Median, Best, Most uncertain, Wrongly empty, Wrongly non-empty) -> rows, possibly none."""
     ious: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """(N,) float64, 0..1: IoU of each image at the threshold; 1 if both masks are empty."""
+    sizes: list[Share] = field(default_factory=list)
+    """mean IoU of the images of each size, commonest size first; empty if all images have one size."""
     by_area: ByArea = field(default_factory=dict)
     """minimum area -> steps, for each minimum area that was tried: 0 and `min_area`."""
 

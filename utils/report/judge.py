@@ -39,8 +39,8 @@ class Counted:
     """(N,) int64: pixels in the true mask."""
     uncertain: np.ndarray
     """(N,) float64, 0..0.25: mean of p (1 - p) over all pixels, the variance of the prediction for a pixel."""
-    n_pixels: int
-    """number of pixels of an image."""
+    n_pixels: np.ndarray
+    """(N,) int64: pixels of each image."""
     reliability: list[Reliability]
     """reliability of all pixels in N_BINS bins of the probability; empty bins are left out."""
 
@@ -77,12 +77,13 @@ def count_images(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], th: 
         th: pixels with a greater probability are mask.
         min_area: predicted masks with fewer pixels count as empty.
     """
-    numbers, uncertain = [], []
+    numbers, uncertain, sizes = [], [], []
     tally, total = np.zeros((N_BINS, 2), dtype=np.int64), np.zeros(N_BINS)
     for mask, truth in zip(masks, truths, strict=True):
         true = truth != 0
         inside, ours, theirs = (int(number[0]) for number in counts(binarize(mask, th)[None], true[None]))
         numbers.append((inside, ours, theirs) if ours >= min_area else (0, 0, theirs))
+        sizes.append(true.size)
         given = np.asarray(mask, dtype=np.float32).ravel()
         uncertain.append(float((given * (1 - given)).mean(dtype=np.float64)))
         # ten times a float16 is exact in float32
@@ -101,7 +102,7 @@ def count_images(masks: Iterable[np.ndarray], truths: Iterable[np.ndarray], th: 
         for place in np.flatnonzero(pixels).tolist()
     ]
     columns = np.array(numbers, dtype=np.int64).T
-    return Counted(*columns, np.array(uncertain), mask.size, bins)
+    return Counted(*columns, np.array(uncertain), np.array(sizes), bins)
 
 
 def coverage_shares(tenths: np.ndarray, coverage: np.ndarray) -> list[Share]:
@@ -118,6 +119,20 @@ def coverage_shares(tenths: np.ndarray, coverage: np.ndarray) -> list[Share]:
         shares.append(Share(name, len(scores), *numbers))
         above = most
     return shares
+
+
+def size_shares(ious: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[Share]:
+    """Return the mean IoU of the images of each size (height, width), commonest first; [] if there is only one size."""
+    rows_of: dict[tuple[int, int], list[int]] = {}
+    for row, shape in enumerate(shapes):
+        rows_of.setdefault(shape, []).append(row)
+    if len(rows_of) == 1:
+        return []
+    commonest = sorted(rows_of.items(), key=lambda one: -len(one[1]))
+    return [
+        Share(f"{height}x{width}", len(rows), float(ious[rows].mean()), *mean_interval(ious[rows]))
+        for (height, width), rows in commonest
+    ]
 
 
 N_ROWS = 6
@@ -159,7 +174,7 @@ def galleries(ids: Sequence[str], tenths: np.ndarray, counted: Counted) -> dict[
 
 def _note(row: int, title: str, counted: Counted) -> str:
     """Return a short note about the coverage of the true mask and the errors of the prediction."""
-    covered, found = counted.coverage[row], counted.ours[row] / counted.n_pixels
+    covered, found = counted.coverage[row], counted.ours[row] / counted.n_pixels[row]
     truth = f"truth covers {covered:.1%}" if covered else "truth is empty"
     if title == "Most uncertain":
         return f"{truth}, mean p(1 - p) is {counted.uncertain[row]:.3f}"
@@ -324,5 +339,6 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
         reliability=counted.reliability,
         galleries=galleries(masks.ids, tenths, counted),
         ious=counted.ious,
+        sizes=size_shares(counted.ious, masks.shapes),
         by_area=by_area,
     )

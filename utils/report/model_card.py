@@ -14,7 +14,7 @@ from utils.core.progress import duration
 from utils.data.folds import fold_numbers
 from utils.masks.drawing import as_rgb, labelled, outlined
 from utils.masks.mask_file import binarize
-from utils.report.facts import GalleryRow, Judged, RunFacts
+from utils.report.facts import GalleryRow, Judged, RunFacts, Share
 from utils.report.read_run import OF_MASKS, read_run
 from utils.report.safe_reading import attempt
 from utils.scoring.bootstrap import mean_interval
@@ -180,8 +180,9 @@ def _scores(facts: RunFacts) -> str:
             "TGS salt competition: the share of the IoU thresholds 0.50, 0.55, ..., 0.95 that an image exceeds, "
             "averaged over images. Coverage is the share of the image that the true mask covers: thin is up to 10 %, "
             "half up to 75 %.",
-            table(("coverage", "images", "iout", "95 % interval"), _by_coverage(judged)),
+            table(("coverage", "images", "iout", "95 % interval"), _rows_of(judged.shares)),
             table(("number of images", "predicted empty", "predicted non-empty"), confused),
+            table(("image size", "images", "iou", "95 % interval"), _rows_of(judged.sizes)) if judged.sizes else "",
         ]
     return "\n\n".join(part for part in parts if part)
 
@@ -223,8 +224,8 @@ def _stored_row(score: str, how: str, stored: Any) -> list[Row]:
     return [(score, how, *_interval(*numbers))] if all(isinstance(one, int | float) for one in numbers) else []
 
 
-def _by_coverage(judged: Judged) -> list[Row]:
-    return [(one.name, str(one.n_images), *_interval(one.score, one.low, one.high)) for one in judged.shares]
+def _rows_of(shares: Sequence[Share]) -> list[Row]:
+    return [(one.name, str(one.n_images), *_interval(one.score, one.low, one.high)) for one in shares]
 
 
 def _threshold(facts: RunFacts) -> str:

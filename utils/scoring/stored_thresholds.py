@@ -243,8 +243,10 @@ def unlike(stored: Stored, info: PredictionInfo, runs: Sequence[str | Path | Non
         runs: the run of each snapshot.
     """
     fitted, lines = stored.fitted_on, []
-    if fitted.tta and info.tta and fitted.tta != info.tta:
-        lines.append(f"{stored.path} was fitted on masks of the views {fitted.tta}, but these masks are of {info.tta}")
+    if fitted.tta and info.views and fitted.tta != info.views:
+        lines.append(
+            f"{stored.path} was fitted on masks of the views {fitted.tta}, but these masks are of {info.views}"
+        )
     each = len(info.snapshots) / max(1, len({run for run in runs if run is not None}))
     if fitted.n_snapshots and info.snapshots and fitted.n_snapshots != each:
         lines.append(
@@ -256,7 +258,7 @@ def unlike(stored: Stored, info: PredictionInfo, runs: Sequence[str | Path | Non
 
 def describe_fit(infos: Sequence[PredictionInfo]) -> dict[str, Any]:
     """Return the views and number of snapshots that a result stores; None where files differ or do not record them."""
-    views = {info.tta for info in infos}
+    views = {info.views for info in infos}
     numbers = {len(info.snapshots) or None for info in infos}
     return {
         "tta": views.pop() if len(views) == 1 else None,
@@ -287,7 +289,7 @@ def _fitted_on(stored: Mapping[str, Any]) -> FittedOn:
             info = read_description(Path(names[0]))[1]
         except UserError:
             info = PredictionInfo()
-        tta, n_snapshots = info.tta, len(info.snapshots) or None
+        tta, n_snapshots = info.views, len(info.snapshots) or None
     return FittedOn(
         files=names,
         n_images=n_images if isinstance(n_images, int) else 0,

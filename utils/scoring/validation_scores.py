@@ -50,7 +50,7 @@ class PixelScores:
     def add(self, losses: list[float], predictions: np.ndarray, packed: PackedImages, rows: np.ndarray) -> None:
         """Add a batch; `predictions` are (B, h, w), or (B, 2, h, w) with borders, float16."""
         masks = predictions if predictions.ndim == 3 else predictions[:, 0]
-        inside, ours, theirs = counts(binarize(masks, 0.5), packed.masks[rows])
+        inside, ours, theirs = counts(binarize(masks, 0.5), np.asarray(packed.masks[rows]))
         union = ours + theirs - inside
         self.losses += losses
         self.tenths += int(scores_from_counts(inside, ours, theirs).sum())
