@@ -287,6 +287,9 @@ class Run:
             f"{f' ({empty} empty)' if counted else ''} to train on, {len(self.val_rows)} to validate | "
             f"-> {self.checkpoints.folder.path}"
         )
+        if self.packed.mixed and not self.stages[0].crop:
+            how = f"brought to {self.stages[-1].size}x{self.stages[-1].size} by {self.stages[0].val_augs}"
+            yield f"note: images of {len(set(self.packed.shapes))} sizes are {how}; --crop keeps their scale"
         if small:
             yield f"note: {small} of {len(rows)} images are smaller than the crop of {largest}; they are reflected"
         if not counted or not isinstance(self.task.kind, PixelKind):

@@ -210,6 +210,37 @@ def test_all_folds_a_gate_and_a_resumed_run(data, tmp_path):
     assert logs[0]["val_loss"] == logs[1]["val_loss"]
 
 
+def test_images_may_be_long_or_brought_to_one_size(data, tmp_path):
+    long = tmp_path / "long"
+    for part, names in (("images", "abc"), ("masks", "abc")):
+        (long / "train" / part).mkdir(parents=True)
+        for place, name in enumerate(names):
+            picture = np.full((8, 5000) if name == "a" else (40, 30), 20, np.uint8)
+            picture[2:6, 4 + place : 20] = 255
+            Image.fromarray(picture).save(long / "train" / part / f"{name}.png")
+    ok("utils/stack_and_save.py", "--data_dir", long)
+    ok("utils/make_folds.py", "--path", long / "train.csv", "--n_splits", 3)
+    for fold in (0, 1):
+        ok("train.py", "--data_dir", long, *TINY, "--fold", fold, "--experiment_dir", tmp_path / f"run{fold}")
+    words = ("--snapshot", tmp_path / "run0", "--part", "val", "--masks_fn", tmp_path / "val.npy")
+    ok("predict.py", "--data_dir", long, *words)
+
+    fitted = ("--train_augs", "affine_128", "--val_augs", "val_128_resize", "--experiment_dir", tmp_path / "fitted")
+    said = ok("train.py", "--data_dir", data, *TINY, *fitted)
+    assert "images of 5 sizes are brought to 128x128 by val_128_resize" in said
+    ok(
+        "predict.py",
+        "--data_dir",
+        data,
+        "--snapshot",
+        tmp_path / "fitted",
+        "--masks_fn",
+        tmp_path / "a.npy",
+        cwd=tmp_path,
+    )
+    assert open_masks(tmp_path / "a.npy").shapes == open_packed(data, "test").shapes
+
+
 def test_sizes_that_do_not_belong_together_are_refused(data, run, tmp_path):
     small = tmp_path / "small"
     ok("utils/stack_and_save.py", "--data_dir", data, "--out_dir", small, "--size", "32x32")

@@ -31,7 +31,7 @@ class Settings:
     out_dir: OptionalText = None
     """folder for the arrays; default: data_dir."""
     size: OptionalText = None
-    """resize all images and masks to HEIGHTxWIDTH, such as 256x256; needed if images have different sizes."""
+    """resize all images and masks to HEIGHTxWIDTH, such as 256x256; default: every image keeps its size."""
     skip_broken: bool = False
     """leave out training images whose file, mask or run-lengths are broken, and list them in the report."""
     debug: bool = False
@@ -69,6 +69,8 @@ def main(settings: Settings) -> None:
     for described in manifest.parts.values():
         for entry in described.arrays.values():
             print(line(entry.file, f"{entry.dtype} {entry.shape}"))
+    if any(described.mixed for described in manifest.parts.values()):
+        print(line("sizes", "each image keeps its own; --size 256x256 would resize all of them"))
     print(line("packed in", out_dir))
     if "train" in manifest.parts:
         print(line("next", f"python utils/make_folds.py --path {shlex.quote(f'{out_dir}/train.csv')} --n_splits 5"))
