@@ -140,7 +140,7 @@ def test_the_draws_of_an_augmentation_differ(executed):
         [picture[top : top + SIDE, left : left + SIDE] for left in range(GAP, 6 * (SIDE + GAP), SIDE + GAP)]
         for top in tops
     ]
-    assert len(rows) == 6  # train_128_v1, _v2, _v3, _d4, affine_128, _d4
+    assert len(rows) == 10  # train_128_v1, _v2, _v3, _d4, then affine_128, scaled_128 and stained_128, each with _d4
     for row in rows:
         assert np.array_equal(row[0], rows[0][0])
         assert len({tile.tobytes() for tile in row}) > 3
