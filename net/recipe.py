@@ -132,10 +132,10 @@ def network(facts: Facts) -> Choice:
     minutes = facts.minutes or 12
     if facts.on_gpu:
         arch, why = ("strata_l", "5 minutes or more on a GPU") if minutes >= 5 else ("strata_m", "less than 5 minutes")
-    elif minutes < 30:
-        arch, why = "strata_s", "less than 30 minutes on a CPU"
+    elif minutes < 6:
+        arch, why = "strata_s", "less than 6 minutes on a CPU"
     elif minutes <= 120:
-        arch, why = "strata_m", "30 minutes to 2 hours on a CPU"
+        arch, why = "strata_m", "6 minutes to 2 hours on a CPU"
     else:
         arch, why = "strata_l", "more than 2 hours on a CPU"
     return Choice({"arch": arch, "encoder_weights": "none"}, why)

@@ -22,8 +22,8 @@ class Widths(NamedTuple):
     """Channels of the decoder at strides 8, 4 and 2."""
 
 
-SMALL = Widths((24, 48, 96, 192), (1, 1, 1, 1), (48, 32, 24))
-MEDIUM = Widths((32, 64, 128, 256), (1, 1, 1, 1), (64, 32, 32))
+SMALL = Widths((16, 32, 64, 128), (1, 1, 1, 1), (32, 24, 16))
+MEDIUM = Widths((24, 48, 96, 192), (1, 1, 1, 1), (48, 32, 24))
 LARGE = Widths((48, 96, 192, 384), (1, 2, 3, 3), (96, 64, 48))
 
 

@@ -49,7 +49,7 @@ def chosen(flags=(), **changed):
 
 def test_the_recipe_fills_every_flag_and_says_why():
     flags, lines = chosen()
-    assert flags["arch"] == "strata_s"
+    assert flags["arch"] == "strata_m"
     assert flags["optimizer"] == "muon_0.02"
     assert flags["loss"] == ["symmetric_lovasz_bce"]
     assert [stage.split(":")[0] for stage in flags["stages"]] == ["52", "80", "104"]
@@ -62,7 +62,7 @@ def test_the_recipe_fills_every_flag_and_says_why():
 def test_a_flag_overrides_its_part_only():
     flags, lines = chosen({"optimizer": "adamw_1e-3", "n_epochs": 7})
     assert (flags["optimizer"], flags["scheduler"], flags["n_epochs"]) == ("adamw_1e-3", "linear", 7)
-    assert flags["arch"] == "strata_s"
+    assert flags["arch"] == "strata_m"
     assert not any("optimizer" in line for line in lines)
     flags, _ = chosen({"train_augs": "train_128_v1"})
     assert (flags["train_augs"], flags["stages"]) == ("train_128_v1", [])
@@ -91,8 +91,8 @@ def test_the_original_recipe_is_that_of_2018():
 @pytest.mark.parametrize(
     ("changed", "flag", "value"),
     [
-        ({"minutes": 12.0}, "arch", "strata_s"),
-        ({"minutes": 60.0}, "arch", "strata_m"),
+        ({"minutes": 3.0}, "arch", "strata_s"),
+        ({"minutes": 12.0}, "arch", "strata_m"),
         ({"minutes": 300.0}, "arch", "strata_l"),
         ({"minutes": 10.0, "on_gpu": True}, "arch", "strata_l"),
         ({"upright": False}, "train_augs", "affine_128_d4"),
