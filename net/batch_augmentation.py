@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -51,12 +52,12 @@ class BatchChange:
     def apply_to_one(
         self, image: np.ndarray, truth: np.ndarray | None, words: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Change a single image (S, S, C) and truth (S, S, 1) uint8; `words` are (seed, pass, row)."""
+        """Change a single image (S, S, C) and mask (S, S, 1) uint8; `words` are (seed, pass, row)."""
         both = (image, np.zeros((*image.shape[:2], 1), np.uint8) if truth is None else truth)
-        pixels, target = (torch.from_numpy(one).permute(2, 0, 1)[None] for one in both)
-        pixels, target = self.apply(pixels, target, torch.from_numpy(self.draw(*words))[None])
+        pixels, mask = (torch.from_numpy(one).permute(2, 0, 1)[None] for one in both)
+        pixels, mask = self.apply(pixels, mask, torch.from_numpy(self.draw(*words))[None])
         back = pixels[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
-        return back, None if truth is None else target[0].permute(1, 2, 0).numpy()
+        return back, None if truth is None else mask[0].permute(1, 2, 0).numpy()
 
     def draw(self, seed: int = 0, turn: int = 0, row: int = 0) -> np.ndarray:
         """Return the numbers (NUMBERS,) float32 of a sample: pass `turn` of the packed image `row`."""
@@ -86,23 +87,28 @@ class BatchChange:
             np.float32,
         )
 
-    def apply(self, images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, images: Tensor, truths: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Change a batch.
 
         Args:
             images: (B, C, S, S) uint8, [0, 255].
-            targets: (B, K, S, S) uint8, 0 or 1, warped like the images; (B, K) for image classes, kept as they are.
+            truths: masks (B, K, S, S) uint8, 0 or 1, or label maps (B, K, S, S) int32, warped like the images; classes
+                (B, K) uint8 of the images are kept as they are.
             numbers: (B, NUMBERS) float32, one row of `draw` for each sample.
 
         Returns:
-            images (B, C, S, S) float32, [0, 255], and targets uint8.
+            images (B, C, S, S) float32, [0, 255], and truths of the given dtype.
         """
+        grid = F.affine_grid(numbers[:, :6].view(-1, 2, 3), list(images.shape), align_corners=False)
+        warp = partial(F.grid_sample, grid=grid, padding_mode="reflection", align_corners=False)
         pixels = images.float()
-        with_targets = targets.ndim == 4
-        planes = torch.cat([pixels, targets.float()], dim=1) if with_targets else pixels
-        grid = F.affine_grid(numbers[:, :6].view(-1, 2, 3), list(planes.shape), align_corners=False)
-        planes = F.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        pixels, warped = planes.split([images.shape[1], planes.shape[1] - images.shape[1]], dim=1)
+        if truths.ndim < 4:
+            pixels = warp(pixels)
+        elif truths.dtype == torch.uint8:  # at once with the image, which is faster
+            pixels, masks = warp(torch.cat([pixels, truths.float()], dim=1)).tensor_split([images.shape[1]], dim=1)
+            truths = (masks >= 0.5).to(torch.uint8)
+        else:
+            pixels, truths = warp(pixels), warp(truths.float(), mode="nearest").to(truths.dtype)
         contrast, brightness = numbers[:, 6, None, None, None], numbers[:, 7, None, None, None]
         mean = pixels.mean((1, 2, 3), keepdim=True)
         pixels = ((pixels - mean) * contrast + mean + brightness).clamp(0, 255)
@@ -110,4 +116,4 @@ class BatchChange:
             pixels = (255 - (255 - pixels) * numbers[:, 9 : 9 + pixels.shape[1], None, None]).clamp(0, 255)
         if self.inverted:
             pixels = torch.where(numbers[:, 8, None, None, None] > 0, 255 - pixels, pixels)
-        return pixels, (warped >= 0.5).to(torch.uint8) if with_targets else targets
+        return pixels, truths

@@ -22,17 +22,17 @@ HELD_AT_ONCE = 256
 """Images that are moved to the memory of the device at once."""
 
 Sample = tuple[Tensor, Tensor, Tensor]
-"""Image, target, and the numbers that the change of the whole batch takes (none if the batch is not changed)."""
+"""Image, truth, and the numbers that the change of the whole batch takes (none if the batch is not changed)."""
 
 
 class TrainingRows(Dataset[Sample]):
-    """Augmented samples: (pass, row) -> image (C, S, S) uint8, target (K, S, S) uint8, or (K,) for labels, and numbers.
+    """Augmented samples: (pass, row) -> image (C, S, S) uint8, truth (1, S, S), or (K,) uint8 for labels, and numbers.
 
     A sample depends only on (seed, pass, row), so neither workers nor a resume change it.
 
     Args:
         packed: images that the rows refer to.
-        task: defines the target.
+        task: defines the truth.
         make_vary: creates the augmentation function; called once in each worker, when the first sample is read.
         seed: seed of all samples.
         change: change of the whole batch, for which the samples draw numbers.
@@ -47,7 +47,7 @@ class TrainingRows(Dataset[Sample]):
         change: BatchChange | None = None,
     ) -> None:
         self.packed, self.make_vary, self.seed, self.change = packed, make_vary, seed, change
-        self.kind, self.truth, self.target = task.kind, task.truth, task.target  # losses cannot be sent to a worker
+        self.kind, self.truth = task.kind, task.truth  # losses cannot be sent to a worker
         self._vary: Vary | None = None
 
     def __getitem__(self, key: Key) -> Sample:
@@ -62,7 +62,7 @@ class TrainingRows(Dataset[Sample]):
 
     def _sample(self, image: np.ndarray, turn: int, row: int) -> tuple[Tensor, Tensor]:
         varied, truth = self.kind.augmented(self._vary, image, self.truth(self.packed, row), [self.seed, turn, row])
-        return planes(varied), self.kind.target_tensor(self.target(truth))
+        return planes(varied), self.kind.truth_tensor(truth)
 
     def numbers(self, turn: int, row: int) -> Tensor:
         """Return the numbers that the change of the whole batch takes for a sample."""
@@ -204,8 +204,8 @@ class EpochBatches:
 class HeldSamples:
     """Batches of samples that lie in the memory of a device, for samples that only the change of the batch varies.
 
-    All images are read and fitted once; an iteration yields what a DataLoader would: images (B, C, S, S) uint8, targets
-    (B, K, S, S) or (B, K) uint8, and numbers (B, n) float32.
+    All images are read and fitted once; an iteration yields what a DataLoader would: images (B, C, S, S) uint8, truths
+    (B, 1, S, S), or (B, K) uint8, and numbers (B, n) float32.
 
     Args:
         samples: samples by key, which look the same in every pass.
@@ -218,7 +218,7 @@ class HeldSamples:
         self.place = {int(row): place for place, row in enumerate(batches.rows)}
         chunks = np.array_split(batches.rows, -(-len(batches.rows) // HELD_AT_ONCE))
         parts = [default_collate(samples.__getitems__([(0, int(row)) for row in chunk])) for chunk in chunks]
-        self.images, self.targets = (torch.cat([part[column].to(device) for part in parts]) for column in range(2))
+        self.images, self.truths = (torch.cat([part[column].to(device) for part in parts]) for column in range(2))
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -227,17 +227,20 @@ class HeldSamples:
         for keys in self.batches:
             places = torch.tensor([self.place[row] for _, row in keys]).to(self.device, non_blocking=True)
             numbers = torch.stack([self.samples.numbers(*key) for key in keys])
-            yield [self.images[places], self.targets[places], numbers]
+            yield [self.images[places], self.truths[places], numbers]
 
 
 class TrainingBatches:
     """Microbatches of an epoch on the device of the network, augmented.
+
+    The target is computed last, from the augmented truth, so that a border has its width whatever the scale.
 
     An iteration yields images (B, C, S, S) uint8 or float32, [0, 255], and targets (B, K, S, S) or (B, K) uint8; they
     are those of the epoch that `batches` is set to.
 
     Args:
         samples: samples by key.
+        task: makes targets of truths.
         batches: keys of the microbatches.
         workers: number of DataLoader workers.
         device: where the network is.
@@ -245,9 +248,15 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, samples: TrainingRows, batches: EpochBatches, workers: int, device: torch.device, held: bool = False
+        self,
+        samples: TrainingRows,
+        task: Task,
+        batches: EpochBatches,
+        workers: int,
+        device: torch.device,
+        held: bool = False,
     ) -> None:
-        self.change, self.device = samples.change, device
+        self.change, self.target, self.device = samples.change, task.target, device
         self.loader = HeldSamples(samples, batches, device) if held else _loader(samples, batches, workers, device)
 
     def __len__(self) -> int:
@@ -255,8 +264,10 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
-            images, targets, numbers = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            yield self.change.apply(images, targets, numbers) if self.change else (images, targets)
+            images, truths, numbers = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            if self.change:
+                images, truths = self.change.apply(images, truths, numbers)
+            yield images, self.target(truths)
 
 
 def _loader(samples: TrainingRows, batches: EpochBatches, workers: int, device: torch.device) -> DataLoader:
@@ -277,7 +288,7 @@ def fitted(images: np.ndarray, fit: Fit) -> Tensor:
 def fitted_targets(task: Task, packed: PackedImages, rows: np.ndarray, fit: Fit) -> Tensor:
     """Return the targets of validation images at the input size: (B, K, *frame) uint8, or (B, K) for labels."""
     truths = (task.kind.fitted(task.truth(packed, int(row)), fit) for row in rows)
-    return torch.stack([task.kind.target_tensor(task.target(truth)) for truth in truths])
+    return task.target(torch.stack([task.kind.truth_tensor(truth) for truth in truths]))
 
 
 def normalised(images: Tensor) -> Tensor:

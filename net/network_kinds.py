@@ -88,9 +88,10 @@ class PixelKind:
         """Bring a truth (h, w) to the input size, without mixing its values (nearest neighbour)."""
         return fit.apply(truth[..., None], nearest=True)[..., 0]
 
-    def target_tensor(self, target: np.ndarray) -> Tensor:
-        """Convert a target (S, S, K) uint8 to a tensor (K, S, S)."""
-        return planes(target)
+    def truth_tensor(self, truth: np.ndarray) -> Tensor:
+        """Convert a truth (S, S) to a tensor (1, S, S): masks uint8, label maps int32."""
+        whole = truth if truth.dtype == np.uint8 else truth.astype(np.int32)  # torch does little with uint16
+        return planes(whole[..., None])
 
     def target_shape(self, size: int) -> tuple[int, ...]:
         """Return the shape of the target of one image at the input size `size`."""
@@ -152,9 +153,9 @@ class ImageKind:
         """Return the classes (K,) unchanged, because they have no spatial size."""
         return truth
 
-    def target_tensor(self, target: np.ndarray) -> Tensor:
-        """Convert a target (K,) uint8 to a tensor."""
-        return torch.from_numpy(target)
+    def truth_tensor(self, truth: np.ndarray) -> Tensor:
+        """Convert classes (K,) uint8 to a tensor."""
+        return torch.from_numpy(truth)
 
     def target_shape(self, _size: int) -> tuple[int, ...]:
         """Return the shape of the target of one image."""

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from net.border_target import border_of
 from net.losses import CLASS_LOSSES, EXCLUSIVE_LOSSES, LOSSES, Loss, border_losses
 from net.network_kinds import ImageKind, Kind, PixelKind
 from utils.core.errors import UsageError, UserError
 from utils.core.names import pick
 from utils.data.image_classes import nonempty_class, read_classes
 from utils.data.packed_data import PackedImages
-from utils.masks.border_target import border_of
 from utils.scoring.mask_metrics import METRICS
 from utils.scoring.validation_scores import ClassScores, InstanceScores, PixelScores, Scores
 
@@ -33,8 +35,8 @@ class Task:
     kind: Kind
     truth: Callable[[PackedImages, int], np.ndarray]
     """(packed, row) -> truth of an image: (h, w) uint8 or uint16 at its own size, or (K,) uint8."""
-    target: Callable[[np.ndarray], np.ndarray]
-    """Augmented truth (S, S) -> target (S, S, K) uint8, 0 or 1; classes (K,) of an image stay unchanged."""
+    target: Callable[[Tensor], Tensor]
+    """Augmented truths (B, 1, S, S) uint8 or int32 -> targets (B, K, S, S) uint8, 0 or 1; classes (B, K) stay as is."""
     losses: dict[str, Loss]
     scores: Callable[[], Scores]
     """Function that creates the accumulator of the results of validation images."""
@@ -77,7 +79,7 @@ def mask_task(packed: PackedImages) -> Task:
     return Task(
         kind=PixelKind("mask", ("mask",)),
         truth=_mask,
-        target=_as_plane,
+        target=_unchanged,
         losses=LOSSES,
         scores=PixelScores,
         kept_by=("val_loss", "iou", "iout"),
@@ -89,7 +91,7 @@ def border_task(packed: PackedImages, border: str, width: int, weight: float) ->
 
     Args:
         packed: images with label maps, or with masks only, whose outline is learned.
-        border: outline, touching or both (utils/masks/border_target.py).
+        border: outline, touching or both (net/border_target.py).
         width: width of the border, in pixels at the input size.
         weight: weight of the border's loss relative to the mask's.
 
@@ -161,13 +163,9 @@ def _classes(matrix: np.ndarray, _packed: PackedImages, row: int) -> np.ndarray:
     return matrix[row]
 
 
-def _as_plane(mask: np.ndarray) -> np.ndarray:
-    return mask[..., None]
+def _mask_and_border(edge: Callable[[Tensor], Tensor], truths: Tensor) -> Tensor:
+    return torch.cat([(truths != 0).to(torch.uint8), edge(truths)], dim=1)
 
 
-def _mask_and_border(edge: Callable[[np.ndarray], np.ndarray], truth: np.ndarray) -> np.ndarray:
-    return np.stack([(truth != 0).astype(np.uint8), edge(truth)], axis=-1)
-
-
-def _unchanged(truth: np.ndarray) -> np.ndarray:
-    return truth
+def _unchanged(truths: Tensor) -> Tensor:
+    return truths

@@ -139,9 +139,9 @@ class Run:
         """
         stage, name, seed = stage or self.stages[0], self.settings.data.train_augs, self.settings.step.seed
         samples = TrainingRows(self.packed, self.task, partial(stage.vary, name), seed, TRAIN_AUGS[name].batch)
-        pixels = math.prod(self.task.kind.target_shape(stage.size)) + self.packed.channels * stage.size**2
-        held = stage.is_fixed(name) and pixels * len(self.batches.rows) < self.machine.room_for_images
-        return TrainingBatches(samples, self.batches, self.workers, self.machine.device, held)
+        sample_bytes = (self.packed.channels + 4) * stage.size**2  # a truth has up to 4 bytes per pixel
+        held = stage.is_fixed(name) and sample_bytes * len(self.batches.rows) < self.machine.room_for_images
+        return TrainingBatches(samples, self.task, self.batches, self.workers, self.machine.device, held)
 
     def val_batch_size(self, stage: Stage, shape: tuple[int, int]) -> int:
         """Return the images of a size (h, w) per validation batch.

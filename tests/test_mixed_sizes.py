@@ -99,7 +99,7 @@ def test_the_number_of_workers_changes_nothing(data):
     seen = []
     for workers in (0, 1):
         samples = TrainingRows(packed, task, partial(vary, name), 3, TRAIN_AUGS[name].batch)
-        loader = TrainingBatches(samples, EpochBatches(np.arange(20), 5, seed=3), workers, torch.device("cpu"))
+        loader = TrainingBatches(samples, task, EpochBatches(np.arange(20), 5, seed=3), workers, torch.device("cpu"))
         seen.append([torch.cat([images.flatten(), targets.flatten()]) for images, targets in loader])
     assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
 

@@ -121,8 +121,9 @@ def test_the_number_of_workers_changes_nothing(survey, name):
     for workers in (0, 1, 2):
         plan = EpochBatches(np.arange(12), 4, seed=3)
         plan.epoch = 2
-        samples = TrainingRows(packed, mask_task(packed), TRAIN_AUGS[name].maker, 3, TRAIN_AUGS[name].batch)
-        loader = TrainingBatches(samples, plan, workers, CPU)
+        task = mask_task(packed)
+        samples = TrainingRows(packed, task, TRAIN_AUGS[name].maker, 3, TRAIN_AUGS[name].batch)
+        loader = TrainingBatches(samples, task, plan, workers, CPU)
         seen.append([torch.cat([images.flatten(), targets.flatten()]) for images, targets in loader])
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
 
@@ -132,9 +133,11 @@ def test_batches_held_in_the_memory_of_the_device_are_the_same(survey, make_task
     packed = open_packed(survey)
     stage = Stage(64, 1, "val_128_resize", None)
     change = TRAIN_AUGS["affine_128_d4"].batch
-    samples = TrainingRows(packed, make_task(packed), partial(stage.vary, "affine_128_d4"), 3, change)
+    task = make_task(packed)
+    samples = TrainingRows(packed, task, partial(stage.vary, "affine_128_d4"), 3, change)
     read, held = (
-        TrainingBatches(samples, EpochBatches(np.arange(1, 13), 5, seed=3), 0, CPU, held) for held in (False, True)
+        TrainingBatches(samples, task, EpochBatches(np.arange(1, 13), 5, seed=3), 0, CPU, held)
+        for held in (False, True)
     )
     for epoch in (0, 3):
         read.loader.batch_sampler.epoch = held.loader.batches.epoch = epoch
@@ -161,8 +164,9 @@ def test_workers_may_be_started_without_fork(survey):
     packed = open_packed(survey)
     make_vary = partial(Stage(64, 1, "val_128_resize", None).vary, "train_128_v1")
     plan = EpochBatches(np.arange(12), 4, seed=3)
+    task = mask_task(packed)
     here, spawned = (
-        TrainingBatches(TrainingRows(packed, mask_task(packed), make_vary, 3), plan, workers, CPU) for workers in (0, 1)
+        TrainingBatches(TrainingRows(packed, task, make_vary, 3), task, plan, workers, CPU) for workers in (0, 1)
     )
     spawned.loader.multiprocessing_context = "spawn"
     for one, other in zip(here, spawned, strict=True):

@@ -8,13 +8,13 @@ import torch
 from helpers.scripts import TINY, assert_refused, end_together, run_here, start_together, succeed
 
 from bench.kill_resume import differences
+from net.border_target import border_of
 from net.losses import bce, border_losses, lovasz_hinge, soft_dice, symmetric_lovasz_bce
 from net.network_kinds import ImageKind
 from net.snapshot import load_snapshot
 from net.tasks import border_task
 from utils.data.folds import fold_rows
 from utils.data.packed_data import open_packed
-from utils.masks.border_target import border_of
 from utils.masks.instances import InstanceRules, label_instances
 from utils.masks.mask_file import open_masks
 from utils.runs.run_folder import RunFolder, find_snapshots
@@ -134,9 +134,11 @@ def test_borders_of_plain_masks_are_outlines(survey, tmp_path):
 def test_the_mask_is_the_first_plane_and_probabilities_of_one_label_add_up(ships):
     packed = open_packed(ships)
     row = int(np.argmax([labels.any() for labels in packed.instances]))
-    target = border_task(packed, "touching", 2, 1.0).target(packed.instances[row])
-    assert np.array_equal(target[..., 0], packed.instances[row] != 0)
-    assert np.array_equal(target[..., 1], border_of(packed.instances[row], "touching", 2))
+    task = border_task(packed, "touching", 2, 1.0)
+    objects = task.kind.truth_tensor(packed.instances[row])[None]
+    target = task.target(objects)
+    assert np.array_equal(target[0, 0], packed.instances[row] != 0)
+    assert torch.equal(target[:, 1:], border_of(objects, "touching", 2))
     sums = ImageKind("label", ("cat", "dog")).probabilities(torch.randn(3, 2)).sum(1)
     assert torch.allclose(sums, torch.ones(3))
 
