@@ -150,7 +150,7 @@ def rows_of(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, 
     fold = settings.data.fold
     train_rows, val_rows = fold_rows(settings.data.data_dir, packed.ids, fold)
     if settings.sizes.only_nonempty:
-        train_rows = train_rows[[packed.masks[row].any() for row in train_rows]]
+        train_rows = train_rows[packed.nonempty(train_rows)]
     if len(train_rows) < 2:
         raise UserError(f"--fold {fold}: leaves {len(train_rows)} images to train on, at least 2 are needed")
     return train_rows, val_rows
@@ -167,7 +167,7 @@ def _mix(settings: TrainSettings, packed: PackedImages, train_rows: np.ndarray) 
         return None
     if packed.masks is None:
         raise UsageError(f"--nonempty_share {text}: the training images have no masks; leave it out")
-    nonempty = np.array([packed.masks[row].any() for row in train_rows])
+    nonempty = packed.nonempty(train_rows)
     first, _, last = text.partition(":")
     try:
         start, end = (float(nonempty.mean()) if share == "true" else float(share) for share in (first, last or first))

@@ -31,12 +31,13 @@ from utils.core.interrupts import StopRequest, stop_requests
 from utils.core.progress import EpochBar, TimeLeft, duration
 from utils.core.settings import to_flat
 from utils.core.training_settings import TrainSettings
+from utils.data.compact_rows import CompactRows
 from utils.data.packed_data import PackedImages
 from utils.masks.mask_file import PendingPredictions, PredictionInfo
 from utils.runs.run_folder import stored_flags
 from utils.runs.status import check_free, tracked_status
 
-COUNT_EMPTY_LIMIT = 2**30  # bytes; empty masks are counted at the start of a run only if all masks take less than this
+COUNT_EMPTY_LIMIT = 2**30  # pixels; empty raw masks are counted at the start of a run only if there are fewer
 
 
 PIXELS_BESIDES = 2000  # an image takes as much time as this many pixels, in addition to its own (bench/LEDGER.md)
@@ -275,13 +276,16 @@ class Run:
             place = error.filename or self.checkpoints.folder.path
             raise UserError(f"{place}: {error.strerror}; free disk space. {self._how_to_go_on()}") from error
 
+    def _pixels(self, rows: np.ndarray) -> int:
+        return sum(math.prod(self.packed.shapes[row]) for row in rows)
+
     def _first_lines(self) -> Iterator[str]:
         """Yield the start line, and a note if the masks leave nothing to learn or to measure."""
         rows, masks, fold = self.batches.rows, self.packed.masks, self.settings.data.fold
         largest = max(stage.size for stage in self.stages if stage.crop) if self.stages[0].crop else 0
         small = sum(min(self.packed.shapes[row]) < largest for row in rows)
-        counted = masks is not None and masks.nbytes < COUNT_EMPTY_LIMIT
-        empty = sum(not masks[row].any() for row in rows) if counted else 0
+        counted = masks is not None and (isinstance(masks, CompactRows) or self._pixels(rows) < COUNT_EMPTY_LIMIT)
+        empty = len(rows) - int(self.packed.nonempty(rows).sum()) if counted else 0
         yield (
             f"{self.machine}{self._and_processes()} | {self.settings.net.arch} | fold {fold}: {len(rows)} images"
             f"{f' ({empty} empty)' if counted else ''} to train on, {len(self.val_rows)} to validate | "

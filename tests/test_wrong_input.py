@@ -64,6 +64,8 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         done = run_here("train.py", *base, *words)
         assert_refused(done, 1 if words[0] == "--snapshot" else 2, *expected)
         assert not (tmp_path / "run").exists(), words
+    done = run_here("report.py", "--experiments", "run")
+    assert_refused(done, 2, "--experiments: expected its values alone; leave out --experiments")
 
 
 def test_data_that_is_missing_or_not_packed(survey, data, tmp_path):

@@ -9,19 +9,21 @@ manifest.json. Images keep the size that they have in the source folder.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils.core.arrays import common_shape, rows_writer, shapes_in
+from utils.core.arrays import Rows, array_writer, common_shape, rows_writer, shapes_in
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json, write_json
 from utils.core.progress import progress_bar
 from utils.core.tables import read_table, write_table
+from utils.data.compact_rows import CompactRows, digest_of_rows, row_digest
 from utils.data.folds import fold_rows
 from utils.data.formats import RLE_COLUMNS
 from utils.data.image_ids import as_packed, id_column
@@ -37,14 +39,12 @@ from utils.data.packed_data import (
     write_manifest,
 )
 from utils.data.packed_tables import copy_tables
-from utils.data.packing import check_room, entry_of, is_packed
+from utils.data.packing import bytes_of, check_room, ends_file, entry_of, is_packed
 from utils.data.packing_report import line
 from utils.data.rle import encode, encode_instances
 
 ABOUT = "held_out.json"
 FOLDS = "train_with_folds.csv"
-AT_ONCE = 16
-"""Number of images that are in memory at a time."""
 
 
 def mark_of(data_dir: Path, packed: PackedImages, fold: int) -> str:
@@ -96,10 +96,8 @@ def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mar
     parts = {"train": (rest, arrays), "test": (held, {"images": packed.images})}
     manifest = Manifest(layout=read_manifest(data_dir).layout, fingerprint=mark)
     out_dir.mkdir(parents=True, exist_ok=True)
-    check_room(
-        out_dir,
-        [(shapes_in(array, rows), str(array.dtype)) for rows, part in parts.values() for array in part.values()],
-    )
+    needed = sum(_bytes_of(array, rows) for rows, part in parts.values() for array in part.values())
+    check_room(out_dir, needed, shutil.disk_usage(out_dir).free)
     write_json(out_dir / ABOUT, {"data_dir": str(data_dir), "fold": fold, "fingerprint": mark})
     (out_dir / MANIFEST).unlink(missing_ok=True)
     with ExitStack() as files:
@@ -114,19 +112,37 @@ def hold_out(data_dir: Path, packed: PackedImages, fold: int, out_dir: Path, mar
 
 
 def _write_part(
-    part: str, rows: np.ndarray, arrays: Mapping[str, np.ndarray], ids: list[str], out_dir: Path, files: ExitStack
+    part: str, rows: np.ndarray, arrays: Mapping[str, Rows], ids: list[str], out_dir: Path, files: ExitStack
 ) -> PartEntry:
-    """Copy rows of the arrays, AT_ONCE at a time, and return the manifest entry of the part."""
+    """Copy rows of the arrays, one after another, and return the manifest entry of the part."""
     entries: dict[str, ArrayEntry] = {}
     for name, array in arrays.items():
-        path, shapes, dtype = out_dir / f"{part}_{name}.npy", shapes_in(array, rows), str(array.dtype)
-        writer = files.enter_context(rows_writer(path, shapes, dtype))
-        for start in progress_bar(range(0, len(rows), AT_ONCE), path.stem, "block"):
-            writer.append(array[rows[start : start + AT_ONCE]])
-        entries[name] = entry_of(path, shapes, dtype, writer)
+        file, codec = f"{part}_{name}.npy", array.encoded.codec if isinstance(array, CompactRows) else None
+        digest = digest_of_rows(row_digest(row) for row in _copied(array, rows, out_dir / file, files))
+        entries[name] = entry_of(file, shapes_in(array, rows), str(array.dtype), digest, codec)
     shapes = shapes_in(arrays["images"], rows)
     sizes = None if common_shape(shapes) else [[*shape[:2]] for shape in shapes]
     return PartEntry([ids[row] for row in rows.tolist()], entries, sizes, mixed=sizes is not None)
+
+
+def _copied(array: Rows, rows: np.ndarray, path: Path, files: ExitStack) -> Iterator[np.ndarray]:
+    """Copy rows to a file as they are on the disk, raw or compact, and yield each of them decoded."""
+    if isinstance(array, CompactRows):
+        ends, values = np.cumsum([len(array.encoded_row(row)) for row in rows.tolist()]), array.encoded.values
+        files.enter_context(array_writer(path.with_name(ends_file(path.name)), ends.shape, "int64")).append(ends)
+        writer = files.enter_context(array_writer(path, (int(ends[-1]), *values.shape[1:]), values.dtype))
+    else:
+        writer = files.enter_context(rows_writer(path, shapes_in(array, rows), array.dtype))
+    for row in progress_bar(rows.tolist(), path.stem, "image"):
+        decoded = array[row]
+        writer.append(array.encoded_row(row) if isinstance(array, CompactRows) else decoded[None])
+        yield decoded
+
+
+def _bytes_of(array: Rows, rows: np.ndarray) -> int:
+    if isinstance(array, CompactRows):
+        return sum(array.encoded_row(row).nbytes for row in rows.tolist())
+    return bytes_of([(shapes_in(array, rows), str(array.dtype))])
 
 
 def _rest_tables(data_dir: Path, packed: PackedImages, fold: int) -> dict[str, dict[str, Sequence[object]]]:

@@ -2,7 +2,7 @@
 
 python utils/stack_and_save.py --data_dir data
 python utils/stack_and_save.py --data_dir nuclei --out_dir nuclei_packed --size 256x256
-python utils/stack_and_save.py --data_dir ships --skip_broken
+python utils/stack_and_save.py --data_dir ships --store compact --skip_broken
 
 utils/data/layouts.py lists the known folder layouts; utils/data/packed_data.py describes the files that are written.
 """
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from utils.core.cli import run
 from utils.core.errors import UsageError
+from utils.core.names import pick
 from utils.core.settings import OptionalText
 from utils.data.layouts import LAYOUTS, find_source
 from utils.data.packed_tables import class_columns
-from utils.data.packing import fingerprint, is_packed, make_plan, pack, without_broken
+from utils.data.packing import STORES, fingerprint, is_packed, pack_source, without_broken
 from utils.data.packing_report import line, report_lines
 from utils.data.source_files import header_of
 
@@ -32,6 +33,9 @@ class Settings:
     """folder for the arrays; default: data_dir."""
     size: OptionalText = None
     """resize all images and masks to HEIGHTxWIDTH, such as 256x256; default: every image keeps its size."""
+    store: str = "auto"
+    """raw arrays, which are read fastest, or compact: images as the bytes of their files, masks as run-lengths; auto
+    takes compact if raw arrays would take more than a quarter of the free disk."""
     skip_broken: bool = False
     """leave out training images whose file, mask or run-lengths are broken, and list them in the report."""
     debug: bool = False
@@ -53,22 +57,23 @@ def parse_size(text: str) -> tuple[int, int]:
 def main(settings: Settings) -> None:
     """Pack `data_dir`, unless it is already packed, and print the report."""
     size = parse_size(settings.size) if settings.size is not None else None
+    pick(STORES, settings.store, "--store")
     source = find_source(settings.data_dir)
     out_dir = Path(settings.out_dir or settings.data_dir)
     print(line("layout", f"{source.layout} ({LAYOUTS[source.layout][0]})"), flush=True)
     if table := source.class_table:
         print(line("classes", f"{table} (columns: {', '.join(class_columns(header_of(table)))})"), flush=True)
     mark = fingerprint(source, size, settings.skip_broken)
-    if is_packed(out_dir, mark):
+    if is_packed(out_dir, mark, settings.store):
         print(line("already packed", f"{out_dir}: the source has not changed, nothing to do"))
         return
     source, skipped = without_broken(source) if settings.skip_broken else (source, {})
-    manifest = pack(source, make_plan(source, size), out_dir, mark, skipped)
+    manifest = pack_source(source, size, settings.store, out_dir, mark, skipped)
     for part, report in manifest.report.items():
         print(*report_lines(part, report), sep="\n")
     for described in manifest.parts.values():
         for entry in described.arrays.values():
-            print(line(entry.file, f"{entry.dtype} {entry.shape}"))
+            print(line(entry.file, f"{entry.dtype} {entry.shape}{', compact' if entry.codec else ''}"))
     if any(described.mixed for described in manifest.parts.values()):
         print(line("sizes", "each image keeps its own; --size 256x256 would resize all of them"))
     print(line("packed in", out_dir))

@@ -5,7 +5,7 @@ import pytest
 from helpers.sources import SIZE, as_rgb, blob, noise, save
 from PIL import Image
 
-from utils.data.image_files import probe, read_image, read_mask, resize_image, resize_mask
+from utils.data.image_files import ColourFound, image_from, image_size, is_grey, read_mask, resize_image, resize_mask
 
 
 def test_masks_are_cut_at_half_of_the_range(tmp_path):
@@ -43,16 +43,21 @@ def test_images_of_every_mode_are_read(tmp_path):
     palette = Image.fromarray(np.arange(120, dtype=np.uint8).reshape(SIZE)).convert("P")
     palette.putpalette(colour.reshape(-1).tolist())
     palette.save(tmp_path / "p.png", transparency=bytes(range(120)))
-    for name, expected, is_grey in (
+    for name, expected, grey_one in (
         ("16.png", as_rgb(grey), True),
         ("alpha.png", colour, False),
         ("grey_alpha.png", as_rgb(grey), True),
         ("p.png", colour, False),  # Pillow warns about some conversions of it
     ):
-        assert np.array_equal(read_image(str(tmp_path / name), 3), expected), name
-        assert np.array_equal(read_image(str(tmp_path / name), 1), expected[..., :1]), name
-        assert probe(str(tmp_path / name), with_pixels=True) == (SIZE, is_grey), name
-        assert probe(str(tmp_path / name), with_pixels=False) == (SIZE, is_grey), name
+        path = str(tmp_path / name)
+        assert np.array_equal(image_from(path, name, 3), expected), name
+        assert np.array_equal(image_from(path, name, 1), expected[..., :1]), name
+        assert (image_size(path), is_grey(path)) == (SIZE, grey_one), name
+        if grey_one:
+            image_from(path, name, 1, strict=True)
+        else:
+            with pytest.raises(ColourFound):
+                image_from(path, name, 1, strict=True)
 
 
 def test_resizing():

@@ -19,17 +19,19 @@ from utils.data.packed_data import open_packed
 @pytest.mark.parametrize(
     ("place", "n_calls"),
     [
-        (("utils.data.packing", "", "load_sample"), 3),
-        (("utils.core.arrays", "ArrayWriter", "append"), 7),
-        (("utils.core.arrays", "ArrayWriter", "check_full"), 2),
-        (("os", "", "replace"), 5),  # csv files are renamed first, then arrays; some arrays are not renamed yet
-        (("os", "", "replace"), 7),  # all arrays are renamed, the manifest is not
+        (("utils.data.packing_chunks", "", "load_sample"), 3),
+        (("utils.data.packing_chunks", "", "facts_of"), 11),  # the training images are packed, a test image is not
+        (("os", "", "replace"), 1),  # the unfinished folder has no mark yet
+        (("os", "", "replace"), 3),  # the chunks are finished
+        (("os", "", "replace"), 7),  # csv files are renamed, and one array
+        (("os", "", "replace"), 9),  # all raw arrays are renamed, the manifest is not
     ],
 )
-def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path, place, n_calls):
+@pytest.mark.parametrize("store", ["raw", "compact"])
+def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path, place, n_calls, store):
     sources.salt(tmp_path / "data", train="dbacefgh")
-    run_ok("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "quiet", cwd=tmp_path)
-    words = ["--data_dir", str(tmp_path / "data"), "--out_dir", str(tmp_path / "out")]
+    run_ok("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "quiet", "--store", store, cwd=tmp_path)
+    words = ["--data_dir", str(tmp_path / "data"), "--out_dir", str(tmp_path / "out"), "--store", store]
     killed = [sys.executable, "-c", KILLED, *place, str(n_calls), *words]
     assert subprocess.run(killed, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
     assert not (tmp_path / "out/manifest.json").exists()
@@ -45,11 +47,11 @@ def test_a_run_that_is_killed_while_packing_again(tmp_path):
     run_ok("--data_dir", data, "--out_dir", out, cwd=tmp_path)
     before = contents(out)
     save(data / "train/images/a.png", noise(99))
-    killed = [sys.executable, "-c", KILLED, "utils.core.arrays", "ArrayWriter", "append", "5"]
+    killed = [sys.executable, "-c", KILLED, "utils.data.packing_chunks", "", "facts_of", "5"]
     words = ["--data_dir", str(data), "--out_dir", str(out)]
     assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
     assert {name: contents(out)[name] for name in before} == before, "the old arrays are unchanged"
-    killed[3:] = ["os", "", "replace", "5"]
+    killed[3:] = ["os", "", "replace", "8"]
     assert subprocess.run([*killed, *words], cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
     assert not (out / "manifest.json").exists(), "a manifest next to arrays of two runs"
     assert "already" not in run_ok(*words, cwd=tmp_path)
@@ -69,7 +71,7 @@ def test_a_failed_run_changes_nothing(tmp_path):
 
 def test_full_disk(tmp_path, monkeypatch):
     sources.salt(tmp_path / "data")
-    words = ["--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out", "--size", "200x200"]
+    words = ["--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out", "--size", "200x200", "--store", "raw"]
     done = subprocess.run(
         [sys.executable, SCRIPT, *map(str, words)],
         cwd=ROOT,
@@ -78,7 +80,8 @@ def test_full_disk(tmp_path, monkeypatch):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
     assert_refused(done, 1, tmp_path / "out", "File too large")
-    assert files_in(tmp_path / "out") == []
+    assert list((tmp_path / "out").glob("[!.]*")) == []
+    shutil.rmtree(tmp_path / "out/.packing")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
     done = run_here(SCRIPT, *words, cwd=tmp_path)
     assert_refused(done, 1, tmp_path / "out", "--out_dir", "MB are free")

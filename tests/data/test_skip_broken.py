@@ -175,7 +175,9 @@ def test_already_packed_depends_on_the_flag(tmp_path):
     assert "skipped" not in read_manifest(tmp_path / "out").report["train"]
 
 
-@pytest.mark.parametrize("place", [("utils.data.packing", "", "check_item"), ("utils.data.packing", "", "load_sample")])
+@pytest.mark.parametrize(
+    "place", [("utils.data.packing", "", "check_item"), ("utils.data.packing_chunks", "", "load_sample")]
+)
 def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path, place):
     sources.salt(tmp_path / "data")
     cut(tmp_path / "data/train/images/b.png")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, Protocol, overload
 
 import numpy as np
 
@@ -29,15 +29,21 @@ class MixedRows:
     """
 
     def __init__(self, flat: np.ndarray, shapes: Sequence[Shape], plane: int | None = None) -> None:
-        self.flat, self.shapes, self.plane = flat, [tuple(shape) for shape in shapes], plane
-        sizes = [math.prod(shape) for shape in self.shapes]
+        self.flat, self._whole, self.plane = flat, [tuple(shape) for shape in shapes], plane
+        self.shapes = self._whole if plane is None else [shape[1:] for shape in self._whole]
+        self.dtype = flat.dtype
+        sizes = [math.prod(shape) for shape in self._whole]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def with_plane(self, plane: int) -> "MixedRows":
+        """Return the rows with this index of their first axis alone."""
+        return MixedRows(self.flat, self._whole, plane)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name of a memory-mapped file instead of its content: loader workers map it again."""
         if not isinstance(self.flat, np.memmap):
-            return MixedRows, (self.flat, self.shapes, self.plane)
-        return _mixed_again, (self.flat.filename, self.shapes, self.plane)
+            return MixedRows, (self.flat, self._whole, self.plane)
+        return _mixed_again, (self.flat.filename, self._whole, self.plane)
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -55,19 +61,24 @@ class MixedRows:
         """Return one row, or a list of rows."""
         if not isinstance(rows, int | np.integer):
             return [self[int(row)] for row in rows]
-        whole = self.flat[self._starts[rows] : self._starts[rows + 1]].reshape(self.shapes[rows])
+        whole = self.flat[self._starts[rows] : self._starts[rows + 1]].reshape(self._whole[rows])
         return whole if self.plane is None else whole[self.plane]
 
-    @property
-    def dtype(self) -> np.dtype:
-        return self.flat.dtype
 
-    @property
-    def nbytes(self) -> int:
-        return self.flat.nbytes
+class ReadRows(Protocol):
+    """Rows that are made when they are read: parts of a flat array, or decoded ones (utils/data/compact_rows.py)."""
+
+    shapes: Sequence[Shape]
+    dtype: np.dtype
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+    def __getitem__(self, rows: Any) -> Any: ...
 
 
-Rows = np.ndarray | MixedRows
+Rows = np.ndarray | ReadRows
 """Rows of one shape or of several; `rows[i]` is a row, and `for row in rows` goes over all of them."""
 
 
@@ -83,9 +94,7 @@ def common_shape(shapes: Sequence[Shape]) -> Shape | None:
 def shapes_in(array: Rows, rows: Iterable[int] | None = None) -> list[Shape]:
     """Return the shape of each row, or of the given ones."""
     places = range(len(array)) if rows is None else rows
-    if isinstance(array, MixedRows):
-        return [array.shapes[row] if array.plane is None else array.shapes[row][1:] for row in places]
-    return [array.shape[1:] for _ in places]
+    return [array.shape[1:] if isinstance(array, np.ndarray) else array.shapes[row] for row in places]
 
 
 class ArrayWriter:

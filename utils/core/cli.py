@@ -87,17 +87,20 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
 
 def _unexpected(word: str, argv: list[str], settings_type: type) -> str:
     """Return the message for a word of the command line that belongs to no flag."""
-    known = flat_names(settings_type)
+    known, hints = flat_names(settings_type), get_type_hints(settings_type, include_extras=True)
+    positional = [name for name, kind in hints.items() if "Positional" in repr(kind)]
     if word.startswith("-"):
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        if name in positional:
+            return f"--{name}: expected its values alone; leave out --{name}"
         hint = nearest(f"--{name}", [f"--{flag}" for flag in known])
         return f"{word.partition('=')[0]}: no such flag; {hint}"
     before = argv[argv.index(word) - 1] if word in argv[1:] else ""
     if known.get(before.removeprefix("--")) is bool:
         return f"{before} {word}: this flag takes no value; leave out {word}"
-    hints = get_type_hints(settings_type, include_extras=True)
-    if positional := [name.upper() for name, kind in hints.items() if "Positional" in repr(kind)]:
-        return f"{word}: expected no more values than {' and '.join(positional)}; --help lists all flags"
+    if positional:
+        values = " and ".join(name.upper() for name in positional)
+        return f"{word}: expected no more values than {values}; --help lists all flags"
     example = "data_dir" if "data_dir" in known else next(iter(known))
     return (
         f"{word}: expected a flag before this value, such as --{example} {word}; a path with blanks needs quotes, and "

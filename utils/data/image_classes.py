@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.core.arrays import Rows
 from utils.core.errors import UserError
 from utils.core.tables import read_table
 from utils.data.image_ids import as_packed, id_column
@@ -69,10 +68,9 @@ def read_classes(path: str | Path, column: str, ids: Sequence[str]) -> ImageClas
     return ImageClasses(names, matrix, exclusive)
 
 
-def nonempty_class(masks: Rows | Sequence[np.ndarray]) -> ImageClasses:
-    """Return the class `not_empty` for N masks (H, W), read one at a time; nonzero pixels are mask."""
-    matrix = np.fromiter((bool(mask.any()) for mask in masks), dtype=np.uint8, count=len(masks))
-    return ImageClasses([NOT_EMPTY], matrix[:, None], exclusive=False)
+def nonempty_class(nonempty: np.ndarray) -> ImageClasses:
+    """Return the class `not_empty` for images whose masks have foreground or not, (N,) bool."""
+    return ImageClasses([NOT_EMPTY], nonempty.astype(np.uint8)[:, None], exclusive=False)
 
 
 def _in_order(names: set[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -21,43 +21,54 @@ class BrokenImage(UserError):
     """
 
 
-def probe(path: str, with_pixels: bool) -> tuple[tuple[int, int], bool]:
-    """Return the size of an image and whether it is grey.
+class ColourFound(Exception):
+    """A colour image among images that were taken for grey."""
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Return (height, width) of an image from the header of its file; raise BrokenImage if it is invalid."""
+    with _opened(path, path) as picture:
+        return picture.size[1], picture.size[0]
+
+
+def is_grey(path: str) -> bool:
+    """Return True if an image has one channel, or three equal ones; raise BrokenImage if its file is invalid."""
+    with _opened(path, path) as picture:
+        return _has_equal_channels(_pixels(picture, path))
+
+
+def _has_equal_channels(pixels: np.ndarray) -> bool:
+    return pixels.ndim == 2 or all(np.array_equal(pixels[..., 0], pixels[..., k]) for k in (1, 2))
+
+
+def read_file(path: str) -> bytes:
+    """Return the content of an image file; raise BrokenImage if it is empty."""
+    with open(path, "rb") as file:
+        content = file.read()
+    _check_length(len(content), path)
+    return content
+
+
+def image_from(file: str | BinaryIO, name: str, channels: int, strict: bool = False) -> np.ndarray:
+    """Decode an image file without its alpha channel; 16-bit grey is reduced to its upper 8 bits.
 
     Args:
-        path: the image file.
-        with_pixels: decode the pixels, to find colour images whose channels are equal; otherwise only the header is
-            read.
-
-    Returns:
-        ((height, width), grey): grey is True for one channel and, if `with_pixels`, for three equal channels.
-
-    Raises:
-        BrokenImage: truncated or invalid image file.
-    """
-    with _opened(path) as picture:
-        size = picture.size[1], picture.size[0]
-        if not with_pixels:
-            return size, len(picture.getbands()) < 3 and picture.mode not in ("P", "PA")
-        pixels = _pixels(picture, path)
-    return size, pixels.ndim == 2 or all(np.array_equal(pixels[..., 0], pixels[..., k]) for k in (1, 2))
-
-
-def read_image(path: str, channels: int) -> np.ndarray:
-    """Read an image without its alpha channel; 16-bit grey is reduced to its upper 8 bits.
-
-    Args:
-        path: the image file.
+        file: path of the file, or its content.
+        name: name of the file, for errors.
         channels: 1 takes the first channel, 3 repeats the channel of a grey image.
+        strict: do not take the first channel of a colour image.
 
     Returns:
         (H, W, channels) uint8, [0, 255].
 
     Raises:
         BrokenImage: truncated or invalid image file.
+        ColourFound: `strict`, one channel was asked for, and the image has different ones.
     """
-    with _opened(path) as picture:
-        pixels = _pixels(picture, path)
+    with _opened(file, name) as picture:
+        pixels = _pixels(picture, name)
+    if strict and channels == 1 and not _has_equal_channels(pixels):
+        raise ColourFound(name)
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.ndim == 2:
@@ -78,7 +89,7 @@ def read_mask(path: str) -> tuple[np.ndarray, list[str]]:
     Raises:
         BrokenImage: truncated or invalid image file.
     """
-    with _opened(path) as picture:
+    with _opened(path, path) as picture:
         pixels = _pixels(picture, path)
     if pixels.ndim == 3:
         pixels = pixels.max(axis=2)
@@ -108,15 +119,20 @@ def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
+def _check_length(length: int, path: str) -> None:
+    if length == 0:
+        raise BrokenImage(f"{path}: expected an image, found an empty file of 0 bytes; download it again")
+
+
 @contextmanager
-def _opened(path: str) -> Iterator["Image"]:
-    """Open an image file; turn any error of the decoder into one line that names the file."""
+def _opened(file: str | BinaryIO, path: str) -> Iterator["Image"]:
+    """Open an image file, given by its path or content; turn any error of the decoder into a line that names it."""
     from PIL import Image
 
-    if os.path.getsize(path) == 0:
-        raise BrokenImage(f"{path}: expected an image, found an empty file of 0 bytes; download it again")
+    if isinstance(file, str):
+        _check_length(os.path.getsize(file), path)
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             if picture.format in ("GIF", "TIFF") and picture.is_animated:
                 raise BrokenImage(f"{path}: expected one image, found several frames or pages; keep one of them")
             yield picture

@@ -7,6 +7,9 @@ train_labels.npy   (N, H, W) uint16, 0 = background, 1.. = objects; only if the 
 test_images.npy    like train_images.npy
 train.csv          one row per image; utils/data/image_ids.py lists the names that its id column may have
 train_with_folds.csv   train.csv with a column `fold` (utils/make_folds.py)
+
+With --store compact, the arrays hold encoded rows (compact_rows.py), and train_images_ends.npy and so on where each of
+them ends.
 """
 
 import hashlib
@@ -18,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from utils.core.arrays import MixedRows, Rows, Shape, open_array, shapes_in
+from utils.core.arrays import MixedRows, Rows, Shape, common_shape, open_array, shapes_in
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.records import from_plain, to_plain
+from utils.data.compact_rows import CompactRows, open_compact
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -37,9 +41,13 @@ class ArrayEntry:
     shape: tuple[int, ...]
     dtype: str
     sha256: str
-    """Digest of the array's bytes, without the header of the file."""
+    """Digest of the rows, the same for raw and compact rows; in folders of earlier versions, of the array's bytes."""
     channels: int | None = None
     """Channels of the images in a flat array; None for arrays without channels, and for plain arrays."""
+    codec: str | None = None
+    """Codec of compact rows (compact_rows.py); None for a raw array. `shape` is that of the decoded array."""
+    ends: str | None = None
+    """File with the ends of compact rows."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +108,24 @@ class PackedImages:
     @property
     def mixed(self) -> bool:
         """True if images have different sizes."""
-        return isinstance(self.images, MixedRows)
+        return self.shape is None
+
+    def nonempty(self, rows: np.ndarray) -> np.ndarray:
+        """Return for rows, (n,) bool, whether their masks have foreground; compact masks are not decoded for that."""
+        masks = self.masks
+        if isinstance(masks, CompactRows):
+            return np.array([masks.encoded_row(row)[:, 0].any() for row in rows.tolist()], dtype=bool)
+        return np.array([masks[row].any() for row in rows.tolist()], dtype=bool)
 
     @property
     def images_digest(self) -> str:
         """Digest of the images alone, regardless of their masks."""
         return self.digest.partition(":")[0]
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int] | None:
         """(height, width) of every packed image; None if sizes differ."""
-        return None if self.mixed else self.shapes[0]
+        return common_shape(self.shapes)
 
     @property
     def output_shapes(self) -> Shapes:
@@ -199,6 +214,9 @@ def _mapped_again(*values: Any) -> PackedImages:
 
 
 def _open_described(folder: Path, entry: ArrayEntry, part: PartEntry) -> Rows:
+    if entry.codec:
+        shapes = row_shapes(part.sizes or [], entry.channels) if part.mixed else [entry.shape[1:]] * len(part.ids)
+        return open_compact(folder / entry.file, folder / (entry.ends or ""), entry.codec, shapes, entry.dtype)
     array = open_array(folder / entry.file)
     if array.shape != entry.shape or str(array.dtype) != entry.dtype:
         raise UserError(

@@ -1,21 +1,24 @@
 """Packing of a listed source: writes the arrays, csv files and manifest of a packed folder (see packed_data.py)."""
 
 import hashlib
+import io
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from utils.core.arrays import RowsWriter, Shape, array_shape, common_shape, rows_writer
+from utils.core.arrays import Shape, array_shape, array_writer, common_shape
 from utils.core.errors import UserError
+from utils.core.parallel import ProcessEnded, in_processes
 from utils.core.progress import progress_bar
-from utils.data.image_files import BrokenImage, probe
+from utils.data.compact_rows import digest_of_rows
+from utils.data.image_files import BrokenImage, ColourFound, image_size, is_grey
 from utils.data.layouts import Item, Source
 from utils.data.packed_data import (
     FORMAT,
@@ -29,8 +32,9 @@ from utils.data.packed_data import (
     write_manifest,
 )
 from utils.data.packed_tables import check_class_table, check_tables, copy_tables, write_class_table, write_own_table
+from utils.data.packing_chunks import CHUNK, Job, bytes_kept, pack_chunk, unfinished_folder
 from utils.data.packing_report import Survey, kinds_of
-from utils.data.samples import Sample, check_item, load_sample
+from utils.data.samples import check_item
 from utils.data.source_files import OWN_COLUMNS, image_files_in, is_packing_table
 
 
@@ -45,10 +49,14 @@ def fingerprint(source: Source, size: tuple[int, int] | None, skip_broken: bool 
     return digest.hexdigest()
 
 
-def is_packed(out_dir: Path, mark: str) -> bool:
-    """Return True if `out_dir` holds everything that packing a source with the fingerprint `mark` writes."""
+def is_packed(out_dir: Path, mark: str, store: str = "auto") -> bool:
+    """Return True if `out_dir` holds everything that packing a source with the fingerprint `mark` writes.
+
+    Raw or compact arrays will do, unless one of them is asked for by `store`.
+    """
     manifest = manifest_if_any(out_dir)
-    if manifest.fingerprint != mark:
+    compact = any(entry.codec for part in manifest.parts.values() for entry in part.arrays.values())
+    if manifest.fingerprint != mark or store == ("raw" if compact else "compact"):
         return False
     if not all((out_dir / name).is_file() for name in ("train.csv", *manifest.tables)):
         return False
@@ -74,9 +82,12 @@ def _files(source: Source) -> Iterator[str]:
             yield str(table)
 
 
-A, B = TypeVar("A"), TypeVar("B")
-AT_ONCE = 16
-"""Number of images that are in memory at a time."""
+STORES = {"auto": None, "raw": False, "compact": True}
+"""Stores by name: whether they are compact."""
+RAW_SHARE = 0.25
+"""Share of the free disk that raw arrays may take before the compact store is chosen."""
+GREY_LOOKED_AT = 16
+"""Images that are decoded, spread evenly, to find out whether a source is grey; packing goes on looking."""
 BROKEN_IMAGE_HINT = {
     "train": ", or leave such images out with --skip_broken",
     "test": "; --skip_broken leaves out only training images, because a submission needs every test image",
@@ -97,15 +108,8 @@ def without_broken(source: Source) -> tuple[Source, dict[str, str]]:
     Raises:
         UserError: all training images are broken.
     """
-
-    def reason_of(item: Item) -> str | None:
-        try:
-            check_item(item, source)
-        except BrokenImage as error:
-            return str(error)
-        return None
-
-    reasons = list(_in_order(reason_of, source.train, "check train"))
+    look = partial(_reasons, source=_without_items(source))
+    reasons = [reason for found in in_processes(look, _chunks(source.train)) for reason in found]
     skipped = {item.id: reason for item, reason in zip(source.train, reasons, strict=True) if reason}
     if len(skipped) == len(source.train):
         raise UserError(
@@ -113,6 +117,28 @@ def without_broken(source: Source) -> tuple[Source, dict[str, str]]:
             f"the first error: {next(iter(skipped.values()))}"
         )
     return replace(source, train=[item for item in source.train if item.id not in skipped]), skipped
+
+
+def _reasons(items: Sequence[Item], source: Source) -> list[str | None]:
+    """Return for each image why it cannot be packed, or None."""
+
+    def reason(item: Item) -> str | None:
+        try:
+            check_item(item, source)
+        except BrokenImage as error:
+            return str(error)
+        return None
+
+    return [reason(item) for item in items]
+
+
+def _chunks(items: Sequence[Item]) -> list[Sequence[Item]]:
+    return [items[first : first + CHUNK] for first in range(0, len(items), CHUNK)]
+
+
+def _without_items(source: Source) -> Source:
+    """Return a source that is small enough to be sent to a process with every chunk."""
+    return replace(source, train=[], test=[])
 
 
 @dataclass(frozen=True)
@@ -127,32 +153,30 @@ class Plan:
     """Part -> (N, 2) int32, height and width of each source image."""
     arrays: dict[str, dict[str, tuple[list[Shape], str]]]
     """Part -> array -> (shape of each row, dtype)."""
+    file_sizes: dict[str, list[int]]
+    """Part -> bytes of each image file."""
+    compact: bool = False
+    """Keep images as the bytes of their files and masks as runs (compact_rows.py) instead of raw arrays."""
 
 
-def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
-    """Read the sizes of all images, find out whether all are grey, and plan the arrays.
-
-    Pixels are decoded until the first colour image is found; after that, only headers are read.
+def make_plan(source: Source, size: tuple[int, int] | None, channels: int | None = None) -> Plan:
+    """Read the sizes of all images, find out whether they are grey, and plan the arrays.
 
     Args:
         source: source to pack.
         size: (height, width) to resize to; None keeps the size of each image.
+        channels: 1 or 3; None looks at some of the images.
 
     Raises:
         UserError: an image is broken.
     """
-    sizes, all_grey = {}, True
-
-    def look(item: Item) -> tuple[tuple[int, int], bool]:
-        return probe(item.image, with_pixels=all_grey)
-
+    sizes, file_sizes = {}, {}
     for part, items in source.parts.items():
-        sizes[part] = np.empty((len(items), 2), dtype=np.int32)
         with _way_out(part):
-            for row, (image_size, grey) in enumerate(_in_order(look, items, f"inspect {part}")):
-                sizes[part][row] = image_size
-                all_grey = all_grey and grey
-    channels = 1 if all_grey else 3
+            looked = list(progress_bar(in_processes(_sizes, _chunks(items)), f"inspect {part}", "block"))
+        sizes[part] = np.array([one[:2] for found in looked for one in found], dtype=np.int32)
+        file_sizes[part] = [one[2] for found in looked for one in found]
+    channels = channels or (1 if all(_some_are_grey(items, part) for part, items in source.parts.items()) else 3)
     arrays = {}
     for part, items in source.parts.items():
         packed = [size] * len(items) if size else sizes[part].tolist()
@@ -162,14 +186,57 @@ def make_plan(source: Source, size: tuple[int, int] | None) -> Plan:
             if source.has_instances:
                 arrays[part]["labels"] = (row_shapes(packed, None), "uint16")
     distinct = {tuple(one) for part in sizes.values() for one in part.tolist()}
-    return Plan(size or (distinct.pop() if len(distinct) == 1 else None), channels, sizes, arrays)
+    shape = size or (distinct.pop() if len(distinct) == 1 else None)
+    return Plan(shape, channels, sizes, arrays, file_sizes)
+
+
+def _sizes(items: Sequence[Item]) -> list[tuple[int, int, int]]:
+    """Return height, width and bytes of each image file."""
+    return [(*image_size(item.image), os.path.getsize(item.image)) for item in items]
+
+
+def _some_are_grey(items: Sequence[Item], part: str) -> bool:
+    with _way_out(part):
+        places = np.unique(np.linspace(0, len(items) - 1, GREY_LOOKED_AT).astype(int))
+        return all(is_grey(items[place].image) for place in places)
+
+
+def with_store(plan: Plan, store: str, out_dir: Path) -> Plan:
+    """Return the plan with raw or compact arrays; `auto` takes compact ones if raw ones would fill the disk.
+
+    Raises:
+        UserError: there is not enough room.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    raw = bytes_of(spec for arrays in plan.arrays.values() for spec in arrays.values())
+    free = shutil.disk_usage(out_dir).free + bytes_kept(out_dir)
+    compact = store == "compact" or (store == "auto" and raw > RAW_SHARE * free)
+    needed = sum(map(sum, plan.file_sizes.values())) if compact else raw
+    check_room(out_dir, needed, free)
+    return replace(plan, compact=compact)
+
+
+def pack_source(
+    source: Source,
+    size: tuple[int, int] | None,
+    store: str,
+    out_dir: Path,
+    mark: str,
+    skipped: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Plan and pack a source, as `make_plan`, `with_store` and `pack` do; return the manifest."""
+    try:
+        return pack(source, with_store(make_plan(source, size), store, out_dir), out_dir, mark, skipped)
+    except ColourFound:  # only some images have colours, and those that were looked at have none
+        return pack(source, with_store(make_plan(source, size, channels=3), store, out_dir), out_dir, mark, skipped)
 
 
 def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[str, str] | None = None) -> Manifest:
     """Write the arrays, the csv files and, last, the manifest.
 
-    Arrays are written next to their targets under temporary names and renamed at the end. The old manifest is removed
-    before the first array is replaced, so that arrays of two packings are never combined.
+    Arrays are written by all cores to a folder of unfinished arrays, which stays if packing is killed, so that the same
+    command continues; they are moved to their targets at the end. The old manifest is removed before the first array is
+    replaced, so that arrays of two packings are never combined.
 
     Args:
         source: source to pack.
@@ -183,7 +250,8 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
 
     Raises:
         UserError: the source is broken or inconsistent; `out_dir` then keeps what it had.
-        OSError: no space or no permission; `out_dir` then keeps what it had. If only renaming the finished arrays
+        ColourFound: the plan has one channel, but an image has colours.
+        OSError: no space or no permission; `out_dir` then keeps what it had. If only moving the finished arrays
             fails, it is left without a manifest, so that the folder is packed again.
     """
     old = manifest_if_any(out_dir)
@@ -193,43 +261,122 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
         check_class_table(source.class_table, out_dir, written)
     manifest = Manifest(layout=source.layout, fingerprint=mark)
     surveys: dict[str, Survey] = {}
-    out_dir.mkdir(parents=True, exist_ok=True)
-    check_room(out_dir, [spec for arrays in plan.arrays.values() for spec in arrays.values()])
-    with ExitStack() as files:  # the arrays are renamed to their targets only after all are written
+    try:
+        folder = unfinished_folder(out_dir, f"{mark} {plan.channels} {plan.compact} {CHUNK}", _files_with_places(plan))
         for part in source.parts:
             surveys[part] = Survey(kinds_of(source, part), surveys)
-            manifest.parts[part] = _write_part(part, source, plan, out_dir, files, surveys[part])
+            manifest.parts[part] = _write_part(part, source, plan, folder, surveys[part])
             manifest.report[part] = surveys[part].report()
-        if skipped:
-            manifest.report["train"]["skipped"] = dict(skipped)
-        manifest.tables.update(copy_tables(source.tables, out_dir))
-        if source.class_table:
-            manifest.tables.update(write_class_table(source.class_table, out_dir))
-        else:
-            write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
-        _forget(old, manifest, out_dir)
+    except ProcessEnded:
+        raise
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)  # the source has to change, so there is nothing to continue
+        raise
+    except OSError as error:
+        error.filename = error.filename or str(out_dir)  # the error of a full disk has no file name
+        raise
+    if skipped:
+        manifest.report["train"]["skipped"] = dict(skipped)
+    manifest.tables.update(copy_tables(source.tables, out_dir))
+    if source.class_table:
+        manifest.tables.update(write_class_table(source.class_table, out_dir))
+    else:
+        write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
+    _forget(old, manifest, out_dir)
+    for name in sorted(_array_files(manifest)):
+        with open(folder / name, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(folder / name, out_dir / name)
     write_manifest(out_dir, manifest)
+    shutil.rmtree(folder)
     return manifest
 
 
-def _write_part(part: str, source: Source, plan: Plan, out_dir: Path, files: ExitStack, survey: Survey) -> PartEntry:
-    """Write the arrays of a part, row by row, and return its entry in the manifest."""
+def _files_with_places(plan: Plan) -> dict[str, tuple[bytes, int]]:
+    """Return name -> (header, bytes) of the array files whose rows have places that are known before packing."""
+    files = {}
+    for part, arrays in plan.arrays.items():
+        for name, (shapes, dtype) in arrays.items():
+            if plan.compact and name != "images":
+                continue
+            shape = (sum(plan.file_sizes[part]),) if plan.compact else array_shape(shapes)
+            header = _header(shape, dtype)
+            files[f"{part}_{name}.npy"] = header, len(header) + math.prod(shape) * np.dtype(dtype).itemsize
+    return files
 
-    def load(item: Item) -> Sample:
-        return load_sample(item, source, plan.shape, plan.channels)
 
-    items, specs = source.parts[part], plan.arrays[part]
-    paths = {name: out_dir / f"{part}_{name}.npy" for name in specs}
-    writers = {name: files.enter_context(rows_writer(paths[name], *specs[name])) for name in specs}
-    with _way_out(part):
-        for item, sample in zip(items, _in_order(load, items, f"pack {part}"), strict=True):
-            for name, writer in writers.items():
-                writer.append(sample.arrays[name][None])
-            survey.add(item.id, sample)
-    arrays = {name: entry_of(paths[name], *specs[name], writers[name]) for name in specs}
-    mixed = common_shape(specs["images"][0]) is None
+def _header(shape: Shape, dtype: str) -> bytes:
+    header = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue()
+
+
+def _write_part(part: str, source: Source, plan: Plan, folder: Path, survey: Survey) -> PartEntry:
+    """Write the arrays of a part with all cores, and return its entry in the manifest."""
+    items, specs, jobs = source.parts[part], plan.arrays[part], _jobs(part, source, plan, folder)
+    digests: dict[str, list[bytes]] = {name: [] for name in specs}
+    runs: dict[str, list[int]] = {name: [] for name in specs}
+    with _way_out(part), progress_bar(None, f"pack {part}", "image", total=len(items)) as bar:
+        for job, facts in zip(jobs, in_processes(pack_chunk, jobs), strict=True):
+            for item, one in zip(job.items, facts, strict=True):
+                survey.add(item.id, one)
+                for name, digest in one.rows.items():
+                    digests[name].append(bytes.fromhex(digest))
+                for name, count in one.runs.items():
+                    runs[name].append(count)
+            bar.update(len(facts))
+    arrays = {}
+    for name, (shapes, dtype) in specs.items():
+        if plan.compact:
+            _join(folder, part, name, jobs, runs[name] or plan.file_sizes[part])
+        digest = digest_of_rows(digests[name])
+        codec = None if not plan.compact else "file" if name == "images" else "runs"
+        arrays[name] = entry_of(f"{part}_{name}.npy", shapes, dtype, digest, codec)
+    mixed = common_shape(plan.arrays[part]["images"][0]) is None
     kept = mixed or (plan.shape is not None and (plan.sizes[part] != plan.shape).any())
     return PartEntry([item.id for item in items], arrays, plan.sizes[part].tolist() if kept else None, mixed)
+
+
+def _jobs(part: str, source: Source, plan: Plan, folder: Path) -> list[Job]:
+    """Return the chunks of a part, each with the places of its rows in the files."""
+    items, sizes = source.parts[part], plan.file_sizes[part]
+    starts = {}
+    for file, (header, _) in _files_with_places(plan).items():
+        name = file.removeprefix(f"{part}_").removesuffix(".npy")
+        if file.startswith(f"{part}_"):
+            shapes, dtype = plan.arrays[part][name]
+            row_bytes = sizes if plan.compact else [math.prod(shape) * np.dtype(dtype).itemsize for shape in shapes]
+            starts[name] = file, np.concatenate([[len(header)], len(header) + np.cumsum(row_bytes, dtype=np.int64)])
+    return [
+        Job(
+            name=f"{part}_{first // CHUNK:05}",
+            items=items[first : first + CHUNK],
+            source=_without_items(source),
+            shape=plan.shape,
+            channels=plan.channels,
+            places={name: (file, int(places[first])) for name, (file, places) in starts.items()},
+            folder=folder,
+            compact=plan.compact,
+            file_sizes=sizes[first : first + CHUNK],
+        )
+        for first in range(0, len(items), CHUNK)
+    ]
+
+
+def _join(folder: Path, part: str, name: str, jobs: Sequence[Job], lengths: Sequence[int]) -> None:
+    """Write where the rows of a compact array end and, if they are runs, the runs of all chunks as one array."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    np.save(folder / ends_file(f"{part}_{name}.npy"), ends)
+    if name != "images":
+        with array_writer(folder / f"{part}_{name}.npy", (int(ends[-1]), 2), "uint32") as writer:
+            for job in jobs:
+                writer.append(np.load(folder / f"{job.name}_{name}.npy"))
+
+
+def ends_file(file: str) -> str:
+    """Return the name of the file with the ends of the rows of a compact array."""
+    return f"{Path(file).stem}_ends.npy"
 
 
 def _own_columns(source: Source, plan: Plan, survey: Survey) -> dict[str, Sequence[object]]:
@@ -252,28 +399,28 @@ def _forget(old: Manifest, new: Manifest, out_dir: Path) -> None:
 
 
 def _array_files(manifest: Manifest) -> set[str]:
-    return {Path(entry.file).name for part in manifest.parts.values() for entry in part.arrays.values()}
+    entries = [entry for part in manifest.parts.values() for entry in part.arrays.values()]
+    return {Path(name).name for entry in entries for name in (entry.file, *([entry.ends] if entry.ends else []))}
 
 
-def entry_of(path: Path, shapes: Sequence[Shape], dtype: str, writer: RowsWriter) -> ArrayEntry:
-    """Return the manifest entry of an array with rows of these shapes, which was written."""
+def entry_of(file: str, shapes: Sequence[Shape], dtype: str, digest: str, codec: str | None = None) -> ArrayEntry:
+    """Return the manifest entry of an array with rows of these shapes."""
     flat = common_shape(shapes) is None
     channels = shapes[0][2] if flat and len(shapes[0]) == 3 else None
-    return ArrayEntry(path.name, array_shape(shapes), dtype, writer.sha256, channels)
+    return ArrayEntry(file, array_shape(shapes), dtype, digest, channels, codec, ends_file(file) if codec else None)
 
 
-def check_room(out_dir: Path, specs: Iterable[tuple[Sequence[Shape], str]]) -> None:
-    """Check that the disk has room for arrays with rows of these shapes and dtypes.
+def bytes_of(specs: Iterable[tuple[Sequence[Shape], str]]) -> int:
+    """Return the bytes of raw arrays with rows of these shapes and dtypes."""
+    return sum(sum(map(math.prod, shapes)) * np.dtype(dtype).itemsize for shapes, dtype in specs)
 
-    Raises:
-        UserError: there is not enough room.
-    """
-    needed = sum(sum(map(math.prod, shapes)) * np.dtype(dtype).itemsize for shapes, dtype in specs)
-    free = shutil.disk_usage(out_dir).free
+
+def check_room(out_dir: Path, needed: int, free: int) -> None:
+    """Raise UserError if a folder needs more bytes than are free."""
     if needed > free:
         raise UserError(
             f"{out_dir}: the arrays need {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free; "
-            "free some space, or use another --out_dir or a smaller --size"
+            "free some space, or use another --out_dir, --store compact or a smaller --size"
         )
 
 
@@ -284,16 +431,3 @@ def _way_out(part: str) -> Iterator[None]:
         yield
     except BrokenImage as error:
         raise UserError(f"{error}{BROKEN_IMAGE_HINT[part]}") from None
-
-
-def _in_order(function: Callable[[A], B], items: Sequence[A], title: str) -> Iterator[B]:
-    """Yield `function` of every item in order, computed by up to 8 threads; at most AT_ONCE results are in memory."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    def results() -> Iterator[B]:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
-            for start in range(0, len(items), AT_ONCE):
-                yield from pool.map(function, items[start : start + AT_ONCE])
-
-    for _, result in zip(progress_bar(items, title, "image"), results(), strict=True):
-        yield result

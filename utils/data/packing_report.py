@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from utils.data.layouts import Source
-from utils.data.samples import Sample
+from utils.data.packing_chunks import RowFacts
 
 N_EXAMPLES = 3
 COMMON = ("objects", "empty_masks")
@@ -33,7 +33,7 @@ class Survey:
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._counts: dict[str, int] = dict.fromkeys(kinds, 0)
         self._examples: dict[str, list[str]] = {}
-        self.digests: set[bytes] = set()
+        self.digests: set[str] = set()
         """Digests of the images added so far."""
         self.coverage: list[float] = []
         """Share of each packed image that is mask, [0, 1]."""
@@ -42,16 +42,16 @@ class Survey:
         self.backgrounds: list[str] = []
         """Background of each image: dark, bright or coloured."""
 
-    def add(self, name: str, sample: Sample) -> None:
-        """Add the sample with the id `name`."""
-        self._sizes[sample.source_size] += 1
-        self.backgrounds.append(sample.background)
-        if "masks" in sample.arrays:
-            self.coverage.append(round(float(sample.arrays["masks"].mean()), 6))
-            self.objects.append(sample.seen["objects"])
-        seen = dict(sample.seen) | {"exact_duplicates": int(sample.digest in self.digests)}
-        seen |= {f"images_also_in_{part}": int(sample.digest in other.digests) for part, other in self._others.items()}
-        self.digests.add(sample.digest)
+    def add(self, name: str, facts: RowFacts) -> None:
+        """Add the facts about the image with the id `name`."""
+        self._sizes[facts.size] += 1
+        self.backgrounds.append(facts.background)
+        if facts.coverage is not None:
+            self.coverage.append(facts.coverage)
+            self.objects.append(facts.seen.get("objects", 0))
+        seen = facts.seen | {"exact_duplicates": int(facts.digest in self.digests)}
+        seen |= {f"images_also_in_{part}": int(facts.digest in other.digests) for part, other in self._others.items()}
+        self.digests.add(facts.digest)
         for kind, number in seen.items():
             self._counts[kind] = self._counts.get(kind, 0) + number
             examples = self._examples.setdefault(kind, [])

@@ -1,13 +1,14 @@
 """Rows of the packed arrays: reads one listed image with its truth and counts findings."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.data.image_files import BrokenImage, read_image, read_mask, resize_image, resize_mask
+from utils.data.compact_rows import row_digest
+from utils.data.image_files import BrokenImage, image_from, read_file, read_mask, resize_image, resize_mask
 from utils.data.layouts import Item, Source
 from utils.data.rle import decode_union
 from utils.data.source_files import image_files_in
@@ -26,6 +27,8 @@ class Sample(NamedTuple):
     arrays: dict[str, np.ndarray]
     """images (H, W, C) uint8; masks (H, W) uint8, 0 or 1; labels (H, W) uint16, 0 = background, 1.. = objects."""
     source_size: tuple[int, int]
+    content: bytes
+    """Content of the image's file."""
     digest: bytes
     """Digest of the source image's shape and pixels."""
     seen: Counter[str]
@@ -33,24 +36,30 @@ class Sample(NamedTuple):
     background: str
     """Result of `background_of` for the source image."""
 
+    @property
+    def truth(self) -> dict[str, np.ndarray]:
+        """The arrays besides the image."""
+        return {name: row for name, row in self.arrays.items() if name != "images"}
+
 
 def load_sample(item: Item, source: Source, shape: tuple[int, int] | None, channels: int) -> Sample:
     """Read an image and its truth, with the channels and the size of the packed arrays (None: its own size).
 
     Raises:
         BrokenImage: a file is broken, a mask and its image have different sizes, or run-lengths are malformed.
+        ColourFound: the image has colours, and the arrays one channel.
     """
-    image = read_image(item.image, channels)
+    content = read_file(item.image)
+    image = image_from(BytesIO(content), item.image, channels, strict=True)
     size = image.shape[:2]
     seen: Counter[str] = Counter(constant_images=int(image.min() == image.max()))
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.shape).encode()).digest()
-    background = background_of(image)
+    digest, background = row_digest(image), background_of(image)
     arrays = {"images": image, **_read_truth(item, size, source, seen)}
     if shape and size != shape:
         arrays = _resized(arrays, shape, seen)
     if "labels" in arrays:
         seen["objects"] = int(arrays["labels"].max())
-    return Sample(arrays, size, digest, seen, background)
+    return Sample(arrays, size, content, digest, seen, background)
 
 
 def check_item(item: Item, source: Source) -> None:
@@ -59,7 +68,7 @@ def check_item(item: Item, source: Source) -> None:
     Raises:
         BrokenImage: as for `load_sample`.
     """
-    size = read_image(item.image, channels=1).shape[:2]
+    size = image_from(BytesIO(read_file(item.image)), item.image, channels=1).shape[:2]
     _read_truth(item, size, source, Counter())
 
 

@@ -109,7 +109,7 @@ class Masks:
 
     def _plane(self, number: int) -> Rows:
         if isinstance(self.planes, MixedRows):
-            return MixedRows(self.planes.flat, self.planes.shapes, number)
+            return self.planes.with_plane(number)
         return self.planes[:, number]
 
 
