@@ -134,7 +134,10 @@ def differences(one: RunFolder, other: RunFolder) -> list[str]:
     for name in sorted(files[0].keys() & files[1].keys()):
         first, second = (load_snapshot(where[name].path).weights for where in files)
         found += [f"{name}: {key}" for key in first if not torch.equal(first[key], second[key])]
-        if not np.array_equal(*(np.load(where[name].val_masks) for where in files)):
+        masks = [where[name].val_masks for where in files]
+        if masks[0].is_file() != masks[1].is_file() or (
+            masks[0].is_file() and not np.array_equal(*map(np.load, masks))
+        ):
             found.append(f"{name}: validation masks")
     return found
 

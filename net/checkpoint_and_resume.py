@@ -1,6 +1,7 @@
 """Write every epoch of a run (snapshots, log.csv, the state for --resume) and return to the last one on resume."""
 
 import platform
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -34,6 +35,8 @@ class Progress:
     """Best value of each measure in this cycle."""
     kept: list[str] = field(default_factory=list)
     """Paths of the snapshots to keep, relative to the folder of snapshots."""
+    with_masks: list[str] | None = None
+    """Those of them that keep their validation masks, the best by each measure; None (earlier versions): all."""
 
 
 @dataclass
@@ -82,14 +85,14 @@ class Checkpoints:
         improved = [name for name in self.kept_by if _improves(name, row[name], progress.best.get(name))]
         progress.best |= {name: row[name] for name in improved}
         if improved:
-            progress.kept = self._kept_with(self._write_snapshot(learner, row, size, predictions), progress)
+            self._keep_best(self._write_snapshot(learner, row, size, predictions), progress)
         predictions.discard()
         self.folder.write_log(progress.rows)
         data = {name: getattr(self.info, name) for name in DATA}
         about = {"format": FORMAT, "progress": vars(progress), "data": data, "flags": self.flags}
         state = {**about, **state_of(learner)}
         snapshots.write(self.folder.state, state)
-        self.folder.keep_only(progress.kept)
+        self.folder.keep_only(progress.kept, progress.with_masks)
         self.progress = progress
         return improved, progress
 
@@ -106,12 +109,12 @@ class Checkpoints:
         snapshots.save_snapshot(file.path, learner.predicting, info)
         return file
 
-    def _kept_with(self, new: SnapshotFile, progress: Progress) -> list[str]:
-        """Return the paths of the snapshots to keep once `new` is written.
+    def _keep_best(self, new: SnapshotFile, progress: Progress) -> None:
+        """Add a snapshot to those that `progress` keeps, and drop those that are not among the best any more.
 
         Snapshots of other cycles are kept. In the cycle of `new`, the `keep` snapshots of the highest rank and the best
-        one by each measure are kept. Measures are compared in log.csv, because file names hold rounded values; of equal
-        values the earlier one is the best.
+        one by each measure are kept, the latter with their masks. Measures are compared in log.csv, because file names
+        hold rounded values; of equal values the earlier one is the best.
         """
         described = [self.folder.described(name) for name in progress.kept]
         others = [file for file in described if file.path.parent != new.path.parent]
@@ -122,7 +125,13 @@ class Checkpoints:
         ]
         rivals.sort(key=lambda file: file.rank, reverse=True)
         staying = [file for place, file in enumerate(rivals) if place < self.keep or file in best]
-        return [str(file.path.relative_to(self.folder.snapshots)) for file in others + staying]
+        before = progress.kept if progress.with_masks is None else progress.with_masks
+        progress.kept = [self._name(file) for file in others + staying]
+        progress.with_masks = [self._name(file) for file in others if self._name(file) in before]
+        progress.with_masks += [self._name(file) for file in staying if file in best]
+
+    def _name(self, file: SnapshotFile) -> str:
+        return str(file.path.relative_to(self.folder.snapshots))
 
     def resume(self, n_epochs: int) -> dict[str, Any] | None:
         """Return to the last finished epoch and remove the files of an unfinished one.
@@ -160,7 +169,7 @@ class Checkpoints:
             done = self.progress.epoch
             raise UsageError(f"--resume: {self.folder.path} has finished {done} epochs; raise --n_epochs to train on")
         self.folder.write_log(self.progress.rows)
-        self.folder.keep_only(self.progress.kept)
+        self.folder.keep_only(self.progress.kept, self.progress.with_masks)
         self.pending.discard()  # a kill may have left them behind
         self.folder.summary.unlink(missing_ok=True)
         return state
@@ -176,10 +185,18 @@ class Checkpoints:
                 f"start a new run in another folder, with --snapshot {self.folder.path} to start from its best weights"
             )
 
-    def finish(self, machine: str) -> dict[str, Any]:
-        """Write summary.json, which marks the run as finished, and return the summary."""
-        best = max((self.folder.described(name) for name in self.progress.kept), key=lambda file: file.rank)
-        row = self.progress.rows[best.epoch - 1]
+    @property
+    def best(self) -> SnapshotFile:
+        """The snapshot of the highest rank."""
+        return max((self.folder.described(name) for name in self.progress.kept), key=lambda file: file.rank)
+
+    def finish(self, machine: str, whole_fold: Mapping[str, float]) -> dict[str, Any]:
+        """Write summary.json, which marks the run as finished, and return the summary.
+
+        `whole_fold` are the scores of the best snapshot if epochs were validated on a part of the fold.
+        """
+        best = self.best
+        row = {**self.progress.rows[best.epoch - 1], **whole_fold}
         summary = {
             "best_snapshot": str(best.path.relative_to(self.folder.path)),
             **{name: row[name] for name in ("epoch", *self.kept_by)},

@@ -14,6 +14,7 @@ from net.dataset import EpochBatches, Mix
 from net.device import Machine, machine, workers_for
 from net.distributed import Processes
 from net.losses import Loss, phases_by_name
+from net.network_kinds import PixelKind
 from net.optimizers import optimizer_by_name
 from net.predictor import Predictor
 from net.schedulers import scheduler_by_name
@@ -59,9 +60,10 @@ def prepare(
     stages = stages_of(data, settings.sizes, learn.n_epochs)
     task = make_task(packed).ranked_by(settings.reporting.metric)
     phases = phases_by_name(learn.loss, task.losses)
-    train_rows, val_rows = rows_of(settings, packed)
+    train_rows, fold = rows_of(settings, packed)
+    val_rows = some_of(packed.by_size(fold), settings.reporting.val_limit, packed, task)
     batches = _batches(settings, packed, train_rows, processes)
-    info = _info(settings, stages, task, packed, val_rows)
+    info = _info(settings, stages, task, packed, fold)
     keep, in_cycles = settings.reporting.keep, settings.step.cycles > 1
     stored = stored_flags(to_flat(settings))
     fixed = {name: value for name, value in stored.items() if name not in FREE_ON_RESUME - fixed_flags(settings)}
@@ -84,7 +86,8 @@ def prepare(
         phases=phases,
         stages=stages,
         batches=batches,
-        val_rows=packed.by_size(val_rows),
+        val_rows=val_rows,
+        fold_rows=packed.by_size(fold),
         network=network,
         checkpoints=checkpoints,
         epochs_in_cycle=cycle,
@@ -150,10 +153,23 @@ def rows_of(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, 
     fold = settings.data.fold
     train_rows, val_rows = fold_rows(settings.data.data_dir, packed.ids, fold)
     if settings.sizes.only_nonempty:
-        train_rows = train_rows[packed.nonempty(train_rows)]
+        train_rows = train_rows[packed.foreground(train_rows) > 0]
     if len(train_rows) < 2:
         raise UserError(f"--fold {fold}: leaves {len(train_rows)} images to train on, at least 2 are needed")
     return train_rows, val_rows
+
+
+def some_of(rows: np.ndarray, limit: int | None, packed: PackedImages, task: Task) -> np.ndarray:
+    """Return at most `limit` of the rows, always the same ones, with all amounts of foreground, or all classes.
+
+    The rows are ordered by their foreground (or class), and taken at equal distances.
+    """
+    if limit is None or limit >= len(rows):
+        return rows
+    pixel_level = isinstance(task.kind, PixelKind)
+    values = packed.foreground(rows) if pixel_level else [tuple(task.truth(packed, row)) for row in rows.tolist()]
+    order = np.array(sorted(range(len(rows)), key=lambda place: values[place]))
+    return rows[np.sort(order[np.linspace(0, len(rows) - 1, limit).round().astype(int)])]
 
 
 def _mix(settings: TrainSettings, packed: PackedImages, train_rows: np.ndarray) -> Mix | None:
@@ -167,7 +183,7 @@ def _mix(settings: TrainSettings, packed: PackedImages, train_rows: np.ndarray) 
         return None
     if packed.masks is None:
         raise UsageError(f"--nonempty_share {text}: the training images have no masks; leave it out")
-    nonempty = packed.nonempty(train_rows)
+    nonempty = packed.foreground(train_rows) > 0
     first, _, last = text.partition(":")
     try:
         start, end = (float(nonempty.mean()) if share == "true" else float(share) for share in (first, last or first))
@@ -197,7 +213,7 @@ def _batches(
 
 
 def _info(
-    settings: TrainSettings, stages: list[Stage], task: Task, packed: PackedImages, val_rows: np.ndarray
+    settings: TrainSettings, stages: list[Stage], task: Task, packed: PackedImages, fold_rows: np.ndarray
 ) -> SnapshotInfo:
     """Return the description that is stored in every snapshot of the run."""
     flags = to_flat(settings)
@@ -211,7 +227,7 @@ def _info(
         val_transforms=inverse_of(stages[0].val_augs),
         fold=settings.data.fold,
         data_digest=packed.digest,
-        val_ids_digest=ids_digest(packed.ids[row] for row in val_rows),
+        val_ids_digest=ids_digest(packed.ids[row] for row in fold_rows),
         **{name: flags[name] for name in STORED},
         loss=as_typed(flags["loss"]),
         **task.described,

@@ -128,7 +128,7 @@ def class_task(packed: PackedImages, data_dir: str, column: str | None, at_preci
     """
     if column is None:
         _need_masks(packed)
-        labels = nonempty_class(packed.nonempty(np.arange(len(packed.ids))))
+        labels = nonempty_class(packed.foreground(np.arange(len(packed.ids))) > 0)
     else:
         labels = read_classes(Path(data_dir) / "train_with_folds.csv", column, packed.ids)
     kind = ImageKind("label" if labels.exclusive else "labels", tuple(labels.names))

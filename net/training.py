@@ -24,6 +24,7 @@ from net.network_kinds import PixelKind
 from net.predictor import Predictor
 from net.run_reporting import Reporter, reporting
 from net.schedulers import PLANNED
+from net.snapshot import fill, load_snapshot
 from net.stages import Stage, stage_of_epoch
 from net.tasks import Task
 from utils.core.errors import UserError
@@ -89,7 +90,9 @@ class Run:
     batches: EpochBatches
     """Batches of the training images."""
     val_rows: np.ndarray
-    """Rows of the packed images that are held out for validation, ordered by image size."""
+    """Rows of the packed images on which epochs are validated, ordered by image size."""
+    fold_rows: np.ndarray
+    """All rows that are held out, ordered by image size: `val_rows`, and with --val_limit the rest of the fold."""
     network: nn.Module
     checkpoints: Checkpoints
     epochs_in_cycle: int
@@ -123,7 +126,9 @@ class Run:
                     checkpoints.progress = processes.on_main(partial(self._keep, learner, epoch, stage, report))
                     if deadline and processes.on_main(partial(self._is_over, deadline, stage, report)):
                         break
-                summary = processes.on_main(lambda: checkpoints.finish(f"{self.machine}{self._and_processes()}"))
+                where = f"{self.machine}{self._and_processes()}"
+                whole = self._score_fold(report) if len(self.fold_rows) > len(self.val_rows) else {}
+                summary = processes.on_main(lambda: checkpoints.finish(where, whole))
             if processes.is_main:
                 report.finish(summary)
         return summary
@@ -190,7 +195,7 @@ class Run:
         if learner.average and learner.average.after_epoch(self.network, epoch % self.epochs_in_cycle + 1):
             measure_statistics(learner, loader, f"{title}: BatchNorm statistics", hidden)
         learner.share()
-        means, predictions = self._validate(learner, stage, hidden)
+        means, predictions = self._validate(learner.predicting, stage, self.val_rows, hidden)
         finite(means["val_loss"], f"{title}, validation", self._how_to_go_on())
         learner.schedule.after_epoch(means["val_loss"])
         row = {
@@ -204,12 +209,28 @@ class Run:
         }
         return Epoch(row, skipped, predictions)
 
-    def _validate(self, learner: Learner, stage: Stage, hidden: bool) -> tuple[dict[str, float], PendingPredictions]:
-        """Validate on the held-out fold, and return the scores and the pending predictions.
+    def _score_fold(self, report: Reporter | None) -> dict[str, float]:
+        """Score the best snapshot on the whole fold, keep the predictions next to it, and return the scores."""
+        best = self.processes.on_main(lambda: self.checkpoints.best)
+        stage = stage_of_epoch(self.stages, best.epoch - 1)
+        fill(self.network, load_snapshot(best.path).weights, best.path)
+        if report:
+            report.say(f"{best.path.name}: scoring all {len(self.fold_rows)} images of the fold")
+        means, predictions = self._validate(
+            self.network, stage, self.fold_rows, report is None or report.settings.quiet
+        )
+        if self.processes.is_main:
+            predictions.keep(best.val_masks)
+        return means
+
+    def _validate(
+        self, network: nn.Module, stage: Stage, rows: np.ndarray, hidden: bool
+    ) -> tuple[dict[str, float], PendingPredictions]:
+        """Validate on held-out rows, and return the scores and the pending predictions.
 
         The predictions are pending until it is known whether the epoch's snapshot is kept.
         """
-        predictor = Predictor(learner.predicting, self.task.kind, stage.val, self.machine)
+        predictor = Predictor(network, self.task.kind, stage.val, self.machine)
         batch_size = partial(self.val_batch_size, stage)
         data, pending = self.settings.data, self.checkpoints.pending
         info = PredictionInfo(
@@ -220,13 +241,11 @@ class Run:
             tta="null",
             **self.task.described,
         )
-        ids, loss = [self.packed.ids[row] for row in self.val_rows], self.phases[-1].loss
-        shapes = [self.packed.shapes[row] for row in self.val_rows]
+        ids, loss = [self.packed.ids[row] for row in rows], self.phases[-1].loss
+        shapes = [self.packed.shapes[row] for row in rows]
         place = self.task.kind.writer(pending.path, ids, shapes, info)
         with self._writing(), place if self.processes.is_main else nullcontext() as writer:
-            means = evaluate(
-                predictor, self.task, self.packed, self.val_rows, loss, batch_size, writer, self.processes, hidden
-            )
+            means = evaluate(predictor, self.task, self.packed, rows, loss, batch_size, writer, self.processes, hidden)
         return means, pending
 
     def _keep(self, learner: Learner, epoch: Epoch, stage: Stage, report: Reporter) -> Progress:
@@ -284,11 +303,13 @@ class Run:
         rows, masks, fold = self.batches.rows, self.packed.masks, self.settings.data.fold
         largest = max(stage.size for stage in self.stages if stage.crop) if self.stages[0].crop else 0
         small = sum(min(self.packed.shapes[row]) < largest for row in rows)
+        limited = len(self.val_rows) < len(self.fold_rows)
         counted = masks is not None and (isinstance(masks, CompactRows) or self._pixels(rows) < COUNT_EMPTY_LIMIT)
-        empty = len(rows) - int(self.packed.nonempty(rows).sum()) if counted else 0
+        empty = len(rows) - int((self.packed.foreground(rows) > 0).sum()) if counted else 0
         yield (
             f"{self.machine}{self._and_processes()} | {self.settings.net.arch} | fold {fold}: {len(rows)} images"
-            f"{f' ({empty} empty)' if counted else ''} to train on, {len(self.val_rows)} to validate | "
+            f"{f' ({empty} empty)' if counted else ''} to train on, {len(self.fold_rows)} to validate"
+            f"{f' ({len(self.val_rows)} of them after each epoch)' if limited else ''} | "
             f"-> {self.checkpoints.folder.path}"
         )
         if self.packed.mixed and not self.stages[0].crop:

@@ -65,7 +65,7 @@ def test_compact_rows_are_the_raw_ones(tmp_path, layout, words):
     one, other = (open_packed(tmp_path / store) for store in ("raw", "compact"))
     assert (one.ids, one.sizes, one.shape, one.digest) == (other.ids, other.sizes, other.shape, other.digest)
     rows = np.arange(len(one.ids))
-    assert np.array_equal(one.nonempty(rows), other.nonempty(rows))
+    assert np.array_equal(one.foreground(rows), other.foreground(rows))
     reports = [read_manifest(tmp_path / store).report for store in ("raw", "compact")]
     assert reports[0] == reports[1]
 

@@ -10,6 +10,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from helpers.interruption import after_epoch
 from helpers.scripts import ENDLESS, TINY, TINY_ARCH, assert_refused, run_here, run_script, succeed
 from helpers.waiting import HANGS, until
 
@@ -129,21 +130,6 @@ def test_averaged_weights_are_validated_and_kept(survey, tmp_path, mean):
     assert np.abs(open_masks(again).array - open_masks(file.val_masks).array).max() < 2e-3
 
 
-@contextlib.contextmanager
-def after_epoch(number, act):
-    """Call `act` as soon as the state of epoch `number` is written."""
-    write = snapshot.write
-
-    def and_act(path, values):
-        write(path, values)
-        if path.name == "state.pt" and values["progress"]["epoch"] == number:
-            act()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshot, "write", and_act)
-        yield
-
-
 def test_a_folder_that_is_removed_is_an_error_and_not_created_again(survey, tmp_path):
     run, aside = tmp_path / "run", tmp_path / "aside"
     words = ("--data_dir", survey, *TINY, "--experiment_dir", run, "--n_epochs", 3)
@@ -237,6 +223,10 @@ def epochs_kept(run, cycle):
     return {file.epoch for file in snapshots_in(run / "snapshots" / f"cycle_{cycle}")}
 
 
+def epochs_with_masks(run):
+    return {file.epoch for file in snapshots_in(run / "snapshots") if file.val_masks.is_file()}
+
+
 @pytest.mark.parametrize(("keep", "first", "second"), [(1, {2, 3, 5}, {6, 8}), (2, {2, 3, 4, 5}, {6, 7, 8})])
 def test_the_best_snapshot_by_each_measure_stays_in_each_cycle(survey, tmp_path, keep, first, second):
     """Epochs 2 and 6 have the lowest loss, 3 and 6 the best iou, 5 and 8 the best iout, which ranks the snapshots."""
@@ -245,6 +235,8 @@ def test_the_best_snapshot_by_each_measure_stays_in_each_cycle(survey, tmp_path,
     with simulated_scores(SCORES):
         assert run_here("train.py", *words, "--experiment_dir", whole).returncode == 0
     assert (epochs_kept(whole, 1), epochs_kept(whole, 2)) == (first, second)
+    assert epochs_with_masks(whole) == {2, 3, 5, 6, 8}, "masks of the best by each measure alone"
+    assert len(list((whole / "snapshots").rglob("val_masks_*.json"))) == 5
     assert json.loads((whole / "summary.json").read_text())["epoch"] == 8
     begun = 0
     for ended in (3, 7):

@@ -58,7 +58,7 @@ def finish_classes(
     print(f"{predictions.path}: probabilities of {names} for {len(predictions.ids)} images")
     if settings.predict.part == "val":
         truth = (
-            nonempty_class(packed.nonempty(rows))
+            nonempty_class(packed.foreground(rows) > 0)
             if predictions.labels == [NOT_EMPTY]
             else read_classes(
                 Path(settings.predict.data_dir) / "train_with_folds.csv", predictions.info.target, predictions.ids

@@ -185,7 +185,10 @@ class ReportingSettings:
     pooled_dice (over all pixels); border networks also objects."""
     keep: int = 5
     """snapshots to keep in each cycle, ranked by the measure in their names (--metric; auc, accuracy or f2); the
-    best by validation loss and by every other measure are kept as well."""
+    best by validation loss and by every other measure are kept as well, with their validation masks."""
+    val_limit: OptionalInt = None
+    """validate each epoch on this many images of the fold, always the same ones, with the fold's amounts of foreground;
+    the best snapshot is scored on the whole fold at the end."""
     debug: bool = False
     """show the traceback of an error."""
 
@@ -236,6 +239,7 @@ def epochs_in_cycle(settings: TrainSettings) -> int:
         )
     at_least_one = {"batch_size": learn.batch_size, "n_epochs": learn.n_epochs, "cycles": step.cycles}
     at_least_one |= {"epoch_size": step.epoch_size, "accumulate": step.accumulate, "keep": settings.reporting.keep}
+    at_least_one |= {"val_limit": settings.reporting.val_limit}
     for name, value in at_least_one.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: expected 1 or more")

@@ -13,6 +13,7 @@ them ends.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -110,12 +111,13 @@ class PackedImages:
         """True if images have different sizes."""
         return self.shape is None
 
-    def nonempty(self, rows: np.ndarray) -> np.ndarray:
-        """Return for rows, (n,) bool, whether their masks have foreground; compact masks are not decoded for that."""
+    def foreground(self, rows: np.ndarray) -> np.ndarray:
+        """Return the share of foreground in the masks of rows, (n,) float64; compact masks are not decoded for that."""
         masks = self.masks
         if isinstance(masks, CompactRows):
-            return np.array([masks.encoded_row(row)[:, 0].any() for row in rows.tolist()], dtype=bool)
-        return np.array([masks[row].any() for row in rows.tolist()], dtype=bool)
+            runs = ((masks.encoded_row(row), math.prod(self.shapes[row])) for row in rows.tolist())
+            return np.array([pairs[pairs[:, 0] != 0, 1].sum() / pixels for pairs, pixels in runs])
+        return np.array([np.count_nonzero(masks[row]) / math.prod(self.shapes[row]) for row in rows.tolist()])
 
     @property
     def images_digest(self) -> str:

@@ -10,7 +10,7 @@ tensorboard/   curves and overlays
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,19 @@ class RunFolder:
         """Write log.csv from all rows so far."""
         write_table(self.log, {name: [row[name] for row in rows] for name in rows[0]})
 
-    def keep_only(self, names: Iterable[str]) -> None:
-        """Remove all snapshots and their validation masks except `names`, which are paths relative to `snapshots`."""
+    def keep_only(self, names: Collection[str], with_masks: Collection[str] | None = None) -> None:
+        """Remove all snapshots except `names`, and validation masks except those of `with_masks` (None: of `names`).
+
+        Names are paths relative to `snapshots`.
+        """
         kept = {self.snapshots / name for name in names}
+        masks_kept = kept if with_masks is None else {self.snapshots / name for name in with_masks}
         for file in snapshots_in(self.snapshots):
+            if file.path not in masks_kept:
+                file.val_masks.unlink(missing_ok=True)
+                file.val_masks.with_suffix(".json").unlink(missing_ok=True)
             if file.path not in kept:
-                for path in (file.val_masks, file.val_masks.with_suffix(".json"), file.path):
-                    path.unlink(missing_ok=True)
+                file.path.unlink(missing_ok=True)
 
 
 def snapshot_file(path: str | Path) -> SnapshotFile:
