@@ -44,6 +44,10 @@ RARE = 0.05
 """Share of foreground below which it is rare: objects may have few pixels, and Lovász alone does not find them."""
 THIN = 4.0
 """Thickness in pixels below which objects are thin: IoU then changes much with the position of their outline."""
+WHOLE_FOLD = 4000
+"""Images of the largest fold that is validated as a whole after each epoch."""
+VAL_LIMIT = 2000
+"""Images of larger folds that are."""
 STRUCTURES = 13
 """Blocks per side that images are averaged to before their structures are compared."""
 LOOKED_AT = 400
@@ -64,7 +68,7 @@ ORIGINAL: dict[str, Any] = {
     "encoder_rate": 1.0,
 }
 """The defaults of 2018; border networks have the loss boundary_bce and classifiers the network resnet18."""
-CHOSEN = {*ORIGINAL, "stages", "crop", "epoch_size", "metric"}
+CHOSEN = {*ORIGINAL, "stages", "crop", "epoch_size", "metric", "val_limit", "score_fold"}
 """Flags that the recipe may choose."""
 
 
@@ -76,6 +80,8 @@ class Facts:
     """Kind of the task: mask, border, label or labels."""
     images: int
     """Images to train on."""
+    fold_images: int
+    """Images of the fold to validate on."""
     side: int
     """Longest side of the images in pixels; of images of different sizes, the median of their longest sides."""
     short_side: int
@@ -202,6 +208,13 @@ def metric(facts: Facts) -> Choice:
     return Choice({"metric": "iou"}, "IoU of each image")
 
 
+def validation(facts: Facts) -> Choice:
+    """Choose a part of a large fold, so that validation does not take longer than training."""
+    if facts.fold_images <= WHOLE_FOLD:
+        return Choice({}, "")
+    return Choice({"val_limit": VAL_LIMIT}, f"after each epoch; the fold has {facts.fold_images} images")
+
+
 RULES: dict[str, Callable[[Facts], Choice]] = {
     "network": network,
     "augmentation": augmentation,
@@ -209,6 +222,7 @@ RULES: dict[str, Callable[[Facts], Choice]] = {
     "steps": steps,
     "loss": loss,
     "metric": metric,
+    "validation": validation,
 }
 """Rules by the part of the recipe that they choose; `sizes` follows, because it depends on network and time."""
 
@@ -274,7 +288,13 @@ def divided(total: int, weights: np.ndarray) -> list[int]:
 
 
 def facts_of(
-    settings: Any, packed: PackedImages, task: Task, train_rows: np.ndarray, n_runs: int, on_gpu: bool
+    settings: Any,
+    packed: PackedImages,
+    task: Task,
+    train_rows: np.ndarray,
+    fold_images: int,
+    n_runs: int,
+    on_gpu: bool,
 ) -> Facts:
     """Measure the facts on the training images; `settings` are those of a training script, for `n_runs` folds."""
     given = given_flags(settings)
@@ -286,6 +306,7 @@ def facts_of(
     return Facts(
         kind=task.kind.name,
         images=len(train_rows),
+        fold_images=fold_images,
         side=side if packed.mixed else max(packed.shapes[0]),
         short_side=side if packed.mixed else min(packed.shapes[0]),
         mixed=packed.mixed,
@@ -383,8 +404,9 @@ def filled(settings: S, facts: Facts) -> tuple[S, list[str]]:
     chosen: dict[str, Any] = {}
     for part, rule in RULES.items():
         choice = rule(facts)
-        if settings.run.resume:  # a run that was started without --metric goes on without it
+        if settings.run.resume:  # a run that was started without them goes on without them
             choice.flags.pop("metric", None)
+            choice.flags.pop("val_limit", None)
         new = {name: value for name, value in choice.flags.items() if name not in given}
         chosen |= new
         if new:

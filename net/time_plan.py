@@ -39,6 +39,8 @@ START_AND_END = 1.5
 """Seconds between planning and the first step, and after the last epoch."""
 SECONDS_PER_JOINED_IMAGE = 0.002
 """Time to join and score the out-of-fold predictions of an image, with --folds all."""
+FINAL_SHARE = 0.3
+"""Share of the time that the scoring of a large fold at the end may take."""
 MEASURED_SHARE = 0.04
 """Share of the time that measuring may take; 10 s at most on short runs, a minute on runs of hours."""
 
@@ -143,13 +145,17 @@ def plan_for_minutes(
     shares = list(sizes.values()) or [1.0]
     speeds = measured(run, shares, min(max(MEASURED_SHARE * seconds, 3), 60 if seconds > 3600 else 10))
     joining = SECONDS_PER_JOINED_IMAGE * n_images if n_runs > 1 else 0
+    whole_fold = len(run.fold_rows) * speeds[-1].validation if run.scores_fold else 0.0
+    asked = n_runs > 1 or settings.reporting.score_fold is True
+    score_fold = asked or processes.on_main(lambda: whole_fold < FINAL_SHARE * seconds)
 
     def decide() -> Plan:
         spent = time.monotonic() - started + joining
-        left = (seconds - spent) / n_runs - START_AND_END
+        left = (seconds - spent) / n_runs - START_AND_END - (whole_fold if score_fold else 0)
         batch = settings.learn.batch_size * settings.step.accumulate
         needed = settings.step.cycles * epoch_seconds(speeds[-1], len(run.val_rows), batch)
         if left < needed:
+            needed += whole_fold if score_fold else 0
             minutes = (spent + n_runs * (needed + START_AND_END)) / 60
             raise UsageError(
                 f"--minutes {settings.recipe.minutes:g}: too short for one step and its validation in each run on this "
@@ -160,7 +166,8 @@ def plan_for_minutes(
     found = processes.on_main(decide)
     flags = size_flags(facts, [f"{size}:{epochs}" for size, epochs in found.stages]) if sizes else {}
     flags |= {"n_epochs": sum(epochs for _, epochs in found.stages), "epoch_size": found.epoch_size}
-    flags = {name: value for name, value in {**flags, "warmup": found.warmup}.items() if name not in facts.given}
+    flags |= {"warmup": found.warmup, **({} if score_fold else {"score_fold": False})}
+    flags = {name: value for name, value in flags.items() if name not in facts.given}
     rates = ", ".join(f"{1 / speed.training:.0f} images/s at {speed.size}" for speed in speeds)
     what = "each of the folds" if n_runs > 1 else "the epochs"
     return with_flags(settings, flags), f"plan: {flags_line(flags)} ({rates}; {what}: {duration(found.seconds)})"

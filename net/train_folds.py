@@ -72,9 +72,9 @@ def complete(settings: TrainSettings, make_task: MakeTask, processes: Processes,
     packed = open_packed(data.data_dir)
     task = make_task(packed)
     settings = replace(settings, data=replace(data, fold=all_folds[0]))
-    train_rows, _ = rows_of(settings, packed)
+    train_rows, fold = rows_of(settings, packed)
     here = machine(settings.machine, processes.local_rank)
-    facts = facts_of(settings, packed, task, train_rows, len(all_folds), here.device.type == "cuda")
+    facts = facts_of(settings, packed, task, train_rows, len(fold), len(all_folds), here.device.type == "cuda")
     settings, lines = filled(settings, facts)
     if settings.learn.n_epochs is None:
         with here.tuned(), here.preserved_random_state():
@@ -152,6 +152,8 @@ def train_all_folds(
             "--resume with --folds all: leave --resume out, because interrupted folds are resumed anyway; to resume a "
             "single fold, add --folds one"
         )
+    if settings.reporting.score_fold is False:
+        raise UsageError("--score_fold False with --folds all: leave it out, because all images are predicted by then")
     if settings.data.fold:
         raise UsageError(f"--fold {settings.data.fold} with --folds all: leave one of the two out")
     base, summary = _base(settings), {}

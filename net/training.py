@@ -127,11 +127,16 @@ class Run:
                     if deadline and processes.on_main(partial(self._is_over, deadline, stage, report)):
                         break
                 where = f"{self.machine}{self._and_processes()}"
-                whole = self._score_fold(report) if len(self.fold_rows) > len(self.val_rows) else {}
+                whole = self._score_fold(report) if self.scores_fold else {}
                 summary = processes.on_main(lambda: checkpoints.finish(where, whole))
             if processes.is_main:
                 report.finish(summary)
         return summary
+
+    @property
+    def scores_fold(self) -> bool:
+        """True if the best snapshot is scored on the whole fold at the end, because epochs are on a part of it."""
+        return len(self.fold_rows) > len(self.val_rows) and self.settings.reporting.score_fold is not False
 
     def learner(self) -> Learner:
         """Create the learner (optimizer, schedule, weight averaging) for a new cycle."""

@@ -28,6 +28,7 @@ def facts(**changed):
     found = {
         "kind": "mask",
         "images": 3200,
+        "fold_images": 800,
         "side": 101,
         "short_side": 101,
         "foreground": 0.3,
@@ -180,7 +181,7 @@ def test_facts_are_measured_on_the_images(survey):
     packed = open_packed(survey)
     settings = settings_of(TrainSettings, {"minutes": 12.0, "data_dir": str(survey)})
     rows = np.arange(len(packed.ids))
-    found = facts_of(settings, packed, mask_task(packed), rows, 3, False)
+    found = facts_of(settings, packed, mask_task(packed), rows, 8, 3, False)
     masks = np.asarray(packed.masks)
     assert found.minutes == 4
     assert (found.kind, found.images, found.side) == ("mask", 24, 101)
@@ -189,7 +190,7 @@ def test_facts_are_measured_on_the_images(survey):
     assert found.competition == "iout"
     tasks = {"border": border_task(packed, "outline", 1, 1.0), "labels": class_task(packed, "", None, 0.9)}
     for kind, task in tasks.items():
-        assert facts_of(settings, packed, task, rows, 1, False).kind.startswith(kind[:5])
+        assert facts_of(settings, packed, task, rows, 8, 1, False).kind.startswith(kind[:5])
 
 
 def small_set(folder, shapes, mask):
@@ -235,3 +236,10 @@ def test_a_share_of_nonempty_images_is_checked(survey, tmp_path):
         done = run_here("train.py", *flags, f"--nonempty_share={wrong}")
         assert_refused(done, 2, f"--nonempty_share {wrong}", "expected a share from 0 to 1")
     assert run_here("train.py", *flags, "--nonempty_share", ".9:true").returncode == 0
+
+
+def test_folds_of_more_than_4000_images_are_limited_by_the_recipe():
+    small, large = (chosen(fold_images=count)[0] for count in (4000, 4001))
+    assert (small["val_limit"], large["val_limit"]) == (None, 2000)
+    assert "--val_limit 2000 (after each epoch; the fold has 4001 images)" in chosen(fold_images=4001)[1][-2]
+    assert chosen({"val_limit": 50}, fold_images=4001)[0]["val_limit"] == 50

@@ -80,3 +80,17 @@ def test_all_folds_are_joined(survey, tmp_path):
 def test_wrong_limits(survey, tmp_path):
     words = ("--data_dir", survey, *TINY, "--experiment_dir", tmp_path / "run")
     assert_refused(run_here("train.py", *words, "--val_limit", 0), 2, "--val_limit 0: expected 1 or more")
+
+
+@pytest.mark.parametrize(("share", "scored"), [(0.0, False), (10.0, True)])
+def test_a_plan_has_time_to_score_the_fold_or_says_that_it_is_not_scored(survey, tmp_path, monkeypatch, share, scored):
+    monkeypatch.setattr("net.time_plan.FINAL_SHARE", share)
+    words = ("--data_dir", survey, "--arch", TINY[1], "--minutes", 0.2, "--val_limit", 3, "--stages", 32)
+    done = run_here("train.py", *words, "--experiment_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
+    assert ("--score_fold False" in said) == (not scored)
+    assert ("scoring all 8 images" in said) == scored
+    assert len(open_masks(snapshots_in(tmp_path / "run")[0].val_masks).ids) == (8 if scored else 3)
+    done = run_here("train.py", *words, "--score_fold", False, "--folds", "all", "--experiment_dir", tmp_path / "all")
+    assert_refused(done, 2, "--score_fold False with --folds all")

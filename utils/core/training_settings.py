@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from utils.core.errors import UsageError
-from utils.core.settings import OptionalBias, OptionalFloat, OptionalInt, OptionalText, Texts
+from utils.core.settings import OptionalBias, OptionalFloat, OptionalInt, OptionalSwitch, OptionalText, Texts
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,10 @@ class ReportingSettings:
     best by validation loss and by every other measure are kept as well, with their validation masks."""
     val_limit: OptionalInt = None
     """validate each epoch on this many images of the fold, always the same ones, with the fold's amounts of foreground;
-    the best snapshot is scored on the whole fold at the end."""
+    default: all, and 2,000 of a fold of more than 4,000."""
+    score_fold: OptionalSwitch = None
+    """with --val_limit: score the best snapshot on the whole fold at the end; default: yes, unless that would take more
+    than a third of --minutes."""
     debug: bool = False
     """show the traceback of an error."""
 
