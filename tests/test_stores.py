@@ -4,10 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.scripts import run_here
+from helpers.scripts import assert_refused, run_here
 from test_mixed_sizes import TINY, write_set
 
+from utils.core.files import read_json
 from utils.core.tables import read_table
+from utils.data.compact_rows import CompactRows
+from utils.masks.mask_file import open_masks
 
 
 def ok(*words):
@@ -53,6 +56,33 @@ def test_a_network_learns_and_predicts_the_same(stores):
     assert [one[name] for name in ("train_loss", "val_loss", "iout")] == [
         other[name] for name in ("train_loss", "val_loss", "iout")
     ]
+
+
+def test_compressed_masks_are_used_like_others(stores, monkeypatch):
+    raw, words = stores / "raw_run", ("--data_dir", stores / "raw", "--snapshot", stores / "raw_run", "--masks_fn")
+    monkeypatch.setattr("utils.masks.mask_file.COMPRESSED_FROM", -1)
+    small = stores / "small"
+    ok("predict_tta.py", *words, small / "val.npy", "--part", "val")
+    ok("predict_tta.py", *words, small / "test.npy", "--submission_dir", small / "submission", "--th", 0.4)
+    ok("predict_fold_avg.py", small / "test.npy", raw / "test.npy", "--masks_fn", small / "mean.npy", "--th", 0.4)
+    plain, packed = open_masks(raw / "test.npy"), open_masks(small / "test.npy")
+    for found in (packed, open_masks(small / "mean.npy")):
+        assert isinstance(found.planes, CompactRows)
+        assert all(np.array_equal(one, other) for one, other in zip(found.array, plain.array, strict=True))
+        assert all(np.array_equal(one, other) for one, other in zip(found.border, plain.border, strict=True))
+    assert [path.read_text() for path in sorted((raw / "submission").glob("*.csv"))] == [
+        path.read_text() for path in sorted((small / "submission").glob("*.csv"))
+    ]
+    for run in (raw, small):
+        fitted = ("--objective", "objects", "--out", run / "fitted.json")
+        ok("optimize_threshold.py", "--masks_fn", run / "val.npy", *fitted)
+    found = [read_json(run / "fitted.json") for run in (raw, small)]
+    assert all(one.pop("masks") for one in found)
+    assert found[0] == found[1]
+    ok("utils/look.py", "--masks_fn", small / "val.npy", "--out", stores / "look.png")
+    cut = small / "val.npy"
+    np.save(cut, np.load(cut)[:-3])
+    assert_refused(run_here("optimize_threshold.py", "--masks_fn", cut), 1, cut, "found the ends of")
 
 
 def test_masks_of_one_store_belong_to_the_other(stores):

@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 
 from utils.core.errors import UserError
 from utils.core.tables import write_table
-from utils.data.compact_rows import CompactRows, decoded_runs, runs_of
+from utils.data.compact_rows import (
+    CompactRows,
+    decoded_probabilities,
+    decoded_runs,
+    encoded_probabilities,
+    runs_of,
+)
 from utils.data.layouts import find_source
 from utils.data.packed_data import open_packed, read_manifest
 from utils.data.packing import fingerprint, pack_source
@@ -231,7 +237,7 @@ def longer(pairs):
 DAMAGES = {
     "truncated": ("train_images.npy", lambda p: p.write_bytes(p.read_bytes()[:-7]), "train_images.npy: truncated"),
     "ends are gone": ("train_masks_ends.npy", lambda p: p.unlink(), "train_masks_ends.npy: no such file"),
-    "ends of another": ("train_masks_ends.npy", lambda p: rewritten(p, lambda a: a[:-1]), "pack the folder again"),
+    "ends of another": ("train_masks_ends.npy", lambda p: rewritten(p, lambda a: a[:-1]), "found the ends of 1 rows"),
     "no image": ("train_images.npy", lambda p: rewritten(p, np.zeros_like), "row 0 is damaged"),
     "runs beyond the image": ("train_labels.npy", lambda p: rewritten(p, longer), "expected runs of 120 pixels"),
     "codec": ("manifest.json", lambda p: p.write_text(p.read_text().replace('"file",', '"tar",')), "unknown codec tar"),
@@ -271,3 +277,14 @@ def test_a_fold_of_a_compact_folder_is_held_out_compactly(tmp_path):
     assert one.digest == other.digest
     for name in ("truth.csv", "train_with_folds.csv"):
         assert (tmp_path / "raw_held" / name).read_text() == (tmp_path / "compact_held" / name).read_text()
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (3, 7), (2, 5, 4), (1, 40)]))
+def test_compressed_probabilities_come_back_bit_by_bit(seed, shape):
+    rng = np.random.default_rng(seed)
+    row = (rng.random(shape) ** rng.integers(1, 30)).astype(np.float16)
+    row.ravel()[rng.random(row.size) < 0.2] = rng.choice([0, 1, -0.0, np.nan, 6e-8])
+    back = decoded_probabilities(np.frombuffer(encoded_probabilities(row), np.uint8), shape, np.dtype(np.float16))
+    assert back.dtype == np.float16
+    assert np.array_equal(back.view(np.uint16), row.view(np.uint16))

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, overload
 
@@ -128,14 +129,21 @@ class ArrayWriter:
             raise ValueError(f"expected {self._shape[0]} rows, but {self._rows} were written")
 
 
+def array_header(shape: Sequence[int], dtype: str | np.dtype) -> bytes:
+    """Return the header of a `.npy` file; its length does not depend on the length of the first axis."""
+    header = BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue()
+
+
 @contextmanager
 def array_writer(path: str | Path, shape: Sequence[int], dtype: str | np.dtype) -> Iterator[ArrayWriter]:
     """Yield a writer for a `.npy` file of known shape; the file appears under `path` only when all rows are written."""
     dtype = np.dtype(dtype)
     with atomic_file(path) as part:
         with open(part, "wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
-            np.lib.format.write_array_header_1_0(file, header)
+            file.write(array_header(shape, dtype))
             writer = ArrayWriter(file, shape, dtype)
             yield writer
         writer.check_full()

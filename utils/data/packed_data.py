@@ -218,7 +218,8 @@ def _mapped_again(*values: Any) -> PackedImages:
 def _open_described(folder: Path, entry: ArrayEntry, part: PartEntry) -> Rows:
     if entry.codec:
         shapes = row_shapes(part.sizes or [], entry.channels) if part.mixed else [entry.shape[1:]] * len(part.ids)
-        return open_compact(folder / entry.file, folder / (entry.ends or ""), entry.codec, shapes, entry.dtype)
+        ends = open_array(folder / (entry.ends or ""))
+        return open_compact(folder / entry.file, ends, entry.codec, shapes, entry.dtype)
     array = open_array(folder / entry.file)
     if array.shape != entry.shape or str(array.dtype) != entry.dtype:
         raise UserError(

@@ -1,7 +1,6 @@
 """Packing of a listed source: writes the arrays, csv files and manifest of a packed folder (see packed_data.py)."""
 
 import hashlib
-import io
 import math
 import os
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.core.arrays import Shape, array_shape, array_writer, common_shape
+from utils.core.arrays import Shape, array_header, array_shape, array_writer, common_shape
 from utils.core.errors import UserError
 from utils.core.parallel import ProcessEnded, in_processes
 from utils.core.progress import progress_bar
@@ -300,16 +299,9 @@ def _files_with_places(plan: Plan) -> dict[str, tuple[bytes, int]]:
             if plan.compact and name != "images":
                 continue
             shape = (sum(plan.file_sizes[part]),) if plan.compact else array_shape(shapes)
-            header = _header(shape, dtype)
+            header = array_header(shape, dtype)
             files[f"{part}_{name}.npy"] = header, len(header) + math.prod(shape) * np.dtype(dtype).itemsize
     return files
-
-
-def _header(shape: Shape, dtype: str) -> bytes:
-    header = io.BytesIO()
-    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, described)
-    return header.getvalue()
 
 
 def _write_part(part: str, source: Source, plan: Plan, folder: Path, survey: Survey) -> PartEntry:

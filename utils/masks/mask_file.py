@@ -1,9 +1,11 @@
 """Mask files: NAME.npy with float16 probabilities in [0, 1], and NAME.json with ids and a description.
 
 The array is (N, H, W) masks, or (N, 2, H, W) masks and borders between instances (train_border.py). If images have
-different sizes, it is flat, with one image after another, and the .json has the shape of each.
+different sizes, it is flat, with one image after another, and the .json has the shape of each. Files of more than a
+gigabyte are compressed without loss (utils/data/compact_rows.py); their .json has the ends of the masks.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from utils.core.arrays import (
-    MixedRows,
     Rows,
     RowsWriter,
     Shape,
@@ -27,8 +28,11 @@ from utils.core.arrays import (
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.records import from_plain, to_plain
+from utils.data.compact_rows import CompactWriter, compact_writer, encoded_probabilities, open_compact
 from utils.data.packed_data import PackedImages
 
+COMPRESSED_FROM = 2**30
+"""Bytes from which masks are compressed: reading them then takes longer, but most disks have no room for them."""
 TAKEN = ("config", "gate", "labels", "manifest", "objects", "summary", "threshold")
 """Stems that a mask file cannot have, because the .json files of these names mean something else."""
 
@@ -108,9 +112,7 @@ class Masks:
         return len(self.planes) > 0 and len(shapes_in(self.planes, [0])[0]) == 3
 
     def _plane(self, number: int) -> Rows:
-        if isinstance(self.planes, MixedRows):
-            return self.planes.with_plane(number)
-        return self.planes[:, number]
+        return self.planes[:, number] if isinstance(self.planes, np.ndarray) else self.planes.with_plane(number)
 
 
 @dataclass(frozen=True)
@@ -152,16 +154,20 @@ def mask_writer(
 ) -> Iterator[RowsWriter]:
     """Yield a writer that takes the masks of `ids`, each (H, W) or (2, H, W) of its shape, in order, batch by batch.
 
-    Both files appear only after all masks are written. An old description is removed before the new array appears, and
-    the new description is written last; `open_masks` refuses an array without one.
+    Masks of more than a gigabyte are compressed. Both files appear only after all masks are written. An old description
+    is removed before the new array appears, and the new description is written last; `open_masks` refuses an array
+    without one.
     """
-    path = Path(path)
+    path, lists = Path(path), {"ids": list(ids)}
     check_name(path)
-    with rows_writer(path, shapes, np.float16) as writer:
+    compressed = 2 * sum(map(math.prod, shapes)) > COMPRESSED_FROM
+    if compressed or common_shape(shapes) is None:
+        lists["shapes"] = [list(shape) for shape in shapes]
+    place = compact_writer(path, shapes, encoded_probabilities) if compressed else rows_writer(path, shapes, np.float16)
+    with place as writer:
         yield writer
         path.with_suffix(".json").unlink(missing_ok=True)
-    mixed = {"shapes": [list(shape) for shape in shapes]} if common_shape(shapes) is None else {}
-    write_description(path, {"ids": list(ids), **mixed}, info)
+    write_description(path, {**lists, "ends": writer.ends} if isinstance(writer, CompactWriter) else lists, info)
 
 
 def open_masks(path: str | Path) -> Masks:
@@ -174,7 +180,9 @@ def open_masks(path: str | Path) -> Masks:
     path = Path(path)
     array = open_array(path)
     values, info = read_description(path)
-    if "shapes" in values:
+    if "ends" in values:
+        array = open_compact(path, _ends(values["ends"], path), "zstd", _shapes(values.get("shapes"), path), "float16")
+    elif "shapes" in values:
         array = open_rows(path, _shapes(values["shapes"], path))
     elif array.dtype.kind != "f" or not (array.ndim == 3 or (array.ndim == 4 and array.shape[1] == 2)):
         what = "; this is a probability file of image classes, expected a mask file" if array.ndim == 2 else ""
@@ -189,6 +197,13 @@ def open_masks(path: str | Path) -> Masks:
             f"{path.with_suffix('.json')}: expected {len(array)} ids for the masks of {path.name}, found {found}"
         )
     return Masks(path, array, ids, info)
+
+
+def _ends(stored: Any, path: Path) -> np.ndarray:
+    """Return the stored ends of masks; raise UserError if they are not whole numbers."""
+    if not isinstance(stored, list) or not all(isinstance(end, int) for end in stored):
+        raise UserError(f"{path.with_suffix('.json')}: expected the end of each mask under ends; predict again")
+    return np.array(stored, dtype=np.int64)
 
 
 def _shapes(stored: Any, path: Path) -> list[Shape]:
