@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.core.errors import UsageError
+from utils.core.parallel import in_processes
 from utils.core.progress import progress_bar
 from utils.core.tables import write_table
 from utils.data.rle import encode_instances
@@ -76,16 +77,23 @@ def draw_plan(n_train: int, n_test: int, seed: int) -> dict[str, dict[str, bool]
 
 
 def write_part(out_dir: Path, part: str, with_ships: Mapping[str, bool], seed: int, size: int) -> Written:
-    """Draw and write the images of one part (id -> True if the image contains ships)."""
+    """Draw and write the images of one part (id -> True if the image contains ships), with all cores."""
     ids, run_lengths, pixels = [], [], []
-    for name, has_ships in progress_bar(with_ships.items(), part, "image"):
-        drawn = scene(np.random.default_rng([seed, int(name.partition(".")[0], 16)]), size, has_ships)
-        write_picture(out_dir / f"{part}_v2" / name, drawn.image)
-        counts = np.bincount(drawn.labels.ravel())[1:].tolist()
-        ids += [name] * max(len(counts), 1)
-        run_lengths += encode_instances(drawn.labels) or [""]
-        pixels += counts
+    jobs = [(out_dir / f"{part}_v2" / name, has_ships, seed, size) for name, has_ships in with_ships.items()]
+    drawn = progress_bar(in_processes(_write_scene, jobs), part, "image", total=len(jobs))
+    for name, (areas, cells) in zip(with_ships, drawn, strict=True):
+        ids += [name] * max(len(areas), 1)
+        run_lengths += cells or [""]
+        pixels += areas
     return Written(ids, run_lengths, pixels)
+
+
+def _write_scene(job: tuple[Path, bool, int, int]) -> tuple[list[int], list[str]]:
+    """Draw and write an image, and return the area and the run-lengths of each of its ships."""
+    path, has_ships, seed, size = job
+    drawn = scene(np.random.default_rng([seed, int(path.stem, 16)]), size, has_ships)
+    write_picture(path, drawn.image)
+    return np.bincount(drawn.labels.ravel())[1:].tolist(), encode_instances(drawn.labels)
 
 
 def summary(written: Written) -> str:
