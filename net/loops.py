@@ -20,7 +20,7 @@ from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar, progress_bar
 from utils.data.packed_data import PackedImages
 
-PIXELS_OF_MIXED = 256**2  # images of different sizes are predicted in smaller batches if they are larger than this
+LARGE = 512**2  # images of more pixels are predicted in smaller batches
 STEPS_BETWEEN_LOSS_READS = 10  # steps after which the loss is read, because each read waits for the device
 
 
@@ -132,7 +132,7 @@ def predict(
 
     def images_a_batch(shape: tuple[int, int]) -> int:
         count = max(1, batch_size // len(views))  # the network sees all views of a batch at once
-        return max(1, min(count, count * PIXELS_OF_MIXED // math.prod(shape))) if packed.mixed else count
+        return max(1, min(count, count * LARGE // math.prod(shape)))
 
     batches = list(batches_of(rows, packed, images_a_batch))
     done = processes.map_in_order(batches, mean)
