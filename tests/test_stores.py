@@ -9,7 +9,7 @@ from test_mixed_sizes import TINY, write_set
 
 from utils.core.files import read_json
 from utils.core.tables import read_table
-from utils.data.compact_rows import CompactRows
+from utils.data.compact_rows import CompactRows, open_predictions
 from utils.masks.mask_file import open_masks
 
 
@@ -42,7 +42,7 @@ def test_a_network_learns_and_predicts_the_same(stores):
         words = ("--data_dir", stores / store, "--snapshot", run, "--masks_fn")
         ok("predict_tta.py", *words, run / "val.npy", "--part", "val")
         ok("optimize_threshold.py", "--masks_fn", run / "val.npy", "--objective", "objects")
-        out = ("--submission_dir", run / "submission", "--th", 0.4)
+        out = ("--submission_dir", run / "submission", "--th", 0.4, "--objects")
         ok("predict_tta.py", *words, run / "test.npy", *out)
     ok("report.py", stores / "compact_run", "--out", stores / "page.html")
     raw, compact = stores / "raw_run", stores / "compact_run"
@@ -60,12 +60,17 @@ def test_a_network_learns_and_predicts_the_same(stores):
 
 def test_compressed_masks_are_used_like_others(stores, monkeypatch):
     raw, words = stores / "raw_run", ("--data_dir", stores / "raw", "--snapshot", stores / "raw_run", "--masks_fn")
-    monkeypatch.setattr("utils.masks.mask_file.COMPRESSED_FROM", -1)
+    monkeypatch.setattr("utils.data.compact_rows.COMPACT_FROM", -1)
     small = stores / "small"
     ok("predict_tta.py", *words, small / "val.npy", "--part", "val")
-    ok("predict_tta.py", *words, small / "test.npy", "--submission_dir", small / "submission", "--th", 0.4)
+    ok("predict_tta.py", *words, small / "test.npy", "--submission_dir", small / "submission", "--th", 0.4, "--objects")
     ok("predict_fold_avg.py", small / "test.npy", raw / "test.npy", "--masks_fn", small / "mean.npy", "--th", 0.4)
     plain, packed = open_masks(raw / "test.npy"), open_masks(small / "test.npy")
+    labels = [
+        open_predictions(one / "test_labels.npy", read_json(one / "test_labels.json"), "uint16") for one in (raw, small)
+    ]
+    assert isinstance(labels[1], CompactRows)
+    assert all(np.array_equal(one, other) for one, other in zip(*labels, strict=True))
     for found in (packed, open_masks(small / "mean.npy")):
         assert isinstance(found.planes, CompactRows)
         assert all(np.array_equal(one, other) for one, other in zip(found.array, plain.array, strict=True))

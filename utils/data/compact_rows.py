@@ -5,7 +5,8 @@ rows are those of raw arrays, bit by bit.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,16 @@ from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 
-from utils.core.arrays import Shape, array_header, common_shape, open_array
+from utils.core.arrays import (
+    Rows,
+    RowsWriter,
+    Shape,
+    array_header,
+    common_shape,
+    open_array,
+    open_rows,
+    rows_writer,
+)
 from utils.core.errors import UserError
 from utils.core.files import atomic_file
 from utils.data.image_files import BrokenImage, image_from, resize_image
@@ -126,11 +136,13 @@ def decoded_image(data: np.ndarray, shape: Shape, _dtype: np.dtype) -> np.ndarra
 
 
 def decoded_runs(pairs: np.ndarray, shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """Decode pairs (n, 2) of a value and a number of pixels to a row of this shape and dtype.
+    """Decode pairs (n, 2) of a value and a number of pixels, or their bytes, to a row of this shape and dtype.
 
     Raises:
         ValueError: the runs are longer or shorter than the row.
     """
+    if pairs.dtype == np.uint8:
+        pairs = np.frombuffer(pairs.tobytes(), np.uint32).reshape(-1, 2)
     lengths = pairs[:, 1].astype(np.int64)
     if lengths.sum() != np.prod(shape):
         raise ValueError(f"expected runs of {np.prod(shape)} pixels, found {lengths.sum()}")
@@ -214,6 +226,57 @@ def runs_of(row: np.ndarray) -> np.ndarray:
     pixels = row.ravel()
     starts = np.concatenate([[0], np.flatnonzero(pixels[1:] != pixels[:-1]) + 1])
     return np.stack([pixels[starts], np.diff(starts, append=pixels.size)], axis=1).astype(np.uint32)
+
+
+ENCODERS = {"float16": ("zstd", encoded_probabilities), "uint16": ("runs", lambda row: runs_of(row).tobytes())}
+"""Codec, and function that encodes a row to bytes, by the dtype of the rows of a file."""
+COMPACT_FROM = 2**30
+"""Bytes from which files of predictions are compact: reading takes longer, but many disks have no room for them."""
+
+
+@contextmanager
+def predictions_writer(
+    path: Path, shapes: Sequence[Shape], dtype: str
+) -> Iterator[tuple[RowsWriter | CompactWriter, dict[str, Any]]]:
+    """Yield a writer for rows of these shapes, and what `open_predictions` has to know when all rows are written.
+
+    The rows are a plain array if they are alike, else flat, and compact if they take more than COMPACT_FROM.
+    """
+    described: dict[str, Any] = {} if common_shape(shapes) else {"shapes": [list(shape) for shape in shapes]}
+    if np.dtype(dtype).itemsize * sum(map(math.prod, shapes)) <= COMPACT_FROM:
+        with rows_writer(path, shapes, dtype) as writer:
+            yield writer, described
+        return
+    codec, encode = ENCODERS[dtype]
+    with compact_writer(path, shapes, encode) as writer:
+        described |= {"shapes": [list(shape) for shape in shapes], "codec": codec, "ends": writer.ends}
+        yield writer, described
+
+
+def open_predictions(path: Path, described: Mapping[str, Any], dtype: str) -> Rows:
+    """Open what `predictions_writer` has written, memory-mapped; `described` is read from a .json.
+
+    Raises:
+        UserError: the file is missing or truncated, or does not fit its description.
+    """
+    shapes, ends = _shapes(described.get("shapes"), path), described.get("ends")
+    if "codec" not in described:
+        return open_rows(path, shapes)
+    if not isinstance(ends, list) or not all(isinstance(end, int) for end in ends):
+        raise UserError(f"{path.with_suffix('.json')}: expected the end of each row under ends; write the file again")
+    return open_compact(path, np.array(ends, dtype=np.int64), described["codec"], shapes or [], dtype)
+
+
+def _shapes(stored: Any, path: Path) -> list[Shape] | None:
+    """Return stored shapes; raise UserError if they are not all (H, W), or all (2, H, W)."""
+    if stored is None:
+        return None
+    valid = isinstance(stored, list) and all(
+        isinstance(shape, list) and all(isinstance(side, int) and side > 0 for side in shape) for shape in stored
+    )
+    if not valid or {len(shape) for shape in stored} not in ({2}, {3}, set()):
+        raise UserError(f"{path.with_suffix('.json')}: expected the shape of each mask; predict again")
+    return [tuple(shape) for shape in stored]
 
 
 def digest_of_rows(digests: Iterable[bytes]) -> str:

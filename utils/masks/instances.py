@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.core.arrays import Rows, Shape, common_shape, open_rows, rows_writer
+from utils.core.arrays import Rows, Shape
 from utils.core.errors import UserError
 from utils.core.files import atomic_file, write_json
+from utils.data.compact_rows import open_predictions, predictions_writer
 from utils.masks.mask_file import binarize
 
 
@@ -157,14 +158,12 @@ def write_instance_maps(
     Returns:
         the N maps, memory-mapped.
     """
-    mixed = common_shape(shapes) is None
-    with rows_writer(path, shapes, np.uint16) as writer:
+    with predictions_writer(path, shapes, "uint16") as (writer, described):
         for labels in maps:
             writer.append(labels[None])
         path.with_suffix(".json").unlink(missing_ok=True)  # an old description must not be paired with the new array
-    sizes = {"shapes": [list(shape) for shape in shapes]} if mixed else {}
-    write_json(path.with_suffix(".json"), {"ids": list(ids), **sizes, **about})
-    return open_rows(path, shapes if mixed else None)
+    write_json(path.with_suffix(".json"), {"ids": list(ids), **described, **about})
+    return open_predictions(path, described, "uint16")
 
 
 def write_instance_png(path: Path, labels: np.ndarray) -> None:

@@ -5,7 +5,6 @@ different sizes, it is flat, with one image after another, and the .json has the
 gigabyte are compressed without loss (utils/data/compact_rows.py); their .json has the ends of the masks.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,24 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from utils.core.arrays import (
-    Rows,
-    RowsWriter,
-    Shape,
-    common_shape,
-    open_array,
-    open_rows,
-    rows_writer,
-    shapes_in,
-)
+from utils.core.arrays import Rows, RowsWriter, Shape, common_shape, open_array, shapes_in
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.records import from_plain, to_plain
-from utils.data.compact_rows import CompactWriter, compact_writer, encoded_probabilities, open_compact
+from utils.data.compact_rows import open_predictions, predictions_writer
 from utils.data.packed_data import PackedImages
 
-COMPRESSED_FROM = 2**30
-"""Bytes from which masks are compressed: reading them then takes longer, but most disks have no room for them."""
 TAKEN = ("config", "gate", "labels", "manifest", "objects", "summary", "threshold")
 """Stems that a mask file cannot have, because the .json files of these names mean something else."""
 
@@ -158,16 +146,12 @@ def mask_writer(
     is removed before the new array appears, and the new description is written last; `open_masks` refuses an array
     without one.
     """
-    path, lists = Path(path), {"ids": list(ids)}
+    path = Path(path)
     check_name(path)
-    compressed = 2 * sum(map(math.prod, shapes)) > COMPRESSED_FROM
-    if compressed or common_shape(shapes) is None:
-        lists["shapes"] = [list(shape) for shape in shapes]
-    place = compact_writer(path, shapes, encoded_probabilities) if compressed else rows_writer(path, shapes, np.float16)
-    with place as writer:
+    with predictions_writer(path, shapes, "float16") as (writer, described):
         yield writer
         path.with_suffix(".json").unlink(missing_ok=True)
-    write_description(path, {**lists, "ends": writer.ends} if isinstance(writer, CompactWriter) else lists, info)
+    write_description(path, {"ids": list(ids), **described}, info)
 
 
 def open_masks(path: str | Path) -> Masks:
@@ -178,13 +162,11 @@ def open_masks(path: str | Path) -> Masks:
             number of ids is not N.
     """
     path = Path(path)
-    array = open_array(path)
+    open_array(path)  # a missing file is reported before its description
     values, info = read_description(path)
-    if "ends" in values:
-        array = open_compact(path, _ends(values["ends"], path), "zstd", _shapes(values.get("shapes"), path), "float16")
-    elif "shapes" in values:
-        array = open_rows(path, _shapes(values["shapes"], path))
-    elif array.dtype.kind != "f" or not (array.ndim == 3 or (array.ndim == 4 and array.shape[1] == 2)):
+    array = open_predictions(path, values, "float16")
+    plain = isinstance(array, np.ndarray)
+    if plain and (array.dtype.kind != "f" or not (array.ndim == 3 or (array.ndim == 4 and array.shape[1] == 2))):
         what = "; this is a probability file of image classes, expected a mask file" if array.ndim == 2 else ""
         raise UserError(
             f"{path}: expected float masks (images, height, width), or (images, 2, height, width) with borders, "
@@ -197,23 +179,6 @@ def open_masks(path: str | Path) -> Masks:
             f"{path.with_suffix('.json')}: expected {len(array)} ids for the masks of {path.name}, found {found}"
         )
     return Masks(path, array, ids, info)
-
-
-def _ends(stored: Any, path: Path) -> np.ndarray:
-    """Return the stored ends of masks; raise UserError if they are not whole numbers."""
-    if not isinstance(stored, list) or not all(isinstance(end, int) for end in stored):
-        raise UserError(f"{path.with_suffix('.json')}: expected the end of each mask under ends; predict again")
-    return np.array(stored, dtype=np.int64)
-
-
-def _shapes(stored: Any, path: Path) -> list[Shape]:
-    """Return the stored shapes of masks; raise UserError if they are not all (H, W), or all (2, H, W)."""
-    valid = isinstance(stored, list) and all(
-        isinstance(shape, list) and all(isinstance(side, int) and side > 0 for side in shape) for shape in stored
-    )
-    if not valid or {len(shape) for shape in stored} not in ({2}, {3}, set()):
-        raise UserError(f"{path.with_suffix('.json')}: expected the shape of each mask; predict again")
-    return [tuple(shape) for shape in stored]
 
 
 def check_name(path: Path) -> None:
