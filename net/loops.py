@@ -20,6 +20,7 @@ from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar, progress_bar
 from utils.data.packed_data import PackedImages
 
+WHOLE = 2048**2  # images of more pixels are validated in tiles
 LARGE = 512**2  # images of more pixels are predicted in smaller batches
 STEPS_BETWEEN_LOSS_READS = 10  # steps after which the loss is read, because each read waits for the device
 
@@ -99,7 +100,8 @@ def evaluate(
     def score_batch(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
         shape = packed.shapes[batch[0]]
         fit_in = predictor.val(shape)
-        output = predictor.output(fitted(packed.images[batch], fit_in))
+        seen = fitted(packed.images[batch], fit_in)
+        output = (predictor.output if math.prod(fit_in.frame) <= WHOLE else predictor.output_in_tiles)(seen)
         targets = fitted_targets(task, packed, batch, fit_in).to(predictor.machine.device).float()
         return loss(output, targets).tolist(), task.kind.stored(predictor.probabilities(output, shape))
 

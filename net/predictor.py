@@ -20,6 +20,9 @@ from net.tta import View
 from utils.core.errors import UsageError, UserError
 from utils.data.packed_data import PackedImages
 
+VALIDATION_TILE, OVERLAP = 1024, 64
+"""Side of the tiles in which large images are validated, and their overlap, in pixels."""
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -40,6 +43,20 @@ class Predictor:
         with self.machine.autocast():
             output = self.network(normalised(images))
         return to_float32(output)
+
+    def output_in_tiles(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K, *frame) float32 of large images (B, C, *frame) uint8, seen in tiles of 1024.
+
+        The probabilities of the tiles are blended, so the memory does not grow with the images.
+        """
+        size = min(VALIDATION_TILE, *images.shape[2:])
+        tiles, planes = Tiles(size, OVERLAP if size >= 2 * OVERLAP else 0), len(self.kind.outputs)
+
+        def probabilities(cut: Tensor) -> Tensor:
+            return self.kind.probabilities(self.output(cut))
+
+        blended = torch.stack([tiles.blended(image, planes, probabilities, 1) for image in images])
+        return torch.logit(blended, eps=1e-6).to(self.machine.device)
 
     def probabilities(self, output: Output, shape: tuple[int, int]) -> Tensor:
         """Return the probabilities of an output for images of `shape` (h, w).

@@ -23,7 +23,8 @@ from net.tiles import Tiles, sees_whole_image
 from net.tta import views_by_name
 from utils.core.errors import UsageError
 from utils.core.training_settings import DataSettings, SizeSettings
-from utils.runs.run_folder import RunFolder
+from utils.masks.mask_file import open_masks
+from utils.runs.run_folder import RunFolder, snapshots_in
 
 CPU = Machine(torch.device("cpu"), torch.float32)
 
@@ -281,3 +282,20 @@ def test_a_killed_run_resumes_through_its_stages_and_its_snapshots_store_their_s
         assert np.abs(np.load(tmp_path / "val.npy").astype(np.float32) - of_epoch).max() < 0.01
     assert compared
     assert set(sizes.items()) <= {(1, 64), (2, 64), (3, 128), (4, 128)}
+
+
+def test_large_images_are_validated_in_tiles_with_the_scores_of_their_masks(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr("net.loops.WHOLE", 64**2)
+    monkeypatch.setattr("net.predictor.VALIDATION_TILE", 64)
+    monkeypatch.setattr("net.predictor.OVERLAP", 32)
+    words = ("--data_dir", survey, *TINY, "--crop", 64, "--val_augs", "val_native", "--n_epochs", 1)
+    done = run_here("train.py", *words, "--experiment_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    (best,) = snapshots_in(tmp_path / "run")
+    words = ("--data_dir", survey, "--snapshot", tmp_path / "run", "--part", "val", "--masks_fn")
+    done = run_here("predict.py", *words, tmp_path / "tiled.npy", "--tile", 64, "--overlap", 32)
+    assert done.returncode == 0, done.stderr
+    assert run_here("predict.py", *words, tmp_path / "whole.npy").returncode == 0
+    paths = (best.val_masks, tmp_path / "tiled.npy", tmp_path / "whole.npy")
+    kept, tiled, whole = (open_masks(path).array.astype(float) for path in paths)
+    assert np.abs(kept - tiled).max() < np.abs(kept - whole).max() / 5
