@@ -4,8 +4,12 @@ import json
 
 import numpy as np
 import torch
-from helpers.scripts import TINY_ARCH, assert_refused, run_script
+from helpers.scripts import TINY_ARCH, assert_refused, run_script, succeed
 from PIL import Image
+
+from bench.large import CONTEST, multiply, table
+from utils.core.progress import duration
+from utils.data.packed_data import open_packed
 
 
 def test_throughput_of_the_project_itself(tmp_path):
@@ -88,3 +92,16 @@ def test_the_check_of_a_gpu_needs_one_and_says_which_step_failed(tmp_path):
     assert name == "score"
     assert result["exit"] == 1
     assert "_oof.npy" in result["figures"][-1]
+
+
+def test_copies_of_ships_are_a_set_of_any_size_and_the_table_extrapolates(tmp_path):
+    words = ("--kind", "ships", "--out_dir", tmp_path / "once", "--n_train", 6, "--n_test", 3, "--size", 128)
+    succeed("utils/make_demo.py", *words)
+    multiply(tmp_path / "once", tmp_path / "many", {"train": 20, "test": 5})
+    succeed("utils/stack_and_save.py", "--data_dir", tmp_path / "many", "--store", "compact")
+    packed = open_packed(tmp_path / "many")
+    assert (len(packed.ids), len(open_packed(tmp_path / "many", "test").ids)) == (20, 5)
+    assert np.array_equal(packed.images[1], packed.images[7])
+    assert np.array_equal(packed.instances[1], packed.instances[7])
+    times = {100: {"pack": (3.0, 50.0)}, 300: {"pack": (5.0, 50.0)}}
+    assert table(times).endswith(duration(5 + 0.01 * (CONTEST - 300)))
