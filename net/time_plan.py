@@ -7,7 +7,7 @@ or repeated run gives the same bits.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -39,8 +39,10 @@ START_AND_END = 1.5
 """Seconds between planning and the first step, and after the last epoch."""
 SECONDS_PER_JOINED_IMAGE = 0.002
 """Time to join and score the out-of-fold predictions of an image, with --folds all."""
-FINAL_SHARE = 0.3
-"""Share of the time that the scoring of a large fold at the end may take."""
+FEWEST_VALIDATED = 24
+"""Images that are validated after each epoch at least."""
+FINAL_SHARE = 0.1
+"""Share of the time that the scoring of the whole fold at the end may take."""
 MEASURED_SHARE = 0.04
 """Share of the time that measuring may take; 10 s at most on short runs, a minute on runs of hours."""
 
@@ -104,6 +106,16 @@ def plan(
     return Plan(stages, size, warmup_steps(epochs // cycles, -(-size // batch_size)), took)
 
 
+def affordable(speeds: Sequence[Speed], shares: Sequence[float], val_images: int, seconds: float) -> int:
+    """Return how many of the images to validate on there is time for, if there are as few epochs as possible.
+
+    Up to twice VALIDATION_SHARE of the time, all of them are validated.
+    """
+    per_image = float(np.dot(shares, [speed.validation for speed in speeds]))
+    count = int(VALIDATION_SHARE * seconds / EPOCHS[0] / per_image)
+    return val_images if 2 * count >= val_images else min(val_images, max(FEWEST_VALIDATED, count))
+
+
 def _epoch_size(speeds: Sequence[Speed], validation: Sequence[float], counts: Sequence[int], seconds: float) -> float:
     """Return the images per epoch with which the epochs take `seconds`."""
     fixed = np.dot(counts, validation)
@@ -145,7 +157,11 @@ def plan_for_minutes(
     shares = list(sizes.values()) or [1.0]
     speeds = measured(run, shares, min(max(MEASURED_SHARE * seconds, 3), 60 if seconds > 3600 else 10))
     joining = SECONDS_PER_JOINED_IMAGE * n_images if n_runs > 1 else 0
-    whole_fold = len(run.fold_rows) * speeds[-1].validation if run.scores_fold else 0.0
+    n_val = len(run.val_rows)
+    if "val_limit" not in facts.given:
+        n_val = processes.on_main(lambda: affordable(speeds, shares, n_val, seconds / n_runs))
+    partly = n_val < len(run.fold_rows) and settings.reporting.score_fold is not False
+    whole_fold = len(run.fold_rows) * speeds[-1].validation if partly else 0.0
     asked = n_runs > 1 or settings.reporting.score_fold is True
     score_fold = asked or processes.on_main(lambda: whole_fold < FINAL_SHARE * seconds)
 
@@ -153,7 +169,7 @@ def plan_for_minutes(
         spent = time.monotonic() - started + joining
         left = (seconds - spent) / n_runs - START_AND_END - (whole_fold if score_fold else 0)
         batch = settings.learn.batch_size * settings.step.accumulate
-        needed = settings.step.cycles * epoch_seconds(speeds[-1], len(run.val_rows), batch)
+        needed = settings.step.cycles * epoch_seconds(speeds[-1], n_val, batch)
         if left < needed:
             needed += whole_fold if score_fold else 0
             minutes = (spent + n_runs * (needed + START_AND_END)) / 60
@@ -161,12 +177,15 @@ def plan_for_minutes(
                 f"--minutes {settings.recipe.minutes:g}: too short for one step and its validation in each run on this "
                 f"machine; use at least {math.ceil(minutes * 10) / 10:g}"
             )
-        return plan(speeds, shares, len(run.val_rows), batch, left, settings.step.cycles)
+        return plan(speeds, shares, n_val, batch, left, settings.step.cycles)
 
     found = processes.on_main(decide)
     flags = size_flags(facts, [f"{size}:{epochs}" for size, epochs in found.stages]) if sizes else {}
     flags |= {"n_epochs": sum(epochs for _, epochs in found.stages), "epoch_size": found.epoch_size}
     flags |= {"warmup": found.warmup, **({} if score_fold else {"score_fold": False})}
+    if n_val < len(run.val_rows):
+        flags["val_limit"] = n_val
+        settings = replace(settings, reporting=replace(settings.reporting, val_limit=None))
     flags = {name: value for name, value in flags.items() if name not in facts.given}
     rates = ", ".join(f"{1 / speed.training:.0f} images/s at {speed.size}" for speed in speeds)
     what = "each of the folds" if n_runs > 1 else "the epochs"

@@ -9,7 +9,7 @@ from helpers.scripts import TINY_ARCH, assert_refused, end_together, run_here, s
 from helpers.waiting import until
 
 from net.snapshot import load_snapshot
-from net.time_plan import EPOCH_OVERHEAD, EPOCHS, Speed, plan
+from net.time_plan import EPOCH_OVERHEAD, EPOCHS, Speed, affordable, plan
 from utils.core.tables import read_table
 from utils.runs.run_folder import find_snapshots
 
@@ -53,6 +53,17 @@ def test_validation_takes_a_small_share_and_an_epoch_is_never_long():
     validation = sum(epochs * (0.0025 * 800 + EPOCH_OVERHEAD) for _, epochs in found.stages)
     assert validation < 0.12 * 12 * MINUTE
     assert sum(epochs for _, epochs in plan(MACHINES["gpu"], SHARES, 8, 32, 24 * HOUR).stages) <= EPOCHS[1]
+
+
+def test_large_images_are_validated_on_as_many_as_there_is_time_for():
+    """A validation image of 2048x1024 takes .4 s: three times all 100 would be two thirds of three minutes."""
+    large = [Speed(196, 0.1, 0.4), Speed(256, 0.2, 0.4)]
+    assert affordable(large, [0.5, 0.5], 100, 3 * MINUTE) == 24
+    assert affordable(large, [0.5, 0.5], 100, HOUR) == 100
+    assert affordable(large, [0.5, 0.5], 1000, HOUR) == 150
+    assert affordable(large, [0.5, 0.5], 10, 3 * MINUTE) == 10
+    assert affordable(MACHINES["slow"], SHARES, 800, 12 * MINUTE) == 352
+    assert affordable(MACHINES["fast"], SHARES, 800, 3 * MINUTE) == 800
 
 
 def test_without_time_for_all_sizes_the_full_size_remains():

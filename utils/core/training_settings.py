@@ -188,10 +188,10 @@ class ReportingSettings:
     best by validation loss and by every other measure are kept as well, with their validation masks."""
     val_limit: OptionalInt = None
     """validate each epoch on this many images of the fold, always the same ones, with the fold's amounts of foreground;
-    default: all, and 2,000 of a fold of more than 4,000."""
+    default: all, but 2,000 of a fold of more than 4,000, and no more than --minutes has time for."""
     score_fold: OptionalSwitch = None
     """with --val_limit: score the best snapshot on the whole fold at the end; default: yes, unless that would take more
-    than a third of --minutes."""
+    than a tenth of --minutes."""
     debug: bool = False
     """show the traceback of an error."""
 
