@@ -34,7 +34,8 @@ def test_snapshots_are_ranked_by_the_metric(run, survey):
     assert files[0].score == pytest.approx(max(scores), abs=6e-4)
     summary = read_json(run / "summary.json")
     assert summary["pooled_iou"] == max(scores)
-    for file in files:
+    assert files[0].val_masks.is_file()
+    for file in (one for one in files if one.val_masks.is_file()):
         masks = open_masks(file.val_masks)
         truths = packed.masks[[packed.ids.index(name) for name in masks.ids]]
         assert scores[file.epoch - 1] == scored("pooled_iou", binarize(masks.array, 0.5), truths)
