@@ -126,8 +126,12 @@ def starting_network(
 def foreground_shares(packed: PackedImages, task: Task, rows: np.ndarray) -> np.ndarray:
     """Return the share (K,) of each output that is 1 in the targets of at most SHARES_OF rows, spread evenly."""
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), SHARES_OF)).astype(int)]
-    targets = [task.target(task.kind.truth_tensor(task.truth(packed, int(row)))[None]).double() for row in some]
-    return np.mean([target.flatten(2).mean((0, 2)) if target.ndim > 2 else target[0] for target in targets], axis=0)
+
+    def shares(row: int) -> np.ndarray:
+        target = task.target(task.kind.truth_tensor(task.truth(packed, row))[None])[0]
+        return target.numpy().reshape(len(target), -1).mean(axis=1)
+
+    return np.mean([shares(row) for row in some.tolist()], axis=0)
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ the recipe; `--recipe original` replaces the whole by the defaults of 2018.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +18,6 @@ from net.architectures import STRATA
 from net.network_kinds import ImageKind, Kind
 from net.snapshot import load_snapshot
 from net.tasks import Task
-from utils.core.arrays import Rows
 from utils.core.errors import UsageError, UserError
 from utils.core.settings import as_typed, to_flat
 from utils.core.training_settings import parse_stage
@@ -314,7 +313,7 @@ def facts_of(
         foreground=_foreground(packed, task.kind, some),
         thickness=_thickness(packed, task.kind, some),
         competition=_competition(Path(settings.data.data_dir) / "train.csv"),
-        upright=is_upright(packed.images[some]),
+        upright=is_upright(packed.images[row] for row in some),  # one at a time, because they may be large
         minutes=settings.recipe.minutes and settings.recipe.minutes / n_runs,
         on_gpu=on_gpu,
         given=given,
@@ -326,7 +325,7 @@ def facts_of(
 def _foreground(packed: PackedImages, kind: Kind, rows: np.ndarray) -> float:
     if isinstance(kind, ImageKind) or packed.masks is None:
         return 1.0
-    shares = np.array([packed.masks[row].mean() for row in rows])
+    shares = packed.foreground(rows)
     return float(shares[shares > 0].mean()) if (shares > 0).any() else 0.0
 
 
@@ -351,7 +350,7 @@ def _competition(table: Path) -> str | None:
         return None
 
 
-def is_upright(images: Rows | Sequence[np.ndarray]) -> bool:
+def is_upright(images: Iterable[np.ndarray]) -> bool:
     """Tell whether horizontal and vertical differ in images (h, w, C) uint8.
 
     They differ if the large structures of the images change faster in one direction than in the other (layers under the

@@ -1,10 +1,14 @@
 """The recipe chooses what is left out, from what the images look like; flags override their parts."""
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.scripts import TINY, assert_refused, run_here, succeed
 from PIL import Image
 
+from net.prepare_run import foreground_shares
 from net.recipe import (
     ORIGINAL,
     Facts,
@@ -243,3 +247,35 @@ def test_folds_of_more_than_4000_images_are_limited_by_the_recipe():
     assert (small["val_limit"], large["val_limit"]) == (None, 2000)
     assert "--val_limit 2000 (after each epoch; the fold has 4001 images)" in chosen(fold_images=4001)[1][-2]
     assert chosen({"val_limit": 50}, fold_images=4001)[0]["val_limit"] == 50
+
+
+class OneByOne:
+    """Rows that are read one at a time, because a thousand large images do not fit into memory."""
+
+    def __init__(self, rows):
+        self.rows, self.dtype, self.shapes = rows, rows.dtype, [row.shape for row in rows]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        assert isinstance(row, int | np.integer), "several images at once"
+        return self.rows[row]
+
+
+def test_facts_and_shares_are_measured_image_by_image(survey):
+    packed = open_packed(survey)
+    one_by_one = replace(packed, images=OneByOne(packed.images), masks=OneByOne(packed.masks))
+    task = mask_task(one_by_one)
+    assert facts_of(settings_of(TrainSettings, {}), one_by_one, task, np.arange(24), 8, 1, False).images == 24
+    task, alive = mask_task(packed), []
+
+    def target(truths):
+        alive[:] = [reference for reference in alive if reference() is not None]
+        assert len(alive) < 3, "all targets are kept"
+        made = truths.clone()
+        alive.append(weakref.ref(made))
+        return made
+
+    found = foreground_shares(packed, replace(task, target=target), np.arange(24))
+    assert found == pytest.approx([packed.masks[:].mean()])
