@@ -37,8 +37,11 @@ SCALES = (0.5, 0.77, 1.0)
 WARMUP = 0.05
 """Share of the steps in which the learning rate rises."""
 LARGEST_WHOLE = 384
-"""Images with a longer side are learned in crops."""
+"""Images with a longer side are learned in crops, or shrunk if their objects are thick."""
 CROP = 256
+"""Side of crops, and of shrunk images."""
+THICK = 10.0
+"""Thickness in pixels that objects must have after shrinking: crops show only parts of large objects."""
 RARE = 0.05
 """Share of foreground below which it is rare: objects may have few pixels, and Lovász alone does not find them."""
 THIN = 4.0
@@ -47,6 +50,8 @@ WHOLE_FOLD = 4000
 """Images of the largest fold that is validated as a whole after each epoch."""
 VAL_LIMIT = 2000
 """Images of larger folds that are."""
+ROUGHER = 0.5
+"""Mean difference in roughness of upper and lower half, in standard deviations over the images, of upright images."""
 STRUCTURES = 13
 """Blocks per side that images are averaged to before their structures are compared."""
 LOOKED_AT = 400
@@ -109,7 +114,13 @@ class Facts:
     @property
     def cropped(self) -> bool:
         """True if the images are learned in crops at their own scale."""
-        return self.mixed or self.side > LARGEST_WHOLE
+        return self.mixed or (self.side > LARGEST_WHOLE and not self.shrunk)
+
+    @property
+    def shrunk(self) -> bool:
+        """True if the images are large, but can be shrunk to the size of a crop because their objects are thick."""
+        large = not self.mixed and self.side > LARGEST_WHOLE
+        return large and self.kind == "mask" and self.thickness * CROP / self.side >= THICK
 
     @property
     def pixel_level(self) -> bool:
@@ -157,6 +168,8 @@ def augmentation(facts: Facts) -> Choice:
         if facts.upright
         else "horizontal and vertical look alike: turned and mirrored"
     )
+    if facts.shrunk:
+        why += f"; objects are thick ({facts.thickness:.0f} of {facts.side} pixels), so images are shrunk to {size}"
     if facts.mixed:
         why += "; sizes differ, so the scale varies" + (", and so do stains" if facts.coloured else "")
     return Choice({"train_augs": f"{kind}_{size}{suffix}", "val_augs": f"val_{size}"}, why)
@@ -227,9 +240,11 @@ RULES: dict[str, Callable[[Facts], Choice]] = {
 
 
 def full_size(facts: Facts) -> int:
-    """Return the input size at which an image keeps its pixels, a multiple of 4; the crop size for large images."""
+    """Return the input size at which images keep their pixels, a multiple of 4; for large images the size of a crop."""
     if facts.cropped:
         return min(CROP, facts.short_side)
+    if facts.shrunk:
+        return CROP
     return max(16, -(-facts.side // 4) * 4)
 
 
@@ -354,15 +369,19 @@ def is_upright(images: Iterable[np.ndarray]) -> bool:
     """Tell whether horizontal and vertical differ in images (h, w, C) uint8.
 
     They differ if the large structures of the images change faster in one direction than in the other (layers under the
-    ground), by a sixth on average, or if the mean of the images is brighter on one side by a tenth of their contrast
-    (a horizon, a street). Cells, tissue and aerial views look the same in all directions.
+    ground), by a sixth on average; if the mean of the images is brighter on one side by a tenth of their contrast
+    (a horizon); or if one half is rougher than the other in most images (a street under the sky). Cells, tissue and
+    aerial views look the same in all directions.
     """
-    changes, halves, squares = [], [], []
+    changes, halves, squares, roughness = [], [], [], []
     for image in images:
         grey = image.astype(np.float32).mean(axis=2)
         block = max(1, min(grey.shape) // STRUCTURES)
         height, width = (side // block * block for side in grey.shape)
-        blocks = grey[:height, :width].reshape(height // block, block, width // block, block).mean((1, 3))
+        cut = grey[:height, :width].reshape(height // block, block, width // block, block)
+        blocks, rough = cut.mean((1, 3)), np.log1p(cut.std((1, 3)))
+        middle = len(rough) // 2
+        roughness.append((rough[:middle].mean() - rough[-middle:].mean()) / (rough.std() + 1e-6) if middle else 0)
         changes.append([(np.diff(blocks, axis=axis) ** 2).mean() if blocks.shape[axis] > 1 else 0 for axis in (1, 0)])
         half = grey.shape[0] // 2
         halves.append(grey[:half].mean() - grey[-half:].mean() if half else 0)
@@ -370,6 +389,10 @@ def is_upright(images: Iterable[np.ndarray]) -> bool:
     across, down = np.array(changes).T
     varied = across + down > 1e-3  # images of one grey value say nothing
     if varied.any() and abs(np.log((across[varied] + 1e-6) / (down[varied] + 1e-6)).mean() / 2) > 0.15:
+        return True
+    # by how many of its standard deviations the mean differs from 0, and by how many of its standard errors
+    sure = max(ROUGHER, 3 / len(roughness) ** 0.5)
+    if len(roughness) >= 8 and abs(np.mean(roughness)) > sure * (np.std(roughness) + 1e-6):
         return True
     mean, square = np.mean(squares, axis=0)
     return bool(abs(np.mean(halves)) > 0.1 * np.sqrt(max(0, square - mean**2) + 1e-12))

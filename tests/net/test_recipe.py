@@ -249,6 +249,35 @@ def test_folds_of_more_than_4000_images_are_limited_by_the_recipe():
     assert chosen({"val_limit": 50}, fold_images=4001)[0]["val_limit"] == 50
 
 
+def test_large_images_with_thick_objects_are_shrunk_and_others_cropped():
+    large = {"side": 640, "short_side": 640, "thickness": 66.0}
+    flags, lines = chosen(**large)
+    assert flags["crop"] is None
+    assert [stage.split(":")[0] for stage in flags["stages"]] == ["128", "196", "256"]
+    assert "objects are thick (66 of 640 pixels), so images are shrunk to 256" in lines[1]
+    for changed in ({"thickness": 20.0}, {"kind": "border"}, {"mixed": True}):
+        flags, lines = chosen(**{**large, **changed})
+        assert flags["crop"] == 256
+        assert "shrunk" not in lines[1]
+    assert chosen(**{**large, "side": 320, "short_side": 320})[0]["crop"] is None
+
+
+def test_images_with_a_rough_and_a_smooth_half_are_upright():
+    """Road under the sky: both are equally bright."""
+    rng = np.random.default_rng(0)
+
+    def image(half):
+        pixels = rng.normal(120, 5, (128, 200, 3))
+        pixels[half] += rng.normal(0, 20, (64, 200, 3))
+        return pixels.clip(0, 255).astype(np.uint8)
+
+    halves = np.s_[:64], np.s_[64:]
+    assert is_upright(image(halves[1]) for _ in range(40))
+    assert is_upright(image(halves[1]) for _ in range(40)) == is_upright(image(halves[0]) for _ in range(40))
+    assert not is_upright(image(halves[number % 2]) for number in range(40))
+    assert not is_upright([image(halves[1])])
+
+
 class OneByOne:
     """Rows that are read one at a time, because a thousand large images do not fit into memory."""
 
