@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from net.distributed import Processes
+from net.facts import Facts
 from net.learner import Learner
 from net.loops import evaluate
 from net.losses import Phase
 from net.predictor import Predictor
 from net.prepare_run import prepare
-from net.recipe import Facts, divided, flags_line, size_flags, sizes_to_train, warmup_steps, with_flags
+from net.recipe import divided, flags_line, size_flags, sizes_to_train, warmup_steps, with_flags
 from net.stages import Stage
 from net.tasks import Task
 from net.training import Run

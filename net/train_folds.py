@@ -11,10 +11,11 @@ import numpy as np
 
 from net.device import machine
 from net.distributed import Processes
+from net.facts import facts_of
 from net.held_out_rows import held_out_rows
 from net.network_kinds import ImageKind, PixelKind
 from net.prepare_run import prepare, rows_of
-from net.recipe import CHOSEN, check_recipe, facts_of, filled, flags_line, with_flags
+from net.recipe import CHOSEN, check_recipe, filled, flags_line, with_flags
 from net.snapshot import load_snapshot
 from net.tasks import Task
 from net.time_plan import plan_for_minutes

@@ -51,9 +51,8 @@ class Average:
 
     @torch.no_grad()
     def _exponential(self, means: list[Tensor], values: list[Tensor], _number: Tensor) -> None:
-        done = int(
-            self.model.n_averaged
-        )  # `_number` is this value on the device; reading it there would wait for the device
+        # `_number` is this value on the device; reading it there would wait for the device
+        done = int(self.model.n_averaged)
         if means[0].is_floating_point():
             torch._foreach_lerp_(means, values, 1 - min(self.decay, (1 + done) / (10 + done)))
         else:  # counts of batches

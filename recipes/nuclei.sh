@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 zip=$1 data=${DATA:-data/nuclei} run=${RUN:-experiments/nuclei_fold0}
 
 [ -d "$data/stage1_train" ] || python -m zipfile -e "$zip" "$data"
-python utils/stack_and_save.py --data_dir "$data" --size 256x256
+python utils/stack_and_save.py --data_dir "$data"
 python utils/make_folds.py --path "$data/train.csv" --n_splits 5 --stratify coverage
 
 resume=(); [ -f "$run/config.json" ] && resume=(--resume)

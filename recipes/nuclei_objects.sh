@@ -4,7 +4,7 @@
 # scored by the competition's rule on the fifth that was held out. recipes/nuclei.sh describes the zip.
 #
 #   bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip              # border network: 25 minutes of training
-#   MINUTES=20 NETS="border mask" RCNN="small resnet50" bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip
+#   SIZE=256x256 MINUTES=20 NETS="border mask" RCNN="small resnet50" bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -f "${1:-}" ] || { echo "usage: bash recipes/nuclei_objects.sh dsb2018_stage1_train.zip" >&2; exit 2; }
@@ -12,7 +12,7 @@ zip=$1 all=${DATA:-data/nuclei} held=${HELD:-data/nuclei_held} runs=${RUNS:-expe
 nets=${NETS:-border} rcnn=${RCNN:-} minutes=${MINUTES:-25}
 
 [ -d "$all/stage1_train" ] || python -m zipfile -e "$zip" "$all"
-python utils/stack_and_save.py --data_dir "$all" --size 256x256
+python utils/stack_and_save.py --data_dir "$all" ${SIZE:+--size "$SIZE"} # images keep their nine sizes unless SIZE is set
 python utils/make_folds.py --path "$all/train.csv" --n_splits 5 --stratify background+objects
 python utils/hold_out.py --data_dir "$all" --fold 4 --out_dir "$held"
 

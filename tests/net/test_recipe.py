@@ -8,19 +8,9 @@ import pytest
 from helpers.scripts import TINY, assert_refused, run_here, succeed
 from PIL import Image
 
+from net.facts import Facts, asked_sizes, facts_of, given_flags, is_upright
 from net.prepare_run import foreground_shares
-from net.recipe import (
-    ORIGINAL,
-    Facts,
-    asked_sizes,
-    divided,
-    facts_of,
-    filled,
-    full_size,
-    is_upright,
-    sizes_of,
-    stages_for,
-)
+from net.recipe import ORIGINAL, divided, filled, full_size, sizes_of, stages_for
 from net.tasks import border_task, class_task, mask_task
 from utils.core.files import read_json
 from utils.core.settings import settings_of, to_flat
@@ -46,8 +36,6 @@ def facts(**changed):
 def chosen(flags=(), **changed):
     """Return the flags of a run on such images, and the lines that are printed."""
     settings = settings_of(TrainSettings, dict(flags))
-    from net.recipe import given_flags
-
     settings, lines = filled(settings, facts(given=given_flags(settings), **{"minutes": None, **changed}))
     return to_flat(settings), lines
 

@@ -25,9 +25,8 @@ def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | N
     """
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, _terminate)
-    os.environ.setdefault(
-        "GOMP_SPINCOUNT", "20000"
-    )  # OpenMP threads spin only briefly while they wait, so that two runs can share the cores
+    # OpenMP threads spin only briefly while they wait, so that two runs can share the cores
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     prog = prog or os.path.basename(sys.argv[0])
     try:
         main(parse(settings_type, argv, prog))
