@@ -39,7 +39,8 @@ from utils.data.packed_data import (
     write_manifest,
 )
 from utils.data.packed_tables import copy_tables
-from utils.data.packing import bytes_of, check_room, ends_file, entry_of, is_packed
+from utils.data.packing import ends_file, entry_of, is_packed
+from utils.data.packing_plan import bytes_of, check_room
 from utils.data.packing_report import line
 from utils.data.rle import encode, encode_instances
 

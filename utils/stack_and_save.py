@@ -14,11 +14,11 @@ from pathlib import Path
 
 from utils.core.cli import run
 from utils.core.errors import UsageError
-from utils.core.names import pick
 from utils.core.settings import OptionalText
 from utils.data.layouts import LAYOUTS, find_source
 from utils.data.packed_tables import class_columns
-from utils.data.packing import STORES, fingerprint, is_packed, pack_source, without_broken
+from utils.data.packing import fingerprint, is_packed, pack_source
+from utils.data.packing_plan import Store, without_broken
 from utils.data.packing_report import line, report_lines
 from utils.data.source_files import header_of
 
@@ -33,7 +33,7 @@ class Settings:
     """folder for the arrays; default: data_dir."""
     size: OptionalText = None
     """resize all images and masks to HEIGHTxWIDTH, such as 256x256; default: every image keeps its size."""
-    store: str = "auto"
+    store: Store = "auto"
     """raw arrays, which are read fastest, or compact: images as the bytes of their files, masks as run-lengths; auto
     takes compact if raw arrays would take more than a quarter of the free disk."""
     skip_broken: bool = False
@@ -57,7 +57,6 @@ def parse_size(text: str) -> tuple[int, int]:
 def main(settings: Settings) -> None:
     """Pack `data_dir`, unless it is already packed, and print the report."""
     size = parse_size(settings.size) if settings.size is not None else None
-    pick(STORES, settings.store, "--store")
     source = find_source(settings.data_dir)
     out_dir = Path(settings.out_dir or settings.data_dir)
     print(line("layout", f"{source.layout} ({LAYOUTS[source.layout][0]})"), flush=True)

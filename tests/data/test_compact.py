@@ -89,7 +89,7 @@ def test_the_store_follows_the_free_disk(tmp_path, monkeypatch):
     assert "already packed" in run_ok(*words, "--store", "compact", cwd=tmp_path)
     assert "already packed" not in run_ok(*words, "--store", "raw", cwd=tmp_path)
     assert not any("_ends" in name for name in files_in(tmp_path / "out"))
-    assert_refused(run_here(SCRIPT, *words, "--store", "zip", cwd=tmp_path), 2, "--store zip", "compact")
+    assert_refused(run_here(SCRIPT, *words, "--store", "zip", cwd=tmp_path), 2, "zip", "--store", "compact")
 
 
 @settings(derandomize=True, deadline=None)
@@ -190,7 +190,7 @@ def test_a_process_that_is_ended_from_outside_loses_nothing(tmp_path, monkeypatc
 
 
 def test_one_colour_image_among_grey_ones_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.data.packing.GREY_LOOKED_AT", 2)
+    monkeypatch.setattr("utils.data.packing_plan.GREY_LOOKED_AT", 2)
     sources.salt(tmp_path / "data", train="abcdefgh")
     save(tmp_path / "data/train/images/d.png", noise(1, channels=3))
     run_ok("--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out", cwd=tmp_path)

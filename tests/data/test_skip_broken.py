@@ -176,7 +176,7 @@ def test_already_packed_depends_on_the_flag(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", [("utils.data.packing", "", "check_item"), ("utils.data.packing_chunks", "", "load_sample")]
+    "place", [("utils.data.packing_plan", "", "check_item"), ("utils.data.packing_chunks", "", "load_sample")]
 )
 def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path, place):
     sources.salt(tmp_path / "data")

@@ -17,7 +17,8 @@ from utils.data.compact_rows import digest_of_rows, row_digest
 from utils.data.folds import fold_rows
 from utils.data.layouts import find_source
 from utils.data.packed_data import open_packed, read_manifest
-from utils.data.packing import fingerprint, make_plan, pack
+from utils.data.packing import fingerprint, pack
+from utils.data.packing_plan import make_plan
 from utils.data.rle import encode
 from utils.data.samples import number_instances
 
