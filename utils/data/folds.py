@@ -20,12 +20,15 @@ def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarr
         (train, val): int64 arrays, each ascending; together they contain every packed image once.
 
     Raises:
-        UserError: the csv is missing, or its ids are not the ids of the packed images.
+        UserError: the csv is missing, its ids are not the ids of the packed images, or an image has two folds.
         UsageError: the fold does not exist.
     """
     path = _folds_table(data_dir)
     table = read_table(path, "fold")
-    fold_of = dict(zip(as_packed(table[id_column(table, path)], ids), table["fold"], strict=True))
+    fold_of: dict[str, str] = {}
+    for name, found in zip(as_packed(table[id_column(table, path)], ids), table["fold"], strict=True):
+        if fold_of.setdefault(name, found) != found:
+            raise UserError(f"{path}: {name} is in fold {fold_of[name]} and in fold {found}; expected one fold per image")
     if differing := differences(fold_of, ids, "fold"):
         raise UserError(f"{path}: {differing}; run make_folds.py on the train.csv that was packed")
     if str(fold) not in set(fold_of.values()):
