@@ -176,7 +176,7 @@ def architecture_by_name(name: str) -> Build:
         raise UsageError(f"--arch {name}: smp and timm have no encoder {encoder}; {nearest(name, known)}")
     if decoder == THIN:
         return lambda channels_in, channels_out, weights: StrataNet(
-            _encoder(encoder, channels_in, weights), channels_out, THIN_DECODER
+            _encoder(encoder, channels_in, weights), channels_out, THIN_DECODER, multiple=32
         )
     # without this option the transformers of dpt accept one input size only
     any_size = {"dynamic_img_size": True} if decoder == "dpt" else {}

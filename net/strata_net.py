@@ -79,10 +79,7 @@ class StrataEncoder(nn.Module):
 
         Each has half the sides of the one before it, rounded up.
         """
-        height, width = images.shape[-2:]
-        if height % 2 or width % 2:
-            images = F.pad(images, (0, width % 2, 0, height % 2), mode="replicate")
-        x, maps = F.pixel_unshuffle(images, 2), []
+        x, maps = F.pixel_unshuffle(_padded(images, 2), 2), []
         for number, stage in enumerate(self.stages):
             x = stage(F.max_pool2d(x, 2, ceil_mode=True) if number else x)
             maps.append(x)
@@ -96,11 +93,12 @@ class StrataNet(nn.Module):
         encoder: a StrataEncoder, or an encoder of smp; its maps have strides 2, 4, 8 and so on.
         channels_out: logits per pixel.
         decoder: channels of the decoder, deepest first, the last ones at stride 2.
+        multiple: images are padded to sides that are multiples of this, which some encoders need.
     """
 
-    def __init__(self, encoder: nn.Module, channels_out: int, decoder: tuple[int, ...]) -> None:
+    def __init__(self, encoder: nn.Module, channels_out: int, decoder: tuple[int, ...], multiple: int = 1) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.multiple = encoder, multiple
         *skips, deepest = encoder.out_channels[-len(decoder) - 1 :]
         before = (deepest, *decoder[:-1])
         self.blocks = nn.ModuleList(
@@ -112,7 +110,7 @@ class StrataNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, channels_out, H, W) of normalised images (B, C, H, W)."""
-        maps = self.encoder(images)[-len(self.blocks) - 1 :]
+        maps = self.encoder(_padded(images, self.multiple))[-len(self.blocks) - 1 :]
         x = maps[-1]
         for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
             x = block(torch.cat([_enlarged(x, 2, skip), skip], dim=1))
@@ -120,6 +118,12 @@ class StrataNet(nn.Module):
         wide = _enlarged(self.deepest(maps[-1]), 2 ** len(self.blocks), x, "bilinear")  # or its pixels would be seen
         logits = F.pixel_shuffle(self.head(torch.cat([x, wide], dim=1)), 2)
         return logits[..., : images.shape[-2], : images.shape[-1]]
+
+
+def _padded(images: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column of images (B, C, H, W) until both sides are multiples of a number."""
+    below, right = (-side % multiple for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
 
 
 def _enlarged(x: Tensor, factor: int, like: Tensor, mode: str = "nearest") -> Tensor:

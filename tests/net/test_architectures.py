@@ -121,6 +121,13 @@ def test_the_strata_networks_take_any_size_and_number_of_channels(side, channels
         assert build_classifier("strata_s", channels, 4).eval()(pixels).shape == (2, 4)
 
 
+@pytest.mark.parametrize("side", [1, 33, 64])
+def test_the_thin_decoder_takes_any_size_with_any_encoder(side):
+    network = build_network("strata_mobilenet_v2", 3).eval()
+    with torch.inference_mode():
+        assert network(torch.randn(2, 3, side, side + 3)).shape == (2, 1, side, side + 3)
+
+
 def test_a_network_without_pretrained_weights_says_so():
     for build in (build_network, build_classifier):
         with pytest.raises(UsageError, match=r"--encoder_weights imagenet: strata_m has none .* use none"):

@@ -121,8 +121,9 @@ def test_every_format_predicts_like_predict_py_for_any_number_of_images(make_run
     assert set(files_in(run / "snapshots")) == {NAME, *(NAME + end for end in ENDS.values())}
 
 
-def test_a_network_for_images_at_their_own_size_takes_any_size(make_run):
-    run = make_run(BORDER, channels=3, val_augs="val_native", shape=(256, 256))
+@pytest.mark.parametrize("arch", ["unet_tu-test_resnet", "strata_s", "strata_tu-test_resnet"])
+def test_a_network_for_images_at_their_own_size_takes_any_size(make_run, arch):
+    run = make_run(BORDER, arch, channels=3, val_augs="val_native", shape=(256, 256))
     rules = {"th": 0.4, "seed_th": 0.6, "min_area": 8, "fill_holes": True}
     write_json(run / "objects.json", rules)
     predict, about, _ = export(run)
