@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,10 @@ CROP = 256
 """Side of crops, and of shrunk images."""
 THICK = 10.0
 """Thickness in pixels that objects must have after shrinking: crops show only parts of large objects."""
+FASTER = 0.15
+"""Mean log ratio of the changes in both directions, of upright images."""
+BRIGHTER = 0.1
+"""Mean difference in brightness of upper and lower half, as a share of the contrast, of upright images."""
 ROUGHER = 0.5
 """Mean difference in roughness of upper and lower half, in standard deviations over the images, of upright images."""
 STRUCTURES = 13
@@ -151,6 +155,36 @@ def _competition(table: Path) -> str | None:
         return None
 
 
+class Directions(NamedTuple):
+    """Differences between the directions of an image."""
+
+    across: float
+    """Mean squared difference between blocks and their right neighbours; blocks are STRUCTURES by STRUCTURES means."""
+    down: float
+    """The same between blocks and their lower neighbours."""
+    brightness: float
+    """Mean of the upper half minus that of the lower half."""
+    roughness: float
+    """Log of the deviation inside blocks, upper half minus lower half, in standard deviations over the blocks."""
+    mean: float
+    square: float
+    """Mean of the squared pixels."""
+
+
+def directions_of(image: np.ndarray) -> Directions:
+    """Compare the directions of an image (h, w, C) uint8."""
+    grey = image.astype(np.float32).mean(axis=2)
+    side = max(1, min(grey.shape) // STRUCTURES)
+    rows, columns = grey.shape[0] // side, grey.shape[1] // side
+    cut = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    blocks, rough = cut.mean((1, 3)), np.log1p(cut.std((1, 3)))
+    across, down = ((np.diff(blocks, axis=axis) ** 2).mean() if blocks.shape[axis] > 1 else 0 for axis in (1, 0))
+    middle, half = rows // 2, grey.shape[0] // 2
+    roughness = (rough[:middle].mean() - rough[-middle:].mean()) / (rough.std() + 1e-6) if middle else 0
+    brightness = grey[:half].mean() - grey[-half:].mean() if half else 0
+    return Directions(across, down, brightness, roughness, grey.mean(), (grey**2).mean())
+
+
 def is_upright(images: Iterable[np.ndarray]) -> bool:
     """Tell whether horizontal and vertical differ in images (h, w, C) uint8.
 
@@ -159,29 +193,18 @@ def is_upright(images: Iterable[np.ndarray]) -> bool:
     (a horizon); or if one half is rougher than the other in most images (a street under the sky). Cells, tissue and
     aerial views look the same in all directions.
     """
-    changes, halves, squares, roughness = [], [], [], []
-    for image in images:
-        grey = image.astype(np.float32).mean(axis=2)
-        block = max(1, min(grey.shape) // STRUCTURES)
-        height, width = (side // block * block for side in grey.shape)
-        cut = grey[:height, :width].reshape(height // block, block, width // block, block)
-        blocks, rough = cut.mean((1, 3)), np.log1p(cut.std((1, 3)))
-        middle = len(rough) // 2
-        roughness.append((rough[:middle].mean() - rough[-middle:].mean()) / (rough.std() + 1e-6) if middle else 0)
-        changes.append([(np.diff(blocks, axis=axis) ** 2).mean() if blocks.shape[axis] > 1 else 0 for axis in (1, 0)])
-        half = grey.shape[0] // 2
-        halves.append(grey[:half].mean() - grey[-half:].mean() if half else 0)
-        squares.append([grey.mean(), (grey**2).mean()])
-    across, down = np.array(changes).T
+    measured = np.array([directions_of(image) for image in images])
+    across, down, brightness, roughness, mean, square = measured.T
     varied = across + down > 1e-3  # images of one grey value say nothing
-    if varied.any() and abs(np.log((across[varied] + 1e-6) / (down[varied] + 1e-6)).mean() / 2) > 0.15:
+    ratios = np.log((across[varied] + 1e-6) / (down[varied] + 1e-6)) / 2
+    if varied.any() and abs(ratios.mean()) > FASTER:
         return True
     # by how many of its standard deviations the mean differs from 0, and by how many of its standard errors
     sure = max(ROUGHER, 3 / len(roughness) ** 0.5)
-    if len(roughness) >= 8 and abs(np.mean(roughness)) > sure * (np.std(roughness) + 1e-6):
+    if len(roughness) >= 8 and abs(roughness.mean()) > sure * (roughness.std() + 1e-6):
         return True
-    mean, square = np.mean(squares, axis=0)
-    return bool(abs(np.mean(halves)) > 0.1 * np.sqrt(max(0, square - mean**2) + 1e-12))
+    contrast = np.sqrt(max(0, square.mean() - mean.mean() ** 2) + 1e-12)
+    return bool(abs(brightness.mean()) > BRIGHTER * contrast)
 
 
 def given_flags(settings: Any) -> dict[str, Any]:
