@@ -178,6 +178,14 @@ def test_airbus_does_not_train_on_the_truth_of_test_images(tmp_path):
     assert [item.id for item in source.train] == ["c.jpg", "a.jpg", "b.jpg"]
 
 
+def test_run_lengths_may_be_in_train_csv_beside_a_folder_of_images(tmp_path):
+    labels = sources.airbus(tmp_path / "data")
+    (tmp_path / "data/train_v2").rename(tmp_path / "data/images")
+    (tmp_path / "data/train_ship_segmentations_v2.csv").rename(tmp_path / "data/train.csv")
+    _, stacks = packed(tmp_path / "data", tmp_path)
+    assert np.array_equal(stacks["train"].instances, list(labels.values()))
+
+
 def test_airbus_without_sample_submission_uses_file_names_as_ids(tmp_path):
     sources.airbus(tmp_path)
     (tmp_path / "sample_submission_v2.csv").unlink()

@@ -99,8 +99,10 @@ def _salt(folder: Path) -> Source | None:
 def _flat(folder: Path) -> Source | None:
     images, masks = folder / "images", folder / "masks"
     train_table, test_table = folder / "train.csv", folder / "sample_submission.csv"
+    if not (images.is_dir() and masks.is_dir()):
+        return None
     train_rows, test_rows = rows_of(train_table), rows_of(test_table)
-    if not (images.is_dir() and masks.is_dir()) or (train_rows is None and test_rows is None):
+    if train_rows is None and test_rows is None:
         return None
     pictures, test_rows = images_in(images), test_rows or {}
     if train_rows is None:
