@@ -159,7 +159,8 @@ class MachineSettings:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 if the machine has instructions for it, else float32."""
     compile: bool = False
-    """use torch.compile; worth its start-up time in long runs on a GPU, no gain on a CPU; --minutes does not count it."""
+    """use torch.compile; worth its start-up time in long runs on a GPU, no gain on a CPU; --minutes does not count
+    it."""
     autotune: bool = False
     """let cuDNN choose the fastest kernels on a GPU; results are then not bit-identical."""
 

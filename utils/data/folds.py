@@ -28,7 +28,7 @@ def fold_rows(data_dir: str | Path, ids: list[str], fold: int) -> tuple[np.ndarr
     fold_of: dict[str, str] = {}
     for name, found in zip(as_packed(table[id_column(table, path)], ids), table["fold"], strict=True):
         if fold_of.setdefault(name, found) != found:
-            raise UserError(f"{path}: {name} is in fold {fold_of[name]} and in fold {found}; expected one fold per image")
+            raise UserError(f"{path}: {name} is in fold {fold_of[name]} and in fold {found}; expected one")
     if differing := differences(fold_of, ids, "fold"):
         raise UserError(f"{path}: {differing}; run make_folds.py on the train.csv that was packed")
     if str(fold) not in set(fold_of.values()):
