@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
-MOMENTUM = 0.95
+MOMENTUM = 0.9
 WEIGHT_DECAY = 0.05
 ADAMW_SHARE = 0.1
 """Learning rate of AdamW as a share of Muon's."""
