@@ -12,7 +12,8 @@ zip=$1 all=${DATA:-data/nuclei} held=${HELD:-data/nuclei_held} runs=${RUNS:-expe
 nets=${NETS:-border} rcnn=${RCNN:-} minutes=${MINUTES:-25}
 
 [ -d "$all/stage1_train" ] || python -m zipfile -e "$zip" "$all"
-python utils/stack_and_save.py --data_dir "$all" ${SIZE:+--size "$SIZE"} # images keep their nine sizes unless SIZE is set
+# images keep their nine sizes unless SIZE is set
+python utils/stack_and_save.py --data_dir "$all" ${SIZE:+--size "$SIZE"}
 python utils/make_folds.py --path "$all/train.csv" --n_splits 5 --stratify background+objects
 python utils/hold_out.py --data_dir "$all" --fold 4 --out_dir "$held"
 
