@@ -135,7 +135,10 @@ def _foreground(packed: PackedImages, kind: Kind, rows: np.ndarray) -> float:
 
 
 def _thickness(packed: PackedImages, kind: Kind, rows: np.ndarray) -> float:
-    """Return the median thickness of the foreground: 2 x its pixels / those at its rim, infinite if there is none."""
+    """Return the median thickness of the foreground, in pixels, or infinity without foreground.
+
+    The thickness of a mask is twice its area divided by the number of its boundary pixels.
+    """
     if isinstance(kind, ImageKind) or packed.masks is None:
         return float("inf")
     found = []

@@ -23,7 +23,7 @@ from utils.data.packing_chunks import CHUNK, bytes_kept
 from utils.data.samples import check_item
 
 Store = Literal["auto", "raw", "compact"]
-"""How arrays are stored: as they are, or encoded (compact_rows.py); `auto` decides by the room on the disk."""
+"""Format of the arrays: raw, or encoded (compact_rows.py); `auto` chooses by the free disk space."""
 RAW_SHARE = 0.25
 """Share of the free disk that raw arrays may take before the compact store is chosen."""
 GREY_LOOKED_AT = 16
