@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from net.dataset import TrainingBatches
 from net.distributed import Processes
 from net.facts import Facts
 from net.learner import Learner
@@ -46,6 +47,8 @@ FINAL_SHARE = 0.1
 """Share of the time that the scoring of the whole fold at the end may take."""
 MEASURED_SHARE = 0.04
 """Share of the time that measuring may take; 10 s at most on short runs, a minute on runs of hours."""
+ROUNDS = 3
+"""Rounds in which all sizes are timed; the median counts, so that a second of other work changes nothing."""
 
 
 class Speed(NamedTuple):
@@ -198,15 +201,20 @@ def measured(run: Run, shares: Sequence[float], seconds: float) -> list[Speed]:
 
     `shares` are the shares of the training time at the sizes; they tell which loss is active at which size.
     """
-    learner, share = run.learner(), seconds / len(run.stages)
+    learner, share = run.learner(), seconds / len(run.stages) / ROUNDS
     weights = np.array(shares) / [stage.size**2 for stage in run.stages]
     ends = np.cumsum(weights / weights.sum())
-    speeds = []
-    for stage, start, end in zip(run.stages, [0, *ends[:-1]], ends, strict=True):
+
+    def timed(stage: Stage, loader: TrainingBatches, start: float, end: float) -> Speed:
         parts = _parts(run.phases, start, end)
-        training = sum(part * _training(run, learner, stage, phase, 0.7 * share * part) for phase, part in parts)
-        speeds.append(Speed(stage.size, training, _validation(run, learner, stage, 0.3 * share)))
-    return speeds
+        training = sum(part * _training(run, learner, loader, phase, 0.7 * share * part) for phase, part in parts)
+        return Speed(stage.size, training, _validation(run, learner, stage, 0.3 * share))
+
+    loaders = [run.loader(stage) for stage in run.stages]
+    stages = list(zip(run.stages, loaders, [0, *ends[:-1]], ends, strict=True))
+    rounds = [[timed(*stage) for stage in stages] for _ in range(ROUNDS)]
+    medians = np.median([[speed[1:] for speed in speeds] for speeds in rounds], axis=0)
+    return [Speed(stage.size, *found) for stage, found in zip(run.stages, medians.tolist(), strict=True)]
 
 
 def _parts(phases: Sequence[Phase], start: float, end: float) -> list[tuple[Phase, float]]:
@@ -219,11 +227,11 @@ def _parts(phases: Sequence[Phase], start: float, end: float) -> list[tuple[Phas
     return active
 
 
-def _training(run: Run, learner: Learner, stage: Stage, phase: Phase, seconds: float) -> float:
+def _training(run: Run, learner: Learner, loader: TrainingBatches, phase: Phase, seconds: float) -> float:
     """Return the seconds per image of training steps with one loss, after one step that is not counted."""
     learner.loss, learner.later_losses = phase.loss, []
     learner.network.train()
-    images, started, loader = 0, None, run.loader(stage)
+    images, started = 0, None
     while True:
         for microbatch, (pixels, targets) in zip(run.batches.microbatches(), loader, strict=True):
             learner.learn(pixels, targets, microbatch.batch_size)

@@ -1,6 +1,7 @@
 """A plan for a time: it ends in time, never inside its warm-up, and is repeated and resumed bit for bit."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from helpers.scripts import TINY_ARCH, assert_refused, end_together, run_here, s
 from helpers.waiting import until
 
 from net.snapshot import load_snapshot
-from net.time_plan import EPOCH_OVERHEAD, EPOCHS, Speed, affordable, plan
+from net.time_plan import EPOCH_OVERHEAD, EPOCHS, Speed, affordable, measured, plan
 from utils.core.tables import read_table
 from utils.runs.run_folder import find_snapshots
 
@@ -74,6 +75,16 @@ def test_without_time_for_all_sizes_the_full_size_remains():
 
 def test_cycles_have_equally_many_epochs():
     assert plan([Speed(128, 0.01, 0.001)], [1.0], 80, 32, 600, cycles=7).stages[0][1] % 7 == 0
+
+
+def test_a_moment_of_other_work_does_not_change_the_measured_speed(monkeypatch):
+    """Two sizes are timed in three rounds; something else runs while the first one is timed for the first time."""
+    times = iter([5.0, 0.2, 0.1, 0.2, 0.1, 0.2])
+    monkeypatch.setattr("net.time_plan._training", lambda *_: next(times))
+    monkeypatch.setattr("net.time_plan._validation", lambda *_: 0.05)
+    stages, phases = [SimpleNamespace(size=52), SimpleNamespace(size=104)], [SimpleNamespace(start=0.0)]
+    run = SimpleNamespace(learner=lambda: None, loader=lambda _: None, stages=stages, phases=phases)
+    assert measured(run, [0.5, 0.5], 10) == [Speed(52, 0.1, 0.05), Speed(104, 0.2, 0.05)]
 
 
 @pytest.fixture
