@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from net.batch_augmentation import BatchChange
-from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit
+from net.geometry import VAL_AUGS, VAL_TRANSFORMS, Fit, contrast_stretched
 from net.tta import VIEWS
 from utils.core.errors import UsageError
 from utils.core.names import pick
@@ -67,7 +67,7 @@ class TrainAug:
     batch: BatchChange | None = None
     """Change of the whole batch, applied after the change of each image."""
 
-    def maker(self, size: int | None = None, crop: Crop | None = None) -> Vary:
+    def maker(self, size: int | None = None, crop: Crop | None = None, contrast_stretch: bool = False) -> Vary:
         """Return the function that augments a sample for an input of `size`.
 
         It takes a seed for every sample, because albumentations' own generators repeat across workers and epochs.
@@ -79,6 +79,8 @@ class TrainAug:
             generator = np.random.default_rng(seed)
             if change:
                 change.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+            if contrast_stretch:
+                image = contrast_stretched(image)
             if crop:
                 window = crop.window(truth, image.shape[:2], size, generator)
                 image, truth = image[window], None if truth is None else truth[window]

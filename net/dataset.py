@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from net.augmentations import Vary
 from net.batch_augmentation import BatchChange
-from net.geometry import Fit
+from net.geometry import Fit, ValAug, contrast_stretched
 from net.network_kinds import planes
 from net.tasks import Task
 from utils.data.packed_data import PackedImages
@@ -280,9 +280,11 @@ def _loader(samples: TrainingRows, batches: EpochBatches, workers: int, device: 
     )
 
 
-def fitted(images: np.ndarray, fit: Fit) -> Tensor:
+def fitted(images: np.ndarray, val: ValAug) -> Tensor:
     """Bring images (B, h, w, C) uint8 to the input size: (B, C, *frame) uint8."""
-    return torch.stack([planes(fit.apply(image)) for image in images])
+    fit = val(images.shape[1:3])
+    seen = map(contrast_stretched, images) if val.contrast_stretch else images
+    return torch.stack([planes(fit.apply(image)) for image in seen])
 
 
 def fitted_targets(task: Task, packed: PackedImages, rows: np.ndarray, fit: Fit) -> Tensor:

@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 from net.dataset import normalised
 from net.device import Machine
 from net.export_formats import FORMATS, Run
-from net.geometry import STEP, Fit, ValAug
+from net.geometry import PERCENTILES, STEP, Fit, ValAug, contrast_stretched
 from net.network_kinds import Kind, PixelKind
 from net.predictor import Predictor, kind_of, rebuild, val_of
 from net.snapshot import SnapshotInfo, load_snapshot
@@ -174,7 +174,7 @@ def _written(predictor: Predictor, fit: Fit | None, origin: dict[str, Any], to: 
         free = {0: ("batch", 1), 2: ("height", LEAST), 3: ("width", LEAST)}
     else:
         module, shapes, free = OneSize(predictions, fit), [fit.shape], {0: ("batch", 1)}
-    about = {**_interface(predictor.kind, channels, fit), **origin}
+    about = {**_interface(predictor.kind, channels, fit, predictor.val.contrast_stretch), **origin}
     example = torch.from_numpy(_planes(_images(2, shapes[0], channels), predictor.val))
     with atomic_file(out) as part:
         with _in_one_line(to, about["arch"]):
@@ -190,9 +190,10 @@ def _written(predictor: Predictor, fit: Fit | None, origin: dict[str, Any], to: 
     return Exported(about, difference)
 
 
-def _interface(kind: Kind, channels: int, fit: Fit | None) -> dict[str, Any]:
+def _interface(kind: Kind, channels: int, fit: Fit | None, contrast_stretch: bool) -> dict[str, Any]:
     """Return the description of the file's input and output; `fit` is None if images may have any size."""
     inside, outside, scaled = ["height", "width"], ["height", "width"], None
+    stretched = {"of": "each channel of an image", "percentiles": PERCENTILES, "to": [0, 255], "least range": 8}
     if fit is not None:
         inside, outside = [fit.height, fit.width], list(fit.shape)
         if inside != outside:
@@ -204,6 +205,7 @@ def _interface(kind: Kind, channels: int, fit: Fit | None) -> dict[str, Any]:
             "dtype": "uint8",
             "range": [0, 255],
             "channels": "RGB" if channels == 3 else "grey",
+            "contrast_stretched": stretched if contrast_stretch else None,
             "scaled": scaled,
         },
         "probabilities": {
@@ -265,9 +267,10 @@ def _images(number: int, shape: tuple[int, int], channels: int) -> np.ndarray:
 
 
 def _planes(images: np.ndarray, val: ValAug) -> np.ndarray:
-    """Return images (B, h, w, C) as a file takes them: scaled, (B, C, height, width)."""
+    """Return images (B, h, w, C) as a file takes them: stretched if need be, scaled, (B, C, height, width)."""
     fit = val(images.shape[1:3])
-    return np.ascontiguousarray(np.stack([fit.scale(image) for image in images]).transpose(0, 3, 1, 2))
+    seen = map(contrast_stretched, images) if val.contrast_stretch else images
+    return np.ascontiguousarray(np.stack([fit.scale(image) for image in seen]).transpose(0, 3, 1, 2))
 
 
 def _others(to: str) -> str:

@@ -1,4 +1,4 @@
-"""Deterministic geometry: bring images to the input size of the network, and masks back to the size of the images.
+"""Deterministic preparation: bring images to the input size of the network, and masks back to the size of the images.
 
 Images are (h, w, C) uint8, [0, 255]; targets are (h, w, K) uint8 or uint16. Both end up in a frame, which is a square
 of the input size, or the size of the image rounded up to multiples of 32.
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 cv2.setNumThreads(0)  # images are small; the cores are for the network and the DataLoader workers
 
 
+PERCENTILES = (1.0, 99.8)
+"""Percentiles of a channel between which its contrast is stretched."""
 STEP = 32
 """Sides of the network's input have to be divisible by this, because encoders halve them five times."""
 
@@ -111,6 +113,22 @@ def _reflected(size: int, before: int, length: int) -> np.ndarray:
     return np.minimum(place, period - place) if length > 1 else np.zeros(size, np.int64)
 
 
+def contrast_stretched(image: np.ndarray) -> np.ndarray:
+    """Stretch each channel of an image (h, w, C) uint8 from its 1st and 99.8th percentile to 0 and 255.
+
+    Images of different exposures and stains then look alike. A range of fewer than 8 grey values counts as 8, so that
+    the noise of an empty image stays weak.
+    """
+    stretched = np.empty_like(image)
+    for channel in range(image.shape[2]):
+        plane = image[..., channel]
+        counts = np.cumsum(np.bincount(plane.ravel(), minlength=256))
+        low, high = np.searchsorted(counts, np.array(PERCENTILES) / 100 * plane.size)
+        table = (np.arange(256) - low) * (255 / max(high - low, 8))
+        stretched[..., channel] = table.clip(0, 255).round().astype(np.uint8)[plane]
+    return stretched
+
+
 @dataclass(frozen=True)
 class ValAug:
     """Deterministic transform of images to the input size."""
@@ -121,6 +139,8 @@ class ValAug:
 
     scale: float = 1.0
     """Scale at which images are seen, relative to the one in training."""
+    contrast_stretch: bool = False
+    """Stretch the contrast of each image first."""
 
     def __call__(self, shape: tuple[int, int]) -> Fit:
         fit = self.fit(shape, self.size)

@@ -100,7 +100,7 @@ def evaluate(
     def score_batch(batch: np.ndarray) -> tuple[list[float], np.ndarray]:
         shape = packed.shapes[batch[0]]
         fit_in = predictor.val(shape)
-        seen = fitted(packed.images[batch], fit_in)
+        seen = fitted(packed.images[batch], predictor.val)
         output = (predictor.output if math.prod(fit_in.frame) <= WHOLE else predictor.output_in_tiles)(seen)
         targets = fitted_targets(task, packed, batch, fit_in).to(predictor.machine.device).float()
         return loss(output, targets).tolist(), task.kind.stored(predictor.probabilities(output, shape))

@@ -77,7 +77,7 @@ class Predictor:
             (B, K, h, w) float32, or (B, K) for networks that predict classes of images.
         """
         fit = self.val(images.shape[1:3])
-        at_size = fitted(images, fit)
+        at_size = fitted(images, self.val)
         if self.tiles is None or self.tiles.size > min(fit.frame):
             return self.kind.at_image_size(self._mean(at_size, views), fit)
         planes, tile_batch_size = len(self.kind.outputs), max(1, self.tile_batch_size // len(views))
@@ -144,7 +144,7 @@ def val_of(info: SnapshotInfo) -> ValAug:
 
     Snapshots from before --stages store no size; the size of their `val_augs` applies to them.
     """
-    named = VAL_AUGS[info.val_augs]
+    named = replace(VAL_AUGS[info.val_augs], contrast_stretch=info.contrast_stretch)
     return named if named.size is None else replace(named, size=info.size or named.size)
 
 

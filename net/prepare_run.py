@@ -229,6 +229,7 @@ def _info(
         shape=packed.shape or (),
         val_augs=stages[0].val_augs,
         val_transforms=inverse_of(stages[0].val_augs),
+        contrast_stretch=stages[0].contrast_stretch,
         fold=settings.data.fold,
         data_digest=packed.digest,
         val_ids_digest=ids_digest(packed.ids[row] for row in fold_rows),

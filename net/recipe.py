@@ -52,7 +52,7 @@ ORIGINAL: dict[str, Any] = {
     "encoder_rate": 1.0,
 }
 """The defaults of 2018; border networks have the loss boundary_bce and classifiers the network resnet18."""
-CHOSEN = {*ORIGINAL, "stages", "crop", "epoch_size", "metric", "val_limit", "score_fold"}
+CHOSEN = {*ORIGINAL, "stages", "crop", "epoch_size", "metric", "val_limit", "score_fold", "contrast_stretch"}
 """Flags that the recipe may choose."""
 
 
@@ -95,8 +95,9 @@ def augmentation(facts: Facts) -> Choice:
     if facts.shrunk:
         why += f"; objects are thick ({facts.thickness:.0f} of {facts.side} pixels), so images are shrunk to {size}"
     if facts.mixed:
-        why += "; sizes differ, so the scale varies" + (", and so do stains" if facts.coloured else "")
-    return Choice({"train_augs": f"{kind}_{size}{suffix}", "val_augs": f"val_{size}"}, why)
+        why += "; sizes differ, so the scale varies" + (", and so do stains and exposures" if facts.coloured else "")
+    flags: dict[str, Any] = {"train_augs": f"{kind}_{size}{suffix}", "val_augs": f"val_{size}"}
+    return Choice(flags | ({"contrast_stretch": True} if kind == "stained" else {}), why)
 
 
 def batches(facts: Facts) -> Choice:
@@ -234,8 +235,8 @@ def filled(settings: S, facts: Facts) -> tuple[S, list[str]]:
     for part, rule in RULES.items():
         choice = rule(facts)
         if settings.run.resume:  # a run that was started without them goes on without them
-            choice.flags.pop("metric", None)
-            choice.flags.pop("val_limit", None)
+            for name in ("metric", "val_limit", "contrast_stretch"):
+                choice.flags.pop(name, None)
         new = {name: value for name, value in choice.flags.items() if name not in given}
         chosen |= new
         if new:

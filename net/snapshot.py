@@ -33,6 +33,8 @@ class SnapshotInfo:
     """Channels of the images: 1 (grey) or 3 (RGB)."""
     val_augs: str = "val_128"
     """Name of the preprocessing that brings images to the input size."""
+    contrast_stretch: bool = False
+    """True if the contrast of each image is stretched first."""
     fold: int = 0
     """The held-out fold."""
     data_digest: str = ""

@@ -17,11 +17,12 @@ class Stage:
     epochs: int
     val_augs: str
     crop: Crop | None
+    contrast_stretch: bool = False
 
     @property
     def val(self) -> ValAug:
         """Validation at the same input size as training, or on whole images if training uses crops."""
-        named = VAL_AUGS[self.val_augs]
+        named = replace(VAL_AUGS[self.val_augs], contrast_stretch=self.contrast_stretch)
         return named if named.size is None else replace(named, size=self.size)
 
     def is_fixed(self, train_augs: str) -> bool:
@@ -30,7 +31,7 @@ class Stage:
 
     def vary(self, train_augs: str) -> Vary:
         """Return the function that augments training images at this size."""
-        return TRAIN_AUGS[train_augs].maker(self.size, self.crop)
+        return TRAIN_AUGS[train_augs].maker(self.size, self.crop, self.contrast_stretch)
 
 
 def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[Stage]:
@@ -49,7 +50,7 @@ def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[St
     pairs = [parse_stage(text) for text in sizes.stages] or [(size, n_epochs)]
     if cropped and min(size for size, _ in pairs) < 1:
         raise UsageError(f"--crop {sizes.crop}: expected the side of the crops in pixels, such as 256")
-    return [Stage(size, epochs, val_augs, crop) for size, epochs in pairs]
+    return [Stage(size, epochs, val_augs, crop, bool(data.contrast_stretch)) for size, epochs in pairs]
 
 
 def stage_of_epoch(stages: list[Stage], epoch: int) -> Stage:

@@ -55,6 +55,9 @@ def main(settings: Settings) -> None:
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, images {_shown(images)} -> probabilities {_shown(probabilities)}, "
         f"differs from the network by at most {exported.difference:.1g}"
     )
+    if stretched := images["contrast_stretched"]:
+        low, high = stretched["percentiles"]
+        print(f"stretch each channel from its percentiles {low:g} and {high:g} to 0 and 255 first (net/geometry.py)")
     if scaled := images["scaled"]:
         print("resize images from {}x{} to {}x{} first ({})".format(*scaled["from"], *scaled["to"], scaled["by"]))
     if exported.tied:

@@ -122,7 +122,7 @@ def test_gates_are_averaged_and_a_deeply_supervised_net_is_one(survey, nets, tmp
     assert np.abs(alone["gate"] - alone["gate_1"]).max() > 1e-4
     (path,) = find_snapshots([str(nets.deep)])
     images = open_packed(survey, "test").images
-    seen = normalised(fitted(images, VAL_AUGS["val_128"]((101, 101))))
+    seen = normalised(fitted(images, VAL_AUGS["val_128"]))
     with torch.inference_mode():
         image_class = torch.sigmoid(rebuild(load_snapshot(path), path)(seen).image)
     assert np.allclose(alone["deep"][:, 0], image_class.numpy(), atol=1e-5)

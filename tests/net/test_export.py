@@ -15,6 +15,7 @@ from helpers.scripts import ROOT, assert_refused, run_here
 from net.device import Machine
 from net.export import Predictions
 from net.export_formats import FORMATS, Format
+from net.geometry import contrast_stretched
 from net.network_kinds import ImageKind, PixelKind
 from net.predictor import load_predictors
 from net.snapshot import SnapshotInfo, save_snapshot
@@ -34,7 +35,7 @@ SIZES = {"val_128": 128, "val_256": 256, "val_native": None}
 def make_run(tmp_path):
     """Return a function that creates a run folder with one snapshot of an untrained network with large logits."""
 
-    def make(kind=MASK, arch="unet_tu-test_resnet", channels=1, val_augs="val_128", shape=(101, 101)):
+    def make(kind=MASK, arch="unet_tu-test_resnet", channels=1, val_augs="val_128", shape=(101, 101), **more):
         torch.manual_seed(1)
         network = kind.build(arch, channels)
         with torch.no_grad():
@@ -43,7 +44,7 @@ def make_run(tmp_path):
         (run / "snapshots").mkdir(parents=True)
         write_json(run / "config.json", {})
         about = {"arch": arch, "task": kind.name, "outputs": kind.outputs, "channels_in": channels, "fold": 0}
-        about |= {"val_augs": val_augs, "size": SIZES[val_augs], "shape": shape, "data_digest": "d1"}
+        about |= {"val_augs": val_augs, "size": SIZES[val_augs], "shape": shape, "data_digest": "d1", **more}
         save_snapshot(run / "snapshots" / NAME, network, SnapshotInfo(**about))
         return run
 
@@ -152,6 +153,15 @@ def test_the_file_takes_scaled_images_and_predicts_at_their_original_size(make_r
     found = predict(np.stack(resized)[:, None])
     assert found.shape == (2, 1, *shape)
     assert np.abs(found - expected(run, images)).max() < 1e-4
+
+
+def test_the_file_of_a_network_for_stretched_contrast_takes_stretched_images(make_run):
+    run, images = make_run(contrast_stretch=True), pictures(2, (101, 101)) // 3
+    predict, about, done = export(run)
+    assert about["images"]["contrast_stretched"]["percentiles"] == [1.0, 99.8]
+    assert "stretch each channel from its percentiles 1 and 99.8 to 0 and 255 first" in done.stdout
+    stretched = np.stack([contrast_stretched(image) for image in images])
+    assert np.abs(predict(planes(stretched)) - expected(run, images)).max() < 1e-4
 
 
 def test_labels(make_run):

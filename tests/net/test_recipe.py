@@ -105,6 +105,9 @@ def test_the_original_recipe_is_that_of_2018():
         ({"foreground": 0.02}, "metric", "pooled_iou"),
         ({"kind": "border"}, "metric", None),
         ({"kind": "labels"}, "metric", None),
+        ({"mixed": True, "coloured": True}, "contrast_stretch", True),
+        ({"mixed": True}, "contrast_stretch", None),
+        ({"coloured": True}, "contrast_stretch", None),
     ],
 )
 def test_the_facts_change_the_recipe(changed, flag, value):

@@ -44,6 +44,9 @@ class DataSettings:
     val_augs: OptionalText = None
     """how images are fitted to the input size in validation and prediction: val_128 and val_256 (padded),
     val_128_resize (resized)."""
+    contrast_stretch: OptionalSwitch = None
+    """stretch the contrast of each colour of an image from its 1st to its 99.8th percentile, in training and
+    prediction, so that different exposures and stains look alike; default: for colour images of different sizes."""
 
 
 @dataclass(frozen=True)
