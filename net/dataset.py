@@ -280,9 +280,9 @@ def _loader(samples: TrainingRows, batches: EpochBatches, workers: int, device: 
     )
 
 
-def fitted(images: np.ndarray, val: ValAug) -> Tensor:
-    """Bring images (B, h, w, C) uint8 to the input size: (B, C, *frame) uint8."""
-    fit = val(images.shape[1:3])
+def fitted(images: Sequence[np.ndarray], val: ValAug) -> Tensor:
+    """Bring images (h, w, C) uint8 of one size to the input size: (B, C, *frame) uint8."""
+    fit = val(images[0].shape[:2])
     seen = map(contrast_stretched, images) if val.contrast_stretch else images
     return torch.stack([planes(fit.apply(image)) for image in seen])
 

@@ -50,7 +50,7 @@ def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[St
     pairs = [parse_stage(text) for text in sizes.stages] or [(size, n_epochs)]
     if cropped and min(size for size, _ in pairs) < 1:
         raise UsageError(f"--crop {sizes.crop}: expected the side of the crops in pixels, such as 256")
-    return [Stage(size, epochs, val_augs, crop, bool(data.contrast_stretch)) for size, epochs in pairs]
+    return [Stage(size, epochs, val_augs, crop, bool(sizes.contrast_stretch)) for size, epochs in pairs]
 
 
 def stage_of_epoch(stages: list[Stage], epoch: int) -> Stage:

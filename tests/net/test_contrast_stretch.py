@@ -2,6 +2,7 @@
 
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from helpers.scripts import TINY_ARCH, run_here
@@ -73,3 +74,30 @@ def test_a_network_predicts_the_same_for_another_exposure(exposures, tmp_path):
     assert done.returncode == 0, done.stderr
     losses = [read_json(one / "summary.json")["val_loss"] for one in (run, again)]
     assert losses[0] == losses[1]
+
+
+def test_the_recipe_stretches_colour_images_of_different_sizes(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "mine" / "train" / kind).mkdir(parents=True)
+    for number in range(12):
+        mask = np.zeros((48, 48 + 16 * (number % 2)), np.uint8)
+        mask[8:30, 10:36] = 255
+        image = rng.integers(0, 20, (*mask.shape, 3), dtype=np.uint8) + mask[..., None] // 4
+        cv2.imwrite(str(tmp_path / "mine" / "train" / "images" / f"{number}.png"), image)
+        cv2.imwrite(str(tmp_path / "mine" / "train" / "masks" / f"{number}.png"), mask)
+    run, out = tmp_path / "run", tmp_path / "val.npy"
+    words = ("--arch", "strata_s", "--n_epochs", 1, "--epoch_size", 8, "--fold", 0, "--experiment_dir", run)
+    data = ("--data_dir", tmp_path / "mine")
+    for command in (
+        ("utils/stack_and_save.py", *data),
+        ("utils/make_folds.py", "--path", tmp_path / "mine" / "train.csv", "--n_splits", 3),
+        ("train.py", *data, *words),
+        ("predict.py", *data, "--snapshot", run, "--part", "val", "--masks_fn", out),
+    ):
+        done = run_here(*command)
+        assert done.returncode == 0, done.stderr
+        assert ("--contrast_stretch True" in done.stdout) == (command[0] == "train.py")
+    assert load_snapshot(find_snapshots([str(run)])[0]).info.contrast_stretch
+    found = open_masks(out)
+    assert sorted(set(found.shapes)) == [(48, 48), (48, 64)]

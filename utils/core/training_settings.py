@@ -44,9 +44,6 @@ class DataSettings:
     val_augs: OptionalText = None
     """how images are fitted to the input size in validation and prediction: val_128 and val_256 (padded),
     val_128_resize (resized)."""
-    contrast_stretch: OptionalSwitch = None
-    """stretch the contrast of each colour of an image from its 1st to its 99.8th percentile, in training and
-    prediction, so that different exposures and stains look alike; default: for colour images of different sizes."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SizeSettings:
-    """Crops and growing image sizes."""
+    """Crops, growing image sizes, contrast."""
 
     crop: OptionalInt = None
     """train on random square crops of this many pixels at the images' original scale; validate on whole images."""
@@ -112,6 +109,9 @@ class SizeSettings:
     as sizes with shares of the time, 256:.4 512:.6, whose epochs are planned."""
     only_nonempty: bool = False
     """leave images with an empty mask out of training, but not out of validation; for use with a gate."""
+    contrast_stretch: OptionalSwitch = None
+    """stretch the contrast of each colour of an image from its 1st to its 99.8th percentile, in training and
+    prediction, so that different exposures and stains look alike; default: for colour images of different sizes."""
     val_transforms: OptionalText = None
     """inverse of --val_augs; follows from it, so it is never needed."""
 
