@@ -7,7 +7,7 @@ neither the batch nor the number of workers changes them; the batch is then warp
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -48,6 +48,11 @@ class BatchChange:
     """Largest change of the darkness in each colour, as a share: other stains, exposures and cameras."""
     inverted: float = 0.0
     """Share of samples whose brightness is inverted: dark objects on light ground become light ones on dark ground."""
+
+    def times(self, strength: float) -> "BatchChange":
+        """Return the same changes with ranges multiplied by `strength`; mirroring, stains and inversion stay."""
+        ranges = ("scale", "shift", "rotation", "contrast", "brightness", "aspect")
+        return replace(self, **{name: strength * getattr(self, name) for name in ranges})
 
     def apply_to_one(
         self, image: np.ndarray, truth: np.ndarray | None, words: Sequence[int]

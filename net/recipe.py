@@ -34,6 +34,10 @@ THIN = 4.0
 """Thickness in pixels below which objects are thin: IoU then changes much with the position of their outline."""
 WHOLE_FOLD = 4000
 """Images of the largest fold that is validated as a whole after each epoch."""
+OFTEN = 60
+"""Passes over the training images from which on they are changed more strongly."""
+STRONGER = 1.5
+"""Strength of the augmentation then."""
 VAL_LIMIT = 2000
 """Images of larger folds that are."""
 
@@ -52,7 +56,8 @@ ORIGINAL: dict[str, Any] = {
     "encoder_rate": 1.0,
 }
 """The defaults of 2018; border networks have the loss boundary_bce and classifiers the network resnet18."""
-CHOSEN = {*ORIGINAL, "stages", "crop", "epoch_size", "metric", "val_limit", "score_fold", "contrast_stretch"}
+CHOSEN = {*ORIGINAL, "stages", "crop", "contrast_stretch", "aug_strength"}
+CHOSEN |= {"epoch_size", "metric", "val_limit", "score_fold"}
 """Flags that the recipe may choose."""
 
 
@@ -267,6 +272,15 @@ def size_flags(facts: Facts, stages: Sequence[str]) -> dict[str, Any]:
     return {"stages": tuple(stages), **({"crop": full_size(facts)} if facts.cropped else {})}
 
 
+def strength_flags(settings: Any, facts: Facts, images_seen: int) -> dict[str, Any]:
+    """Return a higher strength of the augmentation for runs that see each image often, because they learn it by heart.
+
+    It was measured for images of one size only; those of different sizes are changed strongly as it is.
+    """
+    fitting = settings.data.train_augs.startswith("affine") and facts.pixel_level and not settings.run.resume
+    return {"aug_strength": STRONGER} if fitting and images_seen >= OFTEN * facts.images else {}
+
+
 def _with_length(settings: S, facts: Facts) -> tuple[S, str]:
     """Choose epochs and sizes for a run without a given time."""
     flags: dict[str, Any] = {}
@@ -280,6 +294,7 @@ def _with_length(settings: S, facts: Facts) -> tuple[S, str]:
     if sizes := sizes_to_train(settings, facts):
         flags |= size_flags(facts, stages_for(sizes, n_epochs))
     flags["warmup"] = warmup_steps(n_epochs // settings.step.cycles, -(-images // batch))
+    flags |= strength_flags(settings, facts, n_epochs * images)
     new = {name: value for name, value in flags.items() if name not in facts.given}
     return with_flags(settings, new), f"length: {flags_line(new)}" if new else ""
 

@@ -3,9 +3,13 @@
 from dataclasses import dataclass, replace
 
 from net.augmentations import TRAIN_AUGS, Crop, Vary, check_names
+from net.batch_augmentation import BatchChange
 from net.geometry import VAL_AUGS, ValAug
 from utils.core.errors import UsageError
 from utils.core.training_settings import DataSettings, SizeSettings, parse_stage
+
+STRONGEST = 4.0
+"""Largest --aug_strength; images are shifted by four tenths of their side then."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Stage:
     val_augs: str
     crop: Crop | None
     contrast_stretch: bool = False
+    aug_strength: float = 1.0
 
     @property
     def val(self) -> ValAug:
@@ -33,12 +38,18 @@ class Stage:
         """Return the function that augments training images at this size."""
         return TRAIN_AUGS[train_augs].maker(self.size, self.crop, self.contrast_stretch)
 
+    def batch_change(self, train_augs: str) -> BatchChange | None:
+        """Return the change of the whole batch, if the augmentation has one."""
+        change = TRAIN_AUGS[train_augs].batch
+        return change and change.times(self.aug_strength)
+
 
 def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[Stage]:
     """Return the stages of a run, at least one.
 
     Raises:
-        UsageError: augmentations that contradict each other, a crop without pixels.
+        UsageError: augmentations that contradict each other, a crop without pixels, a strength that is negative or
+            that the augmentation does not have.
     """
     cropped = sizes.crop is not None
     check_names(data.train_augs, data.val_augs, sizes.val_transforms, cropped)
@@ -50,7 +61,16 @@ def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[St
     pairs = [parse_stage(text) for text in sizes.stages] or [(size, n_epochs)]
     if cropped and min(size for size, _ in pairs) < 1:
         raise UsageError(f"--crop {sizes.crop}: expected the side of the crops in pixels, such as 256")
-    return [Stage(size, epochs, val_augs, crop, bool(sizes.contrast_stretch)) for size, epochs in pairs]
+    strength = 1.0 if sizes.aug_strength is None else sizes.aug_strength
+    if not 0 <= strength <= STRONGEST:
+        raise UsageError(f"--aug_strength {strength:g}: expected 0 to {STRONGEST:g}, usually 1")
+    if strength != 1 and TRAIN_AUGS[data.train_augs].batch is None:
+        fitting = ", ".join(name for name, aug in TRAIN_AUGS.items() if aug.batch and aug.size == size)
+        raise UsageError(
+            f"--aug_strength {strength:g}: --train_augs {data.train_augs} has one strength; leave it out, or use "
+            f"{fitting or 'affine_128'}"
+        )
+    return [Stage(size, epochs, val_augs, crop, bool(sizes.contrast_stretch), strength) for size, epochs in pairs]
 
 
 def stage_of_epoch(stages: list[Stage], epoch: int) -> Stage:

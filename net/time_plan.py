@@ -22,7 +22,7 @@ from net.loops import evaluate
 from net.losses import Phase
 from net.predictor import Predictor
 from net.prepare_run import prepare
-from net.recipe import divided, flags_line, size_flags, sizes_to_train, warmup_steps, with_flags
+from net.recipe import divided, flags_line, size_flags, sizes_to_train, strength_flags, warmup_steps, with_flags
 from net.stages import Stage
 from net.tasks import Task
 from net.training import Run
@@ -187,6 +187,7 @@ def plan_for_minutes(
     flags = size_flags(facts, [f"{size}:{epochs}" for size, epochs in found.stages]) if sizes else {}
     flags |= {"n_epochs": sum(epochs for _, epochs in found.stages), "epoch_size": found.epoch_size}
     flags |= {"warmup": found.warmup, **({} if score_fold else {"score_fold": False})}
+    flags |= strength_flags(settings, facts, flags["n_epochs"] * found.epoch_size)
     if n_val < len(run.val_rows):
         flags["val_limit"] = n_val
         settings = replace(settings, reporting=replace(settings.reporting, val_limit=None))

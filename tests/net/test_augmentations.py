@@ -160,6 +160,18 @@ def test_a_batch_changes_each_sample_as_if_it_were_alone():
     assert torch.equal(change.apply(images, classes, numbers)[1], classes)
 
 
+def test_the_strength_widens_the_ranges_and_keeps_the_mirror_images():
+    changes = [BatchChange().times(strength) for strength in (0, 1, 2)]
+    still, usual, strong = (np.stack([one.draw(1, 0, row) for row in range(200)]) for one in changes)
+    assert np.array_equal(usual[0], BatchChange().draw(1, 0, 0))
+    assert np.array_equal(still[:, 1:8], np.tile(np.float32([0, 0, 0, 1, 0, 1, 0]), (200, 1)))
+    assert set(still[:, 0]) == {-1, 1}
+    assert np.array_equal(np.sign(strong[:, 0]), still[:, 0])
+    assert strong[:, 2] == pytest.approx(2 * usual[:, 2])
+    assert strong[:, 6] - 1 == pytest.approx(2 * (usual[:, 6] - 1), abs=1e-5)
+    assert strong[:, 7] == pytest.approx(2 * usual[:, 7])
+
+
 def test_stains_keep_white_and_invert_a_share_of_the_samples():
     still = {"scale": 0, "shift": 0, "rotation": 0, "contrast": 0, "brightness": 0}
     change = BatchChange(**still, tint=0.3, inverted=0.25)

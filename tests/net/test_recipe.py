@@ -114,6 +114,18 @@ def test_the_facts_change_the_recipe(changed, flag, value):
     assert chosen(**changed)[0][flag] == value
 
 
+def test_images_that_are_seen_often_are_changed_more_strongly():
+    assert chosen({"n_epochs": 59})[0]["aug_strength"] is None
+    flags, lines = chosen({"n_epochs": 60})
+    assert flags["aug_strength"] == 1.5
+    assert "--aug_strength 1.5" in lines[-1]
+    assert chosen({"n_epochs": 60, "epoch_size": 1600})[0]["aug_strength"] is None
+    assert chosen({"n_epochs": 60, "aug_strength": 1.0})[0]["aug_strength"] == 1
+    assert chosen({"n_epochs": 60, "train_augs": "train_128_v1"})[0]["aug_strength"] is None
+    assert chosen({"n_epochs": 60}, mixed=True)[0]["aug_strength"] is None
+    assert chosen({"n_epochs": 60}, kind="labels")[0]["aug_strength"] is None
+
+
 def test_pretrained_weights_have_a_recipe_of_their_own():
     flags, _ = chosen({"encoder_weights": "imagenet"})
     assert (flags["arch"], flags["optimizer"]) == ("unet_resnet34", "adamw_1e-3")

@@ -98,7 +98,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SizeSettings:
-    """Crops, growing image sizes, contrast."""
+    """Crops, growing image sizes, contrast, strength of the augmentation."""
 
     crop: OptionalInt = None
     """train on random square crops of this many pixels at the images' original scale; validate on whole images."""
@@ -112,6 +112,9 @@ class SizeSettings:
     contrast_stretch: OptionalSwitch = None
     """stretch the contrast of each colour of an image from its 1st to its 99.8th percentile, in training and
     prediction, so that different exposures and stains look alike; default: for colour images of different sizes."""
+    aug_strength: OptionalFloat = None
+    """strength of the random changes of affine_128 and the like: 0.5 means ranges half as wide; default: 1, or 1.5 if
+    images are seen often."""
     val_transforms: OptionalText = None
     """inverse of --val_augs; follows from it, so it is never needed."""
 
