@@ -41,7 +41,7 @@ COUNT_EMPTY_LIMIT = 2**30  # pixels; empty raw masks are counted at the start of
 
 
 PIXELS_BESIDES = 2000  # an image takes as much time as this many pixels, in addition to its own (bench/LEDGER.md)
-LATE = 0.1  # share of its time by which a run may be late before it says so
+LATE = 0.05  # share of its time by which a run may be late before it says so
 
 
 class Epoch(NamedTuple):
