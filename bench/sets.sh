@@ -39,6 +39,7 @@ while read -r name repository commit paths <&3; do
   if [ ! -d "$out/$name/train" ]; then
     clone=$out/.clones/$name
     git init -q "$clone"
+    git -C "$clone" config gc.auto 0 # a repacking in the background would still write when the clone is removed
     git -C "$clone" remote add origin "${GITHUB:-https://github.com}/$repository" 2>/dev/null || true
     git -C "$clone" fetch -q --depth 1 --filter=blob:none origin "$commit" # files come only for the paths below
     read -ra paths <<<"$paths"
