@@ -94,6 +94,8 @@ def main(settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as work, ExitStack() as packed:
         prepare(Path(work) / "data", settings)
         contenders = {name: packed.enter_context(Remote(name, Path(work) / "data")) for name in names}
+        for contender in contenders.values():
+            contender.wait()
         about = machine_of(contenders[names[0]].machine)
         print(f"{about['machine']}, torch {about['torch']}, {about['processor']}", flush=True)
         rates = measure(contenders, settings)
@@ -135,6 +137,10 @@ class Remote:
         self.process = context.Process(target=_serve, args=(name, folder, theirs))
         self.process.start()
         theirs.close()
+        self.how = self.machine = ""
+
+    def wait(self) -> None:
+        """Wait until the contender is ready; all of them start at the same time."""
         self.how, self.machine = self._received()
 
     def seconds(self, phase: str) -> float:

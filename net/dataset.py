@@ -298,7 +298,11 @@ def normalised(images: Tensor) -> Tensor:
 
     RGB images use ImageNet's means and deviations, grey images the averages of these over the channels.
     """
-    mean, deviation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if images.shape[1] == 3 else ((0.449,), (0.226,))
-    shift = torch.tensor(mean, device=images.device)[:, None, None]
-    scale = torch.tensor(deviation, device=images.device)[:, None, None]
-    return ((images.float() / 255 - shift) / scale).contiguous(memory_format=torch.channels_last)
+    scaled = images.float() / 255
+    if images.shape[1] == 3:  # channel by channel: numbers, unlike tensors, need no copy to a GPU
+        means, deviations = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        channels = zip(scaled.split(1, dim=1), means, deviations, strict=True)
+        scaled = torch.cat([(channel - mean) / deviation for channel, mean, deviation in channels], dim=1)
+    else:
+        scaled = (scaled - 0.449) / 0.226
+    return scaled.contiguous(memory_format=torch.channels_last)

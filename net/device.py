@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from net.cuda_graphs import Graphs
 from utils.core.errors import UsageError
 from utils.core.training_settings import MachineSettings
 
@@ -43,12 +44,14 @@ class Machine:
             if not self.autotunes:
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not reproducible
                 torch.use_deterministic_algorithms(True, warn_only=True)
+                torch.utils.deterministic.fill_uninitialized_memory = False  # a kernel more for every new tensor
 
     @contextmanager
     def tuned(self) -> Iterator[None]:
         """Tune the machine within the block and restore the settings of torch afterwards."""
         precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
         exact = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        fill = torch.utils.deterministic.fill_uninitialized_memory
         self.tune()
         try:
             yield
@@ -56,6 +59,7 @@ class Machine:
             torch.set_float32_matmul_precision(precision)
             torch.backends.cudnn.benchmark = benchmark
             torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
+            torch.utils.deterministic.fill_uninitialized_memory = fill
 
     def preserved_random_state(self) -> AbstractContextManager[object]:
         """Return a context that may reseed torch's global generators; it restores their state at its end."""
@@ -66,6 +70,14 @@ class Machine:
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    def graphs(self) -> Graphs | None:
+        """Return what replays training steps on a GPU; None for other devices, compiled networks and float16.
+
+        Compiled networks launch few kernels as it is, and float16 reads a value back from the GPU in every step.
+        """
+        fitting = self.device.type == "cuda" and not self.compiles and self.dtype != torch.float16
+        return Graphs(torch.cuda.Stream(self.device)) if fitting else None
 
     @property
     def prediction_batch_size(self) -> int:

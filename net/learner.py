@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from net.cuda_graphs import Graphs
 from net.dataset import normalised
 from net.device import Machine
 from net.distributed import Processes
@@ -38,6 +39,8 @@ class Learner:
     """Maximum Euclidean norm of the gradient over all weights; a longer gradient is scaled down to it."""
     skip_non_finite: bool = False
     """Skip a step if its loss or gradient is not finite."""
+    graphs: Graphs | None = None
+    """Replays gradients and updates on a GPU."""
     _loss: Tensor | None = None
     _statistics: list[Tensor] = field(default_factory=list)
 
@@ -63,11 +66,18 @@ class Learner:
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         if self.skip_non_finite and self._loss is None:
             self._statistics = [buffer.clone() for buffer in self.network.buffers()]
-        with self.machine.autocast():
-            output = self.network(normalised(images))
-        loss = self.current_loss(to_float32(output), targets.float()).sum() / batch_size
-        self.scaler.scale(loss).backward()
-        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+        current_loss = self.current_loss
+
+        def add_gradient(images: Tensor, targets: Tensor) -> Tensor:
+            with self.machine.autocast():
+                output = self.network(normalised(images))
+            loss = current_loss(to_float32(output), targets.float()).sum() / batch_size
+            self.scaler.scale(loss).backward()
+            return loss.detach()
+
+        key = (current_loss, batch_size, images.dtype, images.shape, targets.dtype, targets.shape)
+        loss = self.graphs.run(key, add_gradient, images, targets) if self.graphs else add_gradient(images, targets)
+        self._loss = loss if self._loss is None else self._loss + loss
 
     def step(self) -> Tensor | None:
         """Update the weights with the gradients since the last step.
@@ -87,13 +97,30 @@ class Learner:
             if self.grad_clip is not None:
                 clip_grad_norm_(self.network.parameters(), self.grad_clip)
             with self.schedule.warm():
-                self.scaler.step(self.optimizer)
+                self._update()
             if self.average:
                 self.average.after_step(self.network)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph writes to the same gradients every time
         self.schedule.after_step()
         return None if skipped else loss
+
+    def _update(self) -> None:
+        """Let the optimizer update the weights; a graph reads the learning rates from tensors."""
+        if not self.graphs:
+            self.scaler.step(self.optimizer)
+            return
+        groups = self.optimizer.param_groups
+
+        def update(*rates: Tensor) -> None:
+            for group, rate in zip(groups, rates, strict=True):
+                group.update(lr=rate, capturable=True)  # torch's optimizers ask for it while they are recorded
+            self.optimizer.step()
+            for group in groups:
+                group["capturable"] = False
+
+        rates = [torch.full((), group["lr"], device=self.machine.device) for group in groups]
+        self.graphs.run("update", update, *rates)
 
     def _is_finite(self, loss: Tensor, gradients: list[Tensor]) -> bool:
         """Return True if loss and gradient are finite.
@@ -161,4 +188,5 @@ def new_learner(
         average=Average(network, decay, from_epoch) if step.average else None,
         grad_clip=step.grad_clip,
         skip_non_finite=step.on_nan == "skip",
+        graphs=machine.graphs() if processes.size == 1 else None,
     )

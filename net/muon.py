@@ -56,23 +56,25 @@ class MuonAndAdamW(Optimizer):
         muon, *by_adamw = self.param_groups
         self._step_filters([weight for weight in muon["params"] if weight.grad is not None], muon["lr"])
         for inner, outer in zip(self._adamw.param_groups, by_adamw, strict=True):
-            inner["lr"] = outer["lr"]
+            inner["lr"], inner["capturable"] = outer["lr"], isinstance(outer["lr"], Tensor)
         self._adamw.step()
+        for inner in self._adamw.param_groups:  # a stored state has no use for a tensor of a CUDA graph
+            inner["lr"], inner["capturable"] = 0.0, False
         return loss
 
-    def _step_filters(self, filters: list[Parameter], rate: float) -> None:
-        by_shape: dict[tuple[int, int], list[Parameter]] = {}
-        for weight in filters:
-            by_shape.setdefault((len(weight), weight[0].numel()), []).append(weight)
-        for (rows, columns), same in by_shape.items():  # one batched product for all filters of a shape
-            momenta = [self.state[weight].setdefault("momentum", torch.zeros_like(weight)) for weight in same]
-            gradients = [weight.grad for weight in same]
-            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov
-            updates = orthogonalised(torch.stack([one.reshape(rows, columns) for one in ahead]))
-            torch._foreach_mul_(same, 1 - rate * WEIGHT_DECAY)
-            shaped = [update.view(weight.shape) for update, weight in zip(updates, same, strict=True)]
-            torch._foreach_add_(same, shaped, alpha=-rate * max(1.0, rows / columns) ** 0.5)
+    def _step_filters(self, filters: list[Parameter], rate: float | Tensor) -> None:
+        if not filters:
+            return
+        momenta = [self.state[weight].setdefault("momentum", torch.zeros_like(weight)) for weight in filters]
+        gradients = [weight.grad for weight in filters]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov
+        updates = orthogonalised([one.flatten(1) for one in ahead])
+        shares = [-(max(1.0, len(one) / one.shape[1]) ** 0.5) for one in updates]
+        torch._foreach_mul_(updates, shares)
+        torch._foreach_mul_(updates, rate)
+        torch._foreach_mul_(filters, 1 - rate * WEIGHT_DECAY)
+        torch._foreach_add_(filters, [one.view(weight.shape) for one, weight in zip(updates, filters, strict=True)])
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "adamw": self._adamw.state_dict()}
@@ -82,22 +84,35 @@ class MuonAndAdamW(Optimizer):
         self._adamw.load_state_dict(state_dict["adamw"])
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """Bring the singular values of matrices (B, m, n) close to 1, by Newton-Schulz steps, and keep their directions.
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Bring the singular values of matrices (m, n) close to 1, by Newton-Schulz steps, and keep their directions.
 
     All steps multiply by polynomials of the Gram matrix x x^T, so they are carried out on small (m, m) matrices in
-    float32, and the large one is multiplied once at the end: a third of the operations.
+    float32, those of one size at once, and the large one is multiplied once at the end: a third of the operations.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).float()
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    wide = [(one.mT if one.shape[0] > one.shape[1] else one).float() for one in matrices]
+    norms = torch._foreach_norm(wide)
+    wide = torch._foreach_div(wide, torch._foreach_clamp_min(norms, 1e-7))
+    by_size: dict[int, list[int]] = {}
+    for place, one in enumerate(wide):
+        by_size.setdefault(len(one), []).append(place)
+    found = list(wide)
+    for places in by_size.values():
+        products = _newton_schulz(torch.stack([wide[place] @ wide[place].mT for place in places]))
+        for place, product in zip(places, products, strict=True):
+            one = product @ wide[place]
+            found[place] = (one.mT if matrices[place].shape[0] > matrices[place].shape[1] else one).contiguous()
+    return found
+
+
+def _newton_schulz(gram: Tensor) -> Tensor:
+    """Return the products (B, m, m) of all steps for Gram matrices (B, m, m)."""
     a, b, c = COEFFICIENTS
-    gram, product = x @ x.mT, None
+    product = None
     for number in range(NEWTON_SCHULZ_STEPS):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor if product is None else factor @ product
         if number < NEWTON_SCHULZ_STEPS - 1:
             gram = factor @ gram @ factor
-    x = product @ x
-    return x.mT if tall else x
+    return product

@@ -115,7 +115,7 @@ class StrataNet(nn.Module):
         for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
             x = block(torch.cat([_enlarged(x, 2, skip), skip], dim=1))
         # a 1x1 convolution gives the same result before upsampling as after it, at a 64th of the cost
-        wide = _enlarged(self.deepest(maps[-1]), 2 ** len(self.blocks), x, "bilinear")  # or its pixels would be seen
+        wide = _smoothly_enlarged(self.deepest(maps[-1]), 2 ** len(self.blocks), x)  # or its pixels would be seen
         logits = F.pixel_shuffle(self.head(torch.cat([x, wide], dim=1)), 2)
         return logits[..., : images.shape[-2], : images.shape[-1]]
 
@@ -126,10 +126,24 @@ def _padded(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
 
 
-def _enlarged(x: Tensor, factor: int, like: Tensor, mode: str = "nearest") -> Tensor:
+def _enlarged(x: Tensor, factor: int, like: Tensor) -> Tensor:
     """Enlarge a map by a factor, and cut off what exceeds the map `like`."""
-    enlarged = F.interpolate(x, scale_factor=float(factor), mode=mode)
+    enlarged = F.interpolate(x, scale_factor=float(factor), mode="nearest")
     return enlarged[..., : like.shape[-2], : like.shape[-1]]
+
+
+def _smoothly_enlarged(x: Tensor, factor: int, like: Tensor) -> Tensor:
+    """Enlarge a map bilinearly, and cut off what exceeds the map `like`.
+
+    Two matrix products take a fifth of the time of torch's interpolation and its gradient on a CPU, and on a GPU their
+    gradient is the same in every run without the sorting that torch needs for that.
+    """
+    rows, columns = (
+        F.interpolate(torch.eye(side, dtype=x.dtype, device=x.device)[None], scale_factor=float(factor), mode="linear")
+        for side in x.shape[-2:]
+    )
+    enlarged = (rows.mT @ x @ columns)[..., : like.shape[-2], : like.shape[-1]]
+    return enlarged.contiguous(memory_format=torch.channels_last)
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:

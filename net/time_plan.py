@@ -14,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from net.cuda_graphs import CALLS_BEFORE
 from net.dataset import TrainingBatches
 from net.distributed import Processes
 from net.facts import Facts
 from net.learner import Learner
-from net.loops import evaluate
+from net.loops import STEPS_BETWEEN_LOSS_READS, evaluate
 from net.losses import Phase
 from net.predictor import Predictor
 from net.prepare_run import prepare
@@ -229,21 +230,25 @@ def _parts(phases: Sequence[Phase], start: float, end: float) -> list[tuple[Phas
 
 
 def _training(run: Run, learner: Learner, loader: TrainingBatches, phase: Phase, seconds: float) -> float:
-    """Return the seconds per image of training steps with one loss, after one step that is not counted."""
+    """Return the seconds per image of training steps with one loss, after a few steps that are not counted."""
     learner.loss, learner.later_losses = phase.loss, []
     learner.network.train()
-    images, started = 0, None
+    images, steps, started, before = 0, 0, None, CALLS_BEFORE + 1 if learner.graphs else 0
+    every = STEPS_BETWEEN_LOSS_READS if learner.graphs else 1  # a GPU that is waited for does not work meanwhile
     while True:
         for microbatch, (pixels, targets) in zip(run.batches.microbatches(), loader, strict=True):
             learner.learn(pixels, targets, microbatch.batch_size)
             if not microbatch.last:
                 continue
             learner.step()
-            now = _now(run)
             if started is None:
-                started = now
+                before -= 1
+                started = _now(run) if before < 0 else None
                 continue
-            images += microbatch.batch_size
+            images, steps = images + microbatch.batch_size, steps + 1
+            if steps % every:
+                continue
+            now = _now(run)
             if run.processes.on_main(lambda: now - started > seconds):  # noqa: B023 - called at once
                 return (now - started) / images
         run.batches.epoch += 1

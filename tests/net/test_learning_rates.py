@@ -63,7 +63,7 @@ def test_muon_brings_the_singular_values_of_every_update_close_to_one():
     generator = torch.Generator().manual_seed(0)
     for rows, columns in ((8, 27), (27, 8), (16, 16)):
         matrices = torch.randn(3, rows, columns, generator=generator) * torch.logspace(0, -2, columns)
-        updates = orthogonalised(matrices)
+        updates = torch.stack(orthogonalised(list(matrices)))
         assert updates.shape == matrices.shape
         values = torch.linalg.svdvals(updates)[:, : min(rows, columns) // 2]
         assert values.min() > 0.6
