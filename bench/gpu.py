@@ -93,18 +93,18 @@ def _steps(settings: Settings, demo: Path, out: Path) -> dict[str, Step]:
     short = [*LENGTH.split(), *device]
     two = [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     folds = ["--data_dir", settings.data_dir or demo, "--folds", "all", "--minutes", settings.minutes]
-    speed = ["--rounds", 2, "--steps", 40, "--n_predict", 2000, "--chart", out / "throughput.png"]
+    speed = ["--rounds", 2, "--steps", 20, "--n_predict", 1000, "--chart", out / "throughput.png"]
     speed += ["--only", "strata", "strata_batch", "torch", "torch_best", "floor"]
     return {
         "tests": Step([python, "-m", "pytest", "-q", "-n", workers, "tests/net"], 180, "passed"),
         "kills": Step(
-            [python, "bench/kill_resume.py", "--data_dir", demo, "--kills", 4, "--n_epochs", 8], 60, "kills,"
+            [python, "bench/kill_resume.py", "--data_dir", demo, "--kills", 4, "--n_epochs", 8], 150, "kills,"
         ),
         "precision": Step(
-            [python, "bench/precision.py", "--data_dir", demo, "--seeds", 1, 2, "--flags", " ".join(short)], 60, "±"
+            [python, "bench/precision.py", "--data_dir", demo, "--seeds", 1, 2, f"--flags={' '.join(short)}"], 90, "±"
         ),
         "processes": Step([*two, "train.py", "--data_dir", demo, *short, "--experiment_dir", f"{new}_two"], 60, "best"),
-        "throughput": Step([python, "bench/throughput.py", *speed, "--out", out / "throughput.json"], 90, " / "),
+        "throughput": Step([python, "bench/throughput.py", *speed, "--out", out / "throughput.json"], 240, " / "),
         "folds": Step(
             [python, "train.py", *folds, *device, "--experiment_dir", new],
             60 * settings.minutes + 60,

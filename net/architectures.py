@@ -223,6 +223,22 @@ def set_prior(network: nn.Module, shares: np.ndarray) -> None:
         bias.copy_(logits.repeat_interleave(len(bias) // len(shares)))  # several pixels per position, if shuffled
 
 
+def drop_channels(network: nn.Module, share: float) -> None:
+    """Let a network with the strata decoder drop a share of the channels of its deepest map in training.
+
+    Raises:
+        UsageError: the share is not in [0, 1), or the network has another decoder.
+    """
+    if not 0 <= share < 1:
+        raise UsageError(f"--channel_dropout {share:g}: expected 0 or more and less than 1, such as 0.2")
+    if isinstance(network, StrataNet):
+        network.dropped = share
+    elif share:
+        raise UsageError(
+            f"--channel_dropout {share:g}: only mask and border networks of the strata kind drop channels; leave it out"
+        )
+
+
 class PooledEncoder(nn.Module):
     """Classifier that averages the deepest feature map of an smp encoder and applies a linear layer.
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from net.architectures import set_prior
+from net.architectures import drop_channels, set_prior
 from net.augmentations import inverse_of
 from net.batchnorm import share_statistics
 from net.checkpoint_and_resume import Checkpoints
@@ -114,6 +114,7 @@ def starting_network(
     network = kind.build(net.arch, channels_in, "none" if given or start else net.encoder_weights)
     if settings.step.head_bias == "prior":
         set_prior(network, foreground_shares(packed, task, train_rows))
+    drop_channels(network, settings.step.channel_dropout or 0.0)
     if start:
         start_from(network, start, kind.name)
     if settings.step.sync_batchnorm and processes.size > 1:

@@ -38,6 +38,8 @@ OFTEN = 60
 """Passes over the training images from which on they are changed more strongly."""
 STRONGER = 1.5
 """Strength of the augmentation then."""
+DROPPED = 0.2
+"""Share of the channels of the deepest map that are dropped then."""
 VAL_LIMIT = 2000
 """Images of larger folds that are."""
 
@@ -56,7 +58,7 @@ ORIGINAL: dict[str, Any] = {
     "encoder_rate": 1.0,
 }
 """The defaults of 2018; border networks have the loss boundary_bce and classifiers the network resnet18."""
-CHOSEN = {*ORIGINAL, "stages", "crop", "contrast_stretch", "aug_strength"}
+CHOSEN = {*ORIGINAL, "stages", "crop", "contrast_stretch", "aug_strength", "channel_dropout"}
 CHOSEN |= {"epoch_size", "metric", "val_limit", "score_fold"}
 """Flags that the recipe may choose."""
 
@@ -275,12 +277,15 @@ def size_flags(facts: Facts, stages: Sequence[str]) -> dict[str, Any]:
 
 
 def strength_flags(settings: Any, facts: Facts, images_seen: int) -> dict[str, Any]:
-    """Return a higher strength of the augmentation for runs that see each image often, because they learn it by heart.
+    """Return stronger augmentation and dropped channels for runs that see images often, and learn them by heart.
 
-    It was measured for images of one size only; those of different sizes are changed strongly as it is.
+    They were measured for images of one size only; those of different sizes are changed strongly as it is.
     """
     fitting = settings.data.train_augs.startswith("affine") and facts.pixel_level and not settings.run.resume
-    return {"aug_strength": STRONGER} if fitting and images_seen >= OFTEN * facts.images else {}
+    if not fitting or images_seen < OFTEN * facts.images:
+        return {}
+    drops = {"channel_dropout": DROPPED} if settings.net.arch.startswith("strata") else {}
+    return {"aug_strength": STRONGER, **drops}
 
 
 def _with_length(settings: S, facts: Facts) -> tuple[S, str]:

@@ -99,6 +99,8 @@ class StrataNet(nn.Module):
     def __init__(self, encoder: nn.Module, channels_out: int, decoder: tuple[int, ...], multiple: int = 1) -> None:
         super().__init__()
         self.encoder, self.multiple = encoder, multiple
+        self.dropped = 0.0
+        """Share of the deepest map's channels that are zero in a training step (Tompson et al. 2014, 1411.4280)."""
         *skips, deepest = encoder.out_channels[-len(decoder) - 1 :]
         before = (deepest, *decoder[:-1])
         self.blocks = nn.ModuleList(
@@ -110,12 +112,14 @@ class StrataNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, channels_out, H, W) of normalised images (B, C, H, W)."""
-        maps = self.encoder(_padded(images, self.multiple))[-len(self.blocks) - 1 :]
-        x = maps[-1]
-        for block, skip in zip(self.blocks, maps[-2::-1], strict=True):
+        *skips, deepest = self.encoder(_padded(images, self.multiple))[-len(self.blocks) - 1 :]
+        if self.dropped and self.training:
+            deepest = F.dropout2d(deepest, self.dropped)
+        x = deepest
+        for block, skip in zip(self.blocks, skips[::-1], strict=True):
             x = block(torch.cat([_enlarged(x, 2, skip), skip], dim=1))
         # a 1x1 convolution gives the same result before upsampling as after it, at a 64th of the cost
-        wide = _smoothly_enlarged(self.deepest(maps[-1]), 2 ** len(self.blocks), x)  # or its pixels would be seen
+        wide = _smoothly_enlarged(self.deepest(deepest), 2 ** len(self.blocks), x)  # or its pixels would be seen
         logits = F.pixel_shuffle(self.head(torch.cat([x, wide], dim=1)), 2)
         return logits[..., : images.shape[-2], : images.shape[-1]]
 

@@ -41,6 +41,8 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--epoch_size", "0"], "--epoch_size 0", "1 or more"),
         (["--accumulate", "0"], "--accumulate 0", "1 or more"),
         (["--warmup", "-1"], "--warmup -1", "0 or more"),
+        (["--channel_dropout", "1"], "--channel_dropout 1", "less than 1"),
+        (["--channel_dropout", "0.2"], "--channel_dropout 0.2", "leave it out"),
         (["--grad_clip", "0"], "--grad_clip 0", "greater than 0"),
         (["--average", "ema_1.5"], "--average ema_1.5", "between 0 and 1"),
         (["--average", "swa_5", "--n_epochs", "4"], "--average swa_5", "1 to 4"),

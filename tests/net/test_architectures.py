@@ -5,7 +5,14 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-from net.architectures import ARCHITECTURES, build_classifier, build_network, decoders, set_prior
+from net.architectures import (
+    ARCHITECTURES,
+    build_classifier,
+    build_network,
+    decoders,
+    drop_channels,
+    set_prior,
+)
 from net.outputs import DeepOutput, fused
 from net.predictor import rebuild
 from net.snapshot import Snapshot, SnapshotInfo, load_snapshot, save_snapshot
@@ -126,6 +133,21 @@ def test_the_thin_decoder_takes_any_size_with_any_encoder(side):
     network = build_network("strata_mobilenet_v2", 3).eval()
     with torch.inference_mode():
         assert network(torch.randn(2, 3, side, side + 3)).shape == (2, 1, side, side + 3)
+
+
+def test_channels_are_dropped_in_training_only():
+    images, network = torch.rand(2, 1, 64, 64), build_network("strata_s", 1, 1)
+    predicted = network.eval()(images)
+    drop_channels(network, 0.5)
+    assert torch.equal(network(images), predicted)
+    network.train()
+    one, other = network(images), network(images)
+    assert not torch.equal(one, other)
+    drop_channels(network, 0.0)
+    assert torch.equal(network(images), network(images))
+    drop_channels(build_network("unet_resnet18", 1, 1), 0.0)
+    with pytest.raises(UsageError, match=r"--channel_dropout 0\.2: only .* strata"):
+        drop_channels(build_network("unet_resnet18", 1, 1), 0.2)
 
 
 def test_a_network_without_pretrained_weights_says_so():

@@ -57,6 +57,42 @@ def weights(network):
     return torch.cat([weight.detach().flatten().clone() for weight in network.parameters()])
 
 
+class Direct:
+    """Stands in for net.cuda_graphs.Graphs where there is no GPU: it runs the work at once."""
+
+    def run(self, _key, work, *inputs):
+        return work(*inputs)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd_0.1", "adam_0.01", "adamw_0.01", "muon_0.02"])
+def test_steps_whose_gradients_and_rates_stay_in_place_change_the_weights_alike(optimizer):
+    usual, replayed = (build(False, optimizer, "linear", 20, warmup=3, graphs=graphs) for graphs in (None, Direct()))
+    for number in range(3):
+        epoch(usual, accumulate=2, number=number)
+        epoch(replayed, accumulate=2, number=number)
+    assert torch.allclose(weights(usual.network), weights(replayed.network), atol=1e-6)
+    restored = build(False, optimizer, "linear", 20, warmup=3)
+    restore(restored, copy.deepcopy(state_of(replayed)))  # its state holds plain numbers, as that of other runs
+    epoch(restored, accumulate=2, number=3)
+    epoch(replayed, accumulate=2, number=3)
+    assert torch.allclose(weights(restored.network), weights(replayed.network), atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_replays_steps_bit_for_bit():
+    device = torch.device("cuda")
+    found = []
+    for graphs in (None, Machine(device, torch.float32).graphs()):
+        learner = build(True, "muon_0.02", "linear", 20, warmup=3, graphs=graphs)
+        with Machine(device, torch.float32).tuned():
+            learner.machine = Machine(device, torch.float32)
+            learner.network.to(device)
+            for number in range(3):
+                epoch(learner, number=number)
+        found.append(weights(learner.network))
+    assert torch.equal(*found)
+
+
 def test_accumulated_microbatches_give_the_step_of_one_large_batch():
     """21 images in batches of 7: the last microbatch of each is smaller than the others."""
     large, small = build(), build()

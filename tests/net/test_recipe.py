@@ -87,7 +87,9 @@ def test_the_original_recipe_is_that_of_2018():
         ({"minutes": 3.0}, "arch", "strata_s"),
         ({"minutes": 12.0}, "arch", "strata_m"),
         ({"minutes": 300.0}, "arch", "strata_l"),
-        ({"minutes": 10.0, "on_gpu": True}, "arch", "strata_l"),
+        ({"minutes": 1.5, "on_gpu": True}, "arch", "strata_l"),
+        ({"minutes": 0.5, "on_gpu": True}, "arch", "strata_m"),
+        ({"images": 3200, "on_gpu": True}, "batch_size", 64),
         ({"upright": False}, "train_augs", "affine_128_d4"),
         ({"side": 256}, "train_augs", "affine_256"),
         ({"images": 300}, "batch_size", 16),
@@ -118,7 +120,8 @@ def test_images_that_are_seen_often_are_changed_more_strongly():
     assert chosen({"n_epochs": 59})[0]["aug_strength"] is None
     flags, lines = chosen({"n_epochs": 60})
     assert flags["aug_strength"] == 1.5
-    assert "--aug_strength 1.5" in lines[-1]
+    assert "--aug_strength 1.5 --channel_dropout 0.2" in lines[-1]
+    assert chosen({"n_epochs": 60, "arch": "unet_resnet18"})[0]["channel_dropout"] is None
     assert chosen({"n_epochs": 60, "epoch_size": 1600})[0]["aug_strength"] is None
     assert chosen({"n_epochs": 60, "aug_strength": 1.0})[0]["aug_strength"] == 1
     assert chosen({"n_epochs": 60, "train_augs": "train_128_v1"})[0]["aug_strength"] is None

@@ -126,6 +126,9 @@ class StepSettings:
     average: OptionalText = None
     """predict with averaged weights: ema_<decay> averages over steps (ema_.999), swa_<epoch> averages the weights after
     each epoch from this epoch of the cycle on (swa_10)."""
+    channel_dropout: OptionalFloat = None
+    """share of the channels of the deepest map that are dropped in training (strata networks); default: 0, or 0.2 if
+    images are seen often."""
     head_bias: OptionalBias = None
     """bias of the last layer at the start; prior: the share of foreground in the training images, so that rare
     foreground is learned from the first step."""
