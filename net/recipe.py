@@ -76,13 +76,13 @@ def network(facts: Facts) -> Choice:
         return Choice({"arch": facts.start, "encoder_weights": "none"}, "the network of --snapshot")
     if not facts.from_scratch:
         return Choice({"arch": "unet_resnet34"}, "pretrained weights were asked for")
-    minutes = facts.minutes or 12
+    minutes = facts.minutes or 20  # without a time the steps are given, and strata_m learns more from each
     if facts.on_gpu:
         arch, why = ("strata_l", "a minute or more on a GPU") if minutes >= 1 else ("strata_m", "less than a minute")
-    elif minutes < 6:
-        arch, why = "strata_s", "less than 6 minutes on a CPU"
+    elif minutes < 15:
+        arch, why = "strata_s", "less than 15 minutes on a CPU"
     elif minutes <= 120:
-        arch, why = "strata_m", "6 minutes to 2 hours on a CPU"
+        arch, why = "strata_m", "15 minutes to 2 hours on a CPU"
     else:
         arch, why = "strata_l", "more than 2 hours on a CPU"
     return Choice({"arch": arch, "encoder_weights": "none"}, why)

@@ -85,7 +85,8 @@ def test_the_original_recipe_is_that_of_2018():
     ("changed", "flag", "value"),
     [
         ({"minutes": 3.0}, "arch", "strata_s"),
-        ({"minutes": 12.0}, "arch", "strata_m"),
+        ({"minutes": 12.0}, "arch", "strata_s"),
+        ({"minutes": 25.0}, "arch", "strata_m"),
         ({"minutes": 300.0}, "arch", "strata_l"),
         ({"minutes": 1.5, "on_gpu": True}, "arch", "strata_l"),
         ({"minutes": 0.5, "on_gpu": True}, "arch", "strata_m"),
