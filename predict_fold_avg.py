@@ -38,7 +38,8 @@ class Settings:
     gate_probs: Texts = ()
     """files with the probabilities that the images are not empty, such as the _gate.npy of a predict script."""
     gate_th: OptionalFloat = None
-    """images with a probability not greater than this get an empty mask; default: the value in gate.json, else .5."""
+    """images with a probability not greater than this get an empty mask; default: from gate.json (for
+    objects from objects.json), else .5."""
     submission: SubmissionSettings = field(default_factory=SubmissionSettings)
     rules: Rules = field(default_factory=RuleSettings)
     debug: bool = False

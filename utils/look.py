@@ -5,8 +5,10 @@ python utils/look.py --masks_fn experiments/a_fold0/val_tta.npy --n_rows 12 --ou
 python utils/look.py --masks_fn experiments/border_fold0/val.npy --objects --out objects.png
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,16 +52,19 @@ class Settings:
     """show the traceback of an error."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Truth and prediction of an image: masks of 0 and 1, or label maps."""
+class Scored(NamedTuple):
+    """Scores of an image, without its arrays: those of a large set do not fit into memory."""
 
-    truth: np.ndarray
-    found: np.ndarray
     score: float
     """Score in [0, 1]."""
     iou: float
     """Pixel-level IoU, which orders images with equal scores."""
+    empty: bool
+    """Whether truth and prediction are both empty."""
+
+
+Pairs = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Truth and prediction of images, each (H, W): masks of 0 and 1, or label maps."""
 
 
 def main(settings: Settings) -> None:
@@ -77,11 +82,16 @@ def main(settings: Settings) -> None:
         )
     if settings.objects:
         rules, origin = instance_rules(settings.th, RuleSettings(), run_folders)
-        th, shown = rules.th, _objects(masks, settings.truth_fn, rules)
+        th, pairs = rules.th, partial(_object_pairs, masks, settings.truth_fn, rules)
     else:
         th, _, origin = mask_threshold(settings.th, None, run_folders, masks.info)
-        shown = _masks(masks, settings.truth_fn, th)
-    rows = [_row(masks, packed, place, shown[place], settings.objects) for place in _spread(shown, settings.n_rows)]
+        pairs = partial(_mask_pairs, masks, settings.truth_fn, th)
+    scored = [_scored(*pair, settings.objects) for pair in pairs(range(len(masks.ids)))]
+    chosen = _spread(scored, settings.n_rows)
+    rows = [
+        _row(masks, packed, place, scored[place].score, *pair, settings.objects)
+        for place, pair in zip(chosen, pairs(chosen), strict=True)
+    ]
 
     from PIL import Image
 
@@ -91,21 +101,22 @@ def main(settings: Settings) -> None:
     print(f"{settings.out}: {len(rows)} images, best to worst, at threshold {th:.6g} ({origin})")
 
 
-def _masks(masks: Masks, truth_fn: str | None, th: float) -> list[Shown]:
-    shown = []
-    for probabilities, truth in zip(masks.array, true_masks(masks, truth_fn), strict=True):
-        found = binarize(probabilities, th)
-        tenths = scores_from_counts(*counts(found[None], truth[None]))[0]
-        shown.append(Shown(truth, found, tenths / 10, _iou(found, truth)))
-    return shown
+def _mask_pairs(masks: Masks, truth_fn: str | None, th: float, rows: Sequence[int]) -> Pairs:
+    for row, truth in zip(rows, true_masks(masks, truth_fn, rows), strict=True):
+        yield truth, binarize(masks.array[row], th)
 
 
-def _objects(masks: Masks, truth_fn: str | None, rules: InstanceRules) -> list[Shown]:
-    shown, borders = [], [None] * len(masks.ids) if masks.border is None else masks.border
-    for mask, border, truth in zip(masks.array, borders, true_instances(masks, truth_fn), strict=True):
-        found = label_instances(mask, border, rules)
-        shown.append(Shown(truth, found, dsb2018_scores(match_counts(found, truth)[None])[0], _iou(found, truth)))
-    return shown
+def _object_pairs(masks: Masks, truth_fn: str | None, rules: InstanceRules, rows: Sequence[int]) -> Pairs:
+    for row, truth in zip(rows, true_instances(masks, truth_fn, rows), strict=True):
+        yield truth, label_instances(masks.array[row], None if masks.border is None else masks.border[row], rules)
+
+
+def _scored(truth: np.ndarray, found: np.ndarray, objects: bool) -> Scored:
+    if objects:
+        score = dsb2018_scores(match_counts(found, truth)[None])[0]
+    else:
+        score = scores_from_counts(*counts(found[None], truth[None]))[0] / 10
+    return Scored(float(score), _iou(found, truth), not (truth.any() or found.any()))
 
 
 def _iou(found: np.ndarray, truth: np.ndarray) -> float:
@@ -113,20 +124,28 @@ def _iou(found: np.ndarray, truth: np.ndarray) -> float:
     return inside / max(ours + theirs - inside, 1)
 
 
-def _spread(shown: Sequence[Shown], n_rows: int) -> list[int]:
+def _spread(scored: Sequence[Scored], n_rows: int) -> list[int]:
     """Return the indices of images, evenly spaced from best to worst.
 
     Images with empty truth and empty mask are left out, unless all images are such.
     """
-    places = [place for place, one in enumerate(shown) if one.truth.any() or one.found.any()] or range(len(shown))
-    order = sorted(places, key=lambda place: (-shown[place].score, -shown[place].iou))
+    places = [place for place, one in enumerate(scored) if not one.empty] or range(len(scored))
+    order = sorted(places, key=lambda place: (-scored[place].score, -scored[place].iou))
     return [order[at] for at in np.linspace(0, len(order) - 1, min(n_rows, len(order))).astype(int)]
 
 
-def _row(masks: Masks, packed: PackedImages, place: int, one: Shown, objects: bool) -> tuple[str, list[np.ndarray]]:
+def _row(
+    masks: Masks,
+    packed: PackedImages,
+    place: int,
+    score: float,
+    truth: np.ndarray,
+    found: np.ndarray,
+    objects: bool,
+) -> tuple[str, list[np.ndarray]]:
     image = packed.images[packed.ids.index(masks.ids[place])]
-    truth, found = (coloured(one.truth), coloured(one.found)) if objects else (one.truth != 0, one.found)
-    caption = f"{masks.ids[place]}  {one.score:.2f}" if objects else f"{masks.ids[place]}  {one.score:.1f}"
+    caption = f"{masks.ids[place]}  {score:.2f}" if objects else f"{masks.ids[place]}  {score:.1f}"
+    truth, found = (coloured(truth), coloured(found)) if objects else (truth != 0, found)
     return caption, [image, truth, masks.array[place], found]
 
 

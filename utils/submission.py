@@ -37,7 +37,7 @@ class CheckSettings:
     sub: Positional[str]
     """the submission, a csv file."""
     sample: OptionalText = None
-    """the competition's sample submission; default: <data_dir>/sample_submission.csv if it exists."""
+    """the competition's sample submission; default: the one in data_dir, if there is one."""
     shape: OptionalText = None
     """<height>x<width> of every image; default: the sizes in data_dir if it is packed, else 101x101."""
     data_dir: str = "data"

@@ -5,7 +5,8 @@ import re
 from helpers.masks import blobs, files_in, write_packed
 from helpers.scripts import assert_refused, run_here, run_script
 
-from utils.competition.submission_writing import write_submission
+from utils.core.tables import write_table
+from utils.data.rle import encode
 from utils.scoring.mask_metrics import iou, iout
 
 SCRIPT = "utils/submission.py"
@@ -41,12 +42,16 @@ def test_check_script_reads_sizes_from_the_packed_folder(tmp_path):
     assert_refused(run_here(SCRIPT, "check", "sub.csv", cwd=tmp_path), 1, "not valid")
 
 
+def write_masks(path, ids, masks):
+    write_table(path, {"id": ids, "rle_mask": [encode(mask) for mask in masks]})
+
+
 def test_score_script(tmp_path):
     probabilities, truth = blobs(12)
     ids = [f"image{row}" for row in range(12)]
     predicted = probabilities > 0.4
-    write_submission(tmp_path / "sub.csv", [*ids[::-1], "more"], [*predicted[::-1], predicted[0]])
-    write_submission(tmp_path / "truth.csv", ids, truth)
+    write_masks(tmp_path / "sub.csv", [*ids[::-1], "more"], [*predicted[::-1], predicted[0]])
+    write_masks(tmp_path / "truth.csv", ids, truth)
     words = ("score", "sub.csv", "--truth", "truth.csv", "--shape", "31x31")
     done = run_script(SCRIPT, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -58,7 +63,7 @@ def test_score_script(tmp_path):
         "mean IoU": f"{iou(predicted, truth):.5f}",
     }
     assert "warning" not in done.stdout
-    write_submission(tmp_path / "sub.csv", ids, predicted.transpose(0, 2, 1))
+    write_masks(tmp_path / "sub.csv", ids, predicted.transpose(0, 2, 1))
     assert (
         f"if pixels are read row by row, the masks would score {iout(predicted, truth):.5f}"
         in run_here(SCRIPT, *words, cwd=tmp_path).stdout

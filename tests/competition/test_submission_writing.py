@@ -10,7 +10,6 @@ from helpers.masks import blobs, files_in, submit, write_masks, write_packed
 
 from utils.competition.submission_check import check_submission
 from utils.competition.submission_names import named_after, timestamped
-from utils.competition.submission_writing import write_submission
 from utils.core.errors import UserError
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
 from utils.core.tables import read_table
@@ -122,24 +121,7 @@ def test_shapes_of_a_packed_folder(tmp_path):
     assert shapes_of(tmp_path / "resized") == {"a": (3, 4), "b": (6, 2)}
 
 
-# --- writing
-
-
-def test_write_submission(tmp_path):
-    _, truth = blobs(5)
-    path = tmp_path / "new" / "sub.csv"
-    write_submission(path, list("abcde"), iter(truth), ("ImageId", "EncodedPixels"))
-    assert path.read_bytes() == b"ImageId,EncodedPixels\n" + b"".join(
-        f"{name},{encode(mask)}\n".encode() for name, mask in zip("abcde", truth, strict=True)
-    )
-
-
-def test_a_failure_leaves_the_old_submission(tmp_path):
-    (tmp_path / "sub.csv").write_text("old")
-    with pytest.raises(ValueError, match="shorter"):
-        write_submission(tmp_path / "sub.csv", ["a", "b"], iter(np.zeros((1, 2, 2))))
-    assert (tmp_path / "sub.csv").read_text() == "old"
-    assert files_in(tmp_path) == ["sub.csv"]
+# --- names
 
 
 def test_timestamped_never_overwrites(tmp_path, monkeypatch):

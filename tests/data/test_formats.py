@@ -17,7 +17,7 @@ from utils.competition.submission_check import check_submission
 from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json, write_json
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
-from utils.core.tables import read_table
+from utils.core.tables import read_rows, read_table
 from utils.data import rle
 from utils.data.formats import FORMATS, format_of, read_format
 from utils.masks.ground_truth import true_instances, true_masks
@@ -235,3 +235,8 @@ def test_flags_that_cannot_be_combined_are_refused(tmp_path):
     (tmp_path / "data" / "sample_submission.csv").write_text("id,rle_mask\na,1 1\n")
     with pytest.raises(UsageError, match=r"--objects: .*sample_submission.csv, which has the columns id,rle_mask"):
         finish(tmp_path / "m.npy", data_dir=tmp_path / "data", objects=True)
+
+
+def test_blank_lines_of_a_csv_are_skipped(tmp_path):
+    (tmp_path / "a.csv").write_text("\nid,z\n\na,1\n\n")
+    assert list(read_rows(tmp_path / "a.csv")) == [(2, ["id", "z"]), (4, ["a", "1"])]

@@ -35,6 +35,13 @@ def test_masks_are_cut_at_half_of_the_range(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
+def test_large_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # where Pillow suspects an attack
+    save(tmp_path / "large.png", noise(1))
+    assert np.array_equal(image_from(str(tmp_path / "large.png"), "large.png", 1)[..., 0], noise(1))
+
+
+@pytest.mark.filterwarnings("error")
 def test_images_of_every_mode_are_read(tmp_path):
     grey, colour = noise(1), noise(2, channels=3)
     save(tmp_path / "16.png", grey.astype(np.uint16) * 256 + 3)

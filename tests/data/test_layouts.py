@@ -94,6 +94,14 @@ def test_flat(tmp_path):
     assert np.array_equal(stacks["test"].images[..., 0], [images[name] for name in "zxy"])
 
 
+def test_flat_keeps_the_ids_of_the_sample_submission(tmp_path):
+    sources.flat(tmp_path)
+    write_table(tmp_path / "sample_submission.csv", {"id": ["y.png", "x.png", "z.png"], "rle_mask": [""] * 3})
+    source = find_source(tmp_path)
+    assert [item.id for item in source.test] == ["y.png", "x.png", "z.png"]
+    assert [item.id for item in source.train] == list("dbac")
+
+
 def test_flat_with_only_a_sample_submission(tmp_path):
     sources.flat(tmp_path)
     (tmp_path / "train.csv").unlink()

@@ -191,6 +191,18 @@ def test_packed_images_are_found_from_another_folder_or_reported_missing(home, m
     assert "the packed images in data are missing" in facts.problems[0]
 
 
+def test_masks_of_other_images_are_not_judged(home):
+    _, ids, probabilities, _ = home
+    run = write_run("experiments/a_fold0")
+    path = write_val_masks(run, ids, probabilities, "data")
+    write_masks(path, ids, probabilities, data_dir="data", part="train", images_digest="0" * 16)
+    assert read_run(run, "a").judged is not None
+    write_masks(path, ids, probabilities, data_dir="data", part="train", images_digest="1" * 16)
+    facts = read_run(run, "a")
+    assert facts.judged is None
+    assert "was predicted from other images than data holds now" in facts.problems[0]
+
+
 def test_borders_and_a_minimum_area(home):
     _, ids, probabilities, truth = home
     planes = np.stack([probabilities, 1 - probabilities], axis=1)

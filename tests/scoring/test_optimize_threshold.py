@@ -83,6 +83,20 @@ def test_one_file_and_explicit_truth(tmp_path, kind):
     assert not (tmp_path / "threshold.json").exists()
 
 
+def test_run_lengths_are_of_the_source_images_and_are_resized_like_the_masks(tmp_path):
+    probabilities, truth = blobs(8)
+    ids = list("abcdefgh")
+    write_packed(tmp_path / "data", {"train": (ids, truth, (31, 31))}, sizes=[(93, 62)] * 8)
+    write_masks(tmp_path / "v.npy", ids, probabilities, data_dir="data", part="train")
+    sources = [np.kron(mask, np.ones((3, 2), np.uint8)) for mask in truth]
+    (tmp_path / "train.csv").write_text(
+        "id,rle_mask\n" + "".join(f"{name},{encode(mask)}\n" for name, mask in zip(ids, sources, strict=True))
+    )
+    found = [run_here(SCRIPT, "--masks_fn", "v.npy", *more, cwd=tmp_path) for more in ((), ("--truth_fn", "train.csv"))]
+    assert [done.returncode for done in found] == [0, 0], found
+    assert found[0].stdout == found[1].stdout
+
+
 def test_without_a_run_the_result_is_next_to_the_masks_and_a_single_image_is_accepted(tmp_path):
     probabilities, truth = blobs(2)
     write_masks(tmp_path / "sub" / "v.npy", ["a"], probabilities[1:])

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from utils.competition.submission_check import Verdict
+from utils.competition.submission_check import Verdict, check_order
 from utils.competition.submission_names import named_after, timestamped
 from utils.core.errors import UserError
 from utils.core.files import atomic_file
@@ -157,16 +157,8 @@ def _check_ids(ids: Sequence[str], expected: Sequence[str] | None, verdict: Verd
     """Check that each image has one row, in the order of the sample."""
     if again := len(ids) - len(set(ids)):
         verdict.problems.append(f"ids: {again} rows repeat an id (such as {Counter(ids).most_common(1)[0][0]})")
-    if expected is None:
-        return
-    found, wanted = list(dict.fromkeys(ids)), list(dict.fromkeys(expected))
-    missing, unknown = set(wanted) - set(found), set(found) - set(wanted)
-    for names, fault in ((missing, "of the sample are missing"), (unknown, "are not in the sample")):
-        if names:
-            verdict.problems.append(f"ids: {len(names)} {fault} (such as {min(names)})")
-    if not missing and not unknown and found != wanted:
-        row = next(row for row, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
-        verdict.problems.append(f"order: image {row + 1} is {found[row]}, in the sample it is {wanted[row]}")
+    if expected is not None:
+        check_order(list(dict.fromkeys(ids)), list(dict.fromkeys(expected)), verdict)
 
 
 def _fault(style: Style, cell: str, labels: Sequence[str]) -> str | None:

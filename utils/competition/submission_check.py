@@ -1,6 +1,6 @@
 """Check a submission for all errors that can be found without the true masks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -117,8 +117,12 @@ def _check_ids(rows_of: Mapping[str, int], expected: list[str] | None, form: For
     if len(found) < verdict.n_rows and not form.of_instances:
         again = [name for name, count in rows_of.items() if count > 1]
         verdict.problems.append(f"ids: {verdict.n_rows - len(found)} rows repeat an id (such as {again[0]})")
-    if expected is None:
-        return
+    if expected is not None:
+        check_order(found, expected, verdict)
+
+
+def check_order(found: Sequence[str], expected: Sequence[str], verdict: Verdict) -> None:
+    """Report images that are missing, unknown or in another order than in the sample; ids must not repeat."""
     missing, unknown = set(expected) - set(found), set(found) - set(expected)
     for names, fault in ((missing, "of the sample are missing"), (unknown, "are not in the sample")):
         if names:

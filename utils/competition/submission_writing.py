@@ -106,27 +106,6 @@ def instance_rows(
             yield name, cell
 
 
-def write_submission(
-    path: str | Path,
-    ids: Iterable[str],
-    masks: Iterable[np.ndarray],
-    columns: tuple[str, str] = ("id", "rle_mask"),
-) -> None:
-    """Write a submission with one row per image; the file appears only when it is complete.
-
-    Args:
-        path: the csv file.
-        ids: N image ids.
-        masks: N masks (H, W), consumed one at a time; pixels that are not 0 are mask.
-        columns: the header.
-
-    Raises:
-        ValueError: the numbers of ids and masks differ.
-    """
-    with atomic_file(path) as part:
-        _write_rows(part, ((name, encode(mask)) for name, mask in zip(ids, masks, strict=True)), columns)
-
-
 def _write_rows(path: Path, rows: Iterable[tuple[str, str]], columns: tuple[str, str]) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -37,7 +37,8 @@ class GateSettings:
     gate: Texts = ()
     """snapshots or experiment folders of train_classifier.py (or of a deeply supervised network), to average."""
     gate_th: OptionalFloat = None
-    """masks are emptied where the gate's probability is not greater than this; default: from gate.json, else .5."""
+    """masks are emptied where the gate's probability is not greater than this; default: from gate.json (for objects
+    from objects.json), else .5."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class SubmissionSettings:
     submission_dir: str = "submissions"
     """folder for submissions."""
     format: OptionalFormat = None
-    """competition whose submission rules apply; default: by the columns of the sample submission, else tgs."""
+    """competition whose submission rules apply; default: by the columns of the sample submission, else tgs
+    (dsb2018 with --objects)."""
     objects: bool = False
-    """write one row per object, and label maps to <masks_fn>_labels.npy; dsb2018 and airbus always do."""
+    """write one row per object, and label maps beside the mask file, masks_labels.npy; dsb2018 and airbus always do."""
     label_pngs: OptionalText = None
     """folder for label maps as 16-bit PNGs at each image's original size."""
 

@@ -21,7 +21,7 @@ def from_plain(kind: type[R], values: Any, origin: str, advice: str) -> R:
     missing keep their defaults, because an earlier version may not have had them.
 
     Args:
-        kind: a dataclass; its fields may be records, or tuples, lists and dictionaries of them.
+        kind: a dataclass; its fields may be records, dictionaries of records, or plain values.
         values: the file's content.
         origin: name of the file, for error messages.
         advice: what to do about an invalid file, for error messages, such as "predict again".

@@ -30,15 +30,14 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader, header = csv.reader(file), None
-            for row in reader:
+            for row in filter(None, reader):
                 if header is None and len(row) == 1 and (found := next((one for one in ";\t" if one in row[0]), "")):
                     shown = "tabs" if found == "\t" else found
                     raise UserError(f"{path}: expected cells separated by commas, found {shown}; save it with commas")
                 header = row if header is None else header
-                if row and len(row) != len(header):
+                if len(row) != len(header):
                     raise UserError(f"{path}: line {reader.line_num}: expected {len(header)} cells, found {len(row)}")
-                if row or header is row:
-                    yield reader.line_num, row
+                yield reader.line_num, row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:

@@ -101,7 +101,8 @@ def _flat(folder: Path) -> Source | None:
     train_table, test_table = folder / "train.csv", folder / "sample_submission.csv"
     if not (images.is_dir() and masks.is_dir()):
         return None
-    train_rows, test_rows = rows_of(train_table), rows_of(test_table)
+    train_rows, written = rows_of(train_table), rows_of(test_table, as_written=True)
+    test_rows = None if written is None else {stem_of(name): name for name in written}
     if train_rows is None and test_rows is None:
         return None
     pictures, test_rows = images_in(images), test_rows or {}
@@ -115,7 +116,7 @@ def _flat(folder: Path) -> Source | None:
     need(test_rows, pictures, test_table, f"has no image in {images}")
     need(pictures, {*train_rows, *test_rows}, images, f"is in neither {train_table.name} nor {test_table.name}")
     train = _pair({name: pictures[name] for name in train_rows}, images, image_files_in(masks), masks, train_rows)
-    return Source(train, [Item(name, pictures[name]) for name in test_rows], _tables(folder), train_table)
+    return Source(train, [Item(name, pictures[stem]) for stem, name in test_rows.items()], _tables(folder), train_table)
 
 
 def _pairs(folder: Path) -> Source | None:

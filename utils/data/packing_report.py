@@ -12,6 +12,7 @@ COMMON = ("objects", "empty_masks")
 """Findings that are normal, so they are counted without examples."""
 
 MEANING = {
+    "masks_too_dark": "empty: they have values, but none above half of the range; save masks as 0 and 255, or 0 and 1",
     "overlapping_pixels": "claimed by several objects; the first one keeps them",
     "objects_without_pixels": "left out: their masks are empty",
     "objects_hidden": "left out: other objects cover all of their pixels",

@@ -10,8 +10,10 @@ from utils.core.errors import UsageError, UserError
 from utils.core.files import read_json
 from utils.core.tables import read_table
 from utils.data.formats import read_format, run_length_columns
-from utils.data.packed_data import MANIFEST, PackedImages, open_packed
+from utils.data.image_files import resize_mask
+from utils.data.packed_data import MANIFEST, PackedImages, open_packed, read_manifest
 from utils.data.rle import decode_instances, decode_union
+from utils.masks.instances import resize_instances
 from utils.masks.mask_file import Masks, check_same_images
 
 
@@ -30,8 +32,8 @@ def true_masks(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | 
 
     Args:
         masks: an opened mask file.
-        truth_fn: a packed folder, a csv (id, rle_mask), or a .npy (M, H, W) of 0 and 1 with a .json of its ids;
-            None: the packed folder that the mask file names.
+        truth_fn: a packed folder, a csv (id, rle_mask) in the size of the source images, or a .npy (M, H, W) of 0 and
+            1 with a .json of its ids; None: the packed folder that the mask file names.
         rows: rows of the mask file to read, in this order; None: all rows.
 
     Yields:
@@ -43,16 +45,7 @@ def true_masks(masks: Masks, truth_fn: str | None = None, rows: Iterable[int] | 
     """
     source = truth_fn or _recorded_folder(masks)
     if Path(source).suffix == ".csv":
-        cells, by_row = read_run_lengths(source), read_format(source).by_row
-        by_name, shape_of = {name: name for name in cells}, dict(zip(masks.ids, masks.shapes, strict=True))
-
-        def mask_of(name: str) -> np.ndarray:
-            try:
-                return decode_union(cells[name], shape_of[name], by_row)
-            except ValueError as error:
-                raise UserError(f"{source}: the mask of {name}: {error}") from None
-
-        return _by_id(masks, by_name, mask_of, source, rows)
+        return _from_csv(masks, source, rows, decode_union, resize_mask)
     if Path(source).suffix == ".npy":
         array, ids = _open_pair(Path(source))
     else:
@@ -89,16 +82,7 @@ def true_instances(
     """
     source = truth_fn or _recorded_folder(masks)
     if Path(source).suffix == ".csv":
-        cells, by_row = read_run_lengths(source), read_format(source).by_row
-        by_name, shape_of = {name: name for name in cells}, dict(zip(masks.ids, masks.shapes, strict=True))
-
-        def objects_of(name: str) -> np.ndarray:
-            try:
-                return decode_instances(cells[name], shape_of[name], by_row)
-            except ValueError as error:
-                raise UserError(f"{source}: {name}: {error}") from None
-
-        return _by_id(masks, by_name, objects_of, source, rows)
+        return _from_csv(masks, source, rows, decode_instances, resize_instances)
     if Path(source).suffix == ".npy":
         raise UserError(
             f"--truth_fn {source}: a .npy of masks does not tell objects apart; pass a packed folder with labels or a "
@@ -116,6 +100,35 @@ def true_instances(
     truths = _by_id(masks, found, packed.instances.__getitem__, source, rows)
     _check_sizes(masks, packed.instances, found, f"the true objects in {source}")
     return truths
+
+
+def _from_csv(
+    masks: Masks, source: str, rows: Iterable[int] | None, decode: Callable, resize: Callable
+) -> Iterator[np.ndarray]:
+    """Yield truth from run-lengths; they are of the source images, so it is resized where packing resized those."""
+    cells, by_row = read_run_lengths(source), read_format(source).by_row
+    shape_of = dict(zip(masks.ids, masks.shapes, strict=True))
+    source_shape_of = shape_of | _resized_from(masks)
+
+    def truth_of(name: str) -> np.ndarray:
+        try:
+            truth = decode(cells[name], source_shape_of[name], by_row)
+        except ValueError as error:
+            raise UserError(f"{source}: the mask of {name}: {error}") from None
+        return truth if truth.shape == shape_of[name] else resize(truth, shape_of[name])
+
+    return _by_id(masks, {name: name for name in cells}, truth_of, source, rows)
+
+
+def _resized_from(masks: Masks) -> dict[str, tuple[int, int]]:
+    """Return id -> (height, width) of the source image, if packing resized the images that the masks were made from."""
+    folder = masks.info.data_dir
+    if folder is None or not (Path(folder) / MANIFEST).is_file():
+        return {}
+    part = read_manifest(folder).parts.get(masks.info.part or "train")
+    if part is None or part.mixed or not part.sizes:
+        return {}
+    return {name: (height, width) for name, (height, width) in zip(part.ids, part.sizes, strict=True)}
 
 
 def _by_id(

@@ -12,7 +12,7 @@ import numpy as np
 from utils.core.errors import UserError
 from utils.data.packed_data import MANIFEST, PackedImages, open_packed
 from utils.masks.ground_truth import true_masks
-from utils.masks.mask_file import Masks, binarize, open_masks
+from utils.masks.mask_file import Masks, binarize, check_same_images, open_masks
 from utils.report.facts import GalleryRow, Judged, Reliability, Share
 from utils.report.safe_reading import attempt
 from utils.runs.run_folder import SnapshotFile
@@ -309,13 +309,14 @@ def _judged(run: Path, masks: Masks, opened: PackedFolder, threshold: tuple[floa
         )
     if len(set(masks.ids)) < len(masks.ids):
         raise UserError("an image is listed twice; predict again")
-    truths = list(true_masks(masks, str(opened.folder)))  # memory-mapped, like the masks
-    by_area = steps_of(masks.array, truths, sorted({0, *(threshold[1:] if threshold else ())}))
+    check_same_images(masks.path, masks.info, opened.packed, opened.folder)
+    folder = str(opened.folder)
+    by_area = steps_of(masks.array, true_masks(masks, folder), sorted({0, *(threshold[1:] if threshold else ())}))
     fitted = best_joint(by_area)
     th, min_area = threshold or (fitted.threshold, fitted.min_area)
     steps = by_area[min_area]
     tenths = steps.tenths_at(th)
-    counted = count_images(masks.array, truths, th, min_area)
+    counted = count_images(masks.array, true_masks(masks, folder), th, min_area)
     parts = partition([len(masks.ids)])
     by_part = cross_fit_threshold(by_area, parts)
     cross_scores = tenths.copy()  # a single image leaves nothing to fit the threshold on

@@ -12,9 +12,9 @@ from utils.core.errors import UserError
 from utils.core.files import atomic_file, write_text
 from utils.core.progress import duration
 from utils.data.folds import fold_numbers
-from utils.masks.drawing import as_rgb, labelled, outlined
-from utils.masks.mask_file import binarize
+from utils.masks.drawing import as_rgb, labelled
 from utils.report.facts import GalleryRow, Judged, RunFacts, Share
+from utils.report.pictures import panels
 from utils.report.read_run import OF_MASKS, read_run
 from utils.report.safe_reading import attempt
 from utils.scoring.bootstrap import mean_interval
@@ -81,12 +81,7 @@ def write_failures(judged: Judged, path: Path) -> list[GalleryRow]:
 
 
 def _tiles(judged: Judged, row: GalleryRow) -> list[np.ndarray]:
-    place = judged.place[row.name]
-    image, truth, probability = judged.packed.images[place], judged.packed.masks[place], judged.masks.array[row.row]
-    found = binarize(probability, judged.threshold)
-    if found.sum() < judged.min_area:
-        found[:] = False
-    return [_shrunk(tile) for tile in (image, truth != 0, probability, outlined(image, truth, found))]
+    return [_shrunk(tile) for tile in panels(judged, row)]
 
 
 def _shrunk(picture: np.ndarray) -> np.ndarray:

@@ -73,18 +73,22 @@ def _of_run(judged: Judged, share: int, strips: dict[int, Strip]) -> dict[str, l
 
 def draw(judged: Judged, row: GalleryRow) -> Strip:
     """Draw the four panels of one validation image."""
+    drawn = panels(judged, row)
+    height, width = drawn[1].shape
+    factor = max(1.0, max(height, width) / WIDEST)
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    return Strip(row, tuple(data_uri(panel, size, crisp=place == 1) for place, panel in enumerate(drawn)), size)
+
+
+def panels(judged: Judged, row: GalleryRow) -> tuple[np.ndarray, ...]:
+    """Return image, true mask (H, W) bool, probability (H, W) float32 and the image with both outlines."""
     probability = np.asarray(judged.masks.array[row.row], dtype=np.float32)
     place = judged.place[row.name]
-    image = np.asarray(judged.packed.images[place])
-    truth = np.zeros(probability.shape, bool) if judged.packed.masks is None else judged.packed.masks[place] != 0
+    image, truth = np.asarray(judged.packed.images[place]), judged.packed.masks[place] != 0
     mask = binarize(judged.masks.array[row.row], judged.threshold)
     if mask.sum() < judged.min_area:
         mask = np.zeros_like(mask)
-    height, width = probability.shape
-    factor = max(1.0, max(height, width) / WIDEST)
-    size = (max(1, round(width / factor)), max(1, round(height / factor)))
-    panels = (image, truth, probability, outlined(image, truth, mask))
-    return Strip(row, tuple(data_uri(panel, size, crisp=panel is truth) for panel in panels), size)
+    return image, truth, probability, outlined(image, truth, mask)
 
 
 def data_uri(picture: np.ndarray, size: tuple[int, int], crisp: bool = False) -> str:

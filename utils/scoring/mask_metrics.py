@@ -71,7 +71,6 @@ def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 UNIT = 2**36
 """A perfect score of an image in whole numbers: sums over images stay exact, and quotients are cut at 1.5e-11."""
-PixelCounts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Metric(NamedTuple):
