@@ -211,7 +211,9 @@ def set_prior(network: nn.Module, shares: np.ndarray) -> None:
     Raises:
         UsageError: the last layer has no bias for the K outputs.
     """
-    name, bias = [(name, weight) for name, weight in network.named_parameters() if name.endswith("bias")][-1]
+    # side heads of deep supervision come after the head that predicts
+    last = network.head if isinstance(network, UNet) else network
+    name, bias = [(name, weight) for name, weight in last.named_parameters() if name.endswith("bias")][-1]
     if len(bias) % len(shares):
         raise UsageError(
             f"--head_bias prior: expected a bias for {len(shares)} outputs in the last layer, found {len(bias)} values "
@@ -285,6 +287,11 @@ def build_classifier(arch: str, channels_in: int, channels_out: int, encoder_wei
     if arch not in STRATA and arch not in encoders and not timm.is_model(arch.partition(".")[0]):
         raise UsageError(f"--arch {arch}: expected a timm model or an smp encoder; {nearest(arch, _known())}")
     return built_with(arch, encoder_weights, build)
+
+
+def has_encoder(arch: str) -> bool:
+    """Tell whether a classifier has an encoder apart from its last layer; a timm model is one network."""
+    return arch in STRATA or arch in smp.encoders.encoders
 
 
 def _known() -> list[str]:

@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BORDERS = ("outline", "touching", "both")
-
 
 def border_of(objects: Tensor, kind: str, width: int) -> Tensor:
     """Return the border pixels of label maps.

@@ -44,7 +44,7 @@ class Checkpoints:
     """Snapshots, log, state and summary of one run.
 
     A resume relies on the state alone. A kill before the state is written loses the epoch; a kill afterwards can only
-    leave superfluous files, which the resume removes.
+    leave superfluous files, which the resume removes or replaces.
     """
 
     folder: RunFolder
@@ -124,6 +124,7 @@ class Checkpoints:
             max(rivals, key=lambda file: _goodness(name, progress.rows[file.epoch - 1][name])) for name in self.kept_by
         ]
         rivals.sort(key=lambda file: file.rank, reverse=True)
+        best.append(rivals[0])  # as its name ranks it, by rounded values: the one that is taken for the best of a run
         staying = [file for place, file in enumerate(rivals) if place < self.keep or file in best]
         before = progress.kept if progress.with_masks is None else progress.with_masks
         progress.kept = [self._name(file) for file in others + staying]
@@ -140,7 +141,7 @@ class Checkpoints:
             the state for `net.learner.restore`, with `progress`; None if no epoch was finished.
 
         Raises:
-            UsageError: the run is finished and has `n_epochs` epochs or more.
+            UsageError: the run has more than `n_epochs` epochs, or is finished.
             UserError: the images or flags differ from those that the run was started with (config.json was edited), or
                 the state was written by another version of this project.
         """
@@ -164,8 +165,10 @@ class Checkpoints:
                     f"trained with {as_typed(before)}; put it back, or start a new run in another folder"
                 )
         self.progress = Progress(**state["progress"])
+        if self.progress.epoch > n_epochs:
+            raise UsageError(f"--n_epochs {n_epochs}: {self.folder.path} has {self.progress.epoch} epochs already")
         # without a summary the run was killed after its last epoch and still has to finish
-        if self.progress.epoch >= n_epochs and self.folder.summary.is_file():
+        if self.progress.epoch == n_epochs and self.folder.summary.is_file():
             done = self.progress.epoch
             raise UsageError(f"--resume: {self.folder.path} has finished {done} epochs; raise --n_epochs to train on")
         self.folder.write_log(self.progress.rows)

@@ -217,8 +217,15 @@ class HeldSamples:
         self.samples, self.batches, self.device = samples, batches, device
         self.place = {int(row): place for place, row in enumerate(batches.rows)}
         chunks = np.array_split(batches.rows, -(-len(batches.rows) // HELD_AT_ONCE))
-        parts = [default_collate(samples.__getitems__([(0, int(row)) for row in chunk])) for chunk in chunks]
-        self.images, self.truths = (torch.cat([part[column].to(device) for part in parts]) for column in range(2))
+        held: list[Tensor] = []
+        for chunk in chunks:
+            read = default_collate(samples.__getitems__([(0, int(row)) for row in chunk]))[:2]
+            held = held or [
+                torch.empty(len(batches.rows), *one.shape[1:], dtype=one.dtype, device=device) for one in read
+            ]
+            for whole, part in zip(held, read, strict=True):
+                whole[self.place[int(chunk[0])] :][: len(part)] = part
+        self.images, self.truths = held
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -153,6 +154,7 @@ def _keep_freed_memory() -> None:
         return  # another C library with another allocator
 
 
+@cache  # measured once, so that all parts of a process agree
 def _fast_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 if the device computes it natively (AVX512_BF16, AMX, Ampere or later), else float32.
 

@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 from net.dataset import normalised
 from net.device import Machine
 from net.export_formats import FORMATS, Run
+from net.facts import CROP
 from net.geometry import PERCENTILES, STEP, Fit, ValAug, contrast_stretched
 from net.network_kinds import Kind, PixelKind
 from net.predictor import Predictor, kind_of, rebuild, val_of
@@ -150,7 +151,8 @@ def export(path: Path, to: str, out: Path) -> Exported:
     snapshot = load_snapshot(path)
     network, kind, val = rebuild(snapshot, path).requires_grad_(False), kind_of(snapshot.info), val_of(snapshot.info)
     predictor = Predictor(network, kind, val, Machine(torch.device("cpu"), torch.float32))
-    shape = snapshot.info.shape or (snapshot.info.size, snapshot.info.size)  # trained on images of different sizes
+    side = snapshot.info.size or CROP
+    shape = snapshot.info.shape or (side, side)  # trained on images of different sizes
     origin, fit = _origin(path, snapshot.info, kind), val(shape)
     tied = None
     if val.size is None:

@@ -122,9 +122,20 @@ def facts_of(
         minutes=settings.recipe.minutes and settings.recipe.minutes / n_runs,
         on_gpu=on_gpu,
         given=given,
-        start=load_snapshot(find_snapshots([settings.net.snapshot])[0]).info.arch if settings.net.snapshot else None,
+        start=_starting_arch(settings.net),
         asked=asked,
     )
+
+
+def _starting_arch(net: Any) -> str | None:
+    """Return the architecture of the snapshot to start from; --arch names that of weights from elsewhere."""
+    if net.snapshot is None or net.arch:
+        return net.snapshot and net.arch
+    path = find_snapshots([net.snapshot])[0]
+    try:
+        return load_snapshot(path).info.arch
+    except UserError as error:
+        raise UserError(f"{error}; for weights from elsewhere add --arch") from None
 
 
 def _foreground(packed: PackedImages, kind: Kind, rows: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Prepare a run: find everything it needs and check that it fits together, before anything is written."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from net.checkpoint_and_resume import Checkpoints
 from net.dataset import EpochBatches, Mix
 from net.device import Machine, machine, workers_for
 from net.distributed import Processes
+from net.loops import WHOLE
 from net.losses import Loss, phases_by_name
 from net.network_kinds import PixelKind
 from net.optimizers import optimizer_by_name
@@ -63,6 +65,7 @@ def prepare(
     train_rows, fold = rows_of(settings, packed)
     val_rows = some_of(packed.by_size(fold), settings.reporting.val_limit, packed, task)
     batches = _batches(settings, packed, train_rows, processes)
+    check_validated_whole(learn.loss, stages, [packed.shapes[row] for row in fold])
     info = _info(settings, stages, task, packed, fold)
     keep, in_cycles = settings.reporting.keep, settings.step.cycles > 1
     stored = stored_flags(to_flat(settings))
@@ -151,6 +154,16 @@ def try_out(arch: str, predictor: Predictor, channels_in: int, size: int, losses
     target = torch.zeros(2, *predictor.kind.target_shape(size), device=predictor.machine.device)
     for loss in losses:
         loss(output, target)
+
+
+def check_validated_whole(losses: Sequence[str], stages: Sequence[Stage], shapes: Iterable[tuple[int, int]]) -> None:
+    """Raise UsageError if a loss needs the side outputs of a network, but images (h, w) are validated in tiles."""
+    sides = next((name for name in losses if name.startswith("combined")), None)
+    if sides and any(math.prod(stage.val(shape).frame) > WHOLE for stage in stages for shape in set(shapes)):
+        raise UsageError(
+            f"--loss {sides}: images of more than 2048x2048 pixels are validated in tiles, which have no side outputs; "
+            "use another loss, such as bce_lovasz, or pack the images with --size"
+        )
 
 
 def rows_of(settings: TrainSettings, packed: PackedImages) -> tuple[np.ndarray, np.ndarray]:

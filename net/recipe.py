@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from net.architectures import STRATA
+from net.architectures import STRATA, has_encoder
 from net.facts import CROP, Facts, normalised
 from utils.core.errors import UsageError
 from utils.core.settings import as_typed
@@ -34,14 +34,14 @@ THIN = 4.0
 """Thickness in pixels below which objects are thin: IoU then changes much with the position of their outline."""
 WHOLE_FOLD = 4000
 """Images of the largest fold that is validated as a whole after each epoch."""
+VAL_LIMIT = 2000
+"""Images of a larger fold that are validated after each epoch."""
 OFTEN = 60
 """Passes over the training images from which on they are changed more strongly."""
 STRONGER = 1.5
 """Strength of the augmentation then."""
 DROPPED = 0.2
 """Share of the channels of the deepest map that are dropped then."""
-VAL_LIMIT = 2000
-"""Images of larger folds that are."""
 
 ORIGINAL: dict[str, Any] = {
     "arch": "unet_resnet34_v1",
@@ -75,8 +75,9 @@ def network(facts: Facts) -> Choice:
     if facts.start:
         return Choice({"arch": facts.start, "encoder_weights": "none"}, "the network of --snapshot")
     if not facts.from_scratch:
-        return Choice({"arch": "unet_resnet34"}, "pretrained weights were asked for")
-    minutes = facts.minutes or 20  # without a time the steps are given, and strata_m learns more from each
+        arch = "unet_resnet34" if facts.pixel_level else "resnet34"
+        return Choice({"arch": arch}, "pretrained weights were asked for")
+    minutes = facts.minutes or 20
     if facts.on_gpu:
         arch, why = ("strata_l", "a minute or more on a GPU") if minutes >= 1 else ("strata_m", "less than a minute")
     elif minutes < 15:
@@ -85,6 +86,8 @@ def network(facts: Facts) -> Choice:
         arch, why = "strata_m", "15 minutes to 2 hours on a CPU"
     else:
         arch, why = "strata_l", "more than 2 hours on a CPU"
+    if facts.minutes is None:
+        why = "no time is given"
     return Choice({"arch": arch, "encoder_weights": "none"}, why)
 
 
@@ -104,7 +107,8 @@ def augmentation(facts: Facts) -> Choice:
     if facts.mixed:
         why += "; sizes differ, so the scale varies" + (", and so do stains and exposures" if facts.coloured else "")
     flags: dict[str, Any] = {"train_augs": f"{kind}_{size}{suffix}", "val_augs": f"val_{size}"}
-    return Choice(flags | ({"contrast_stretch": True} if kind == "stained" else {}), why)
+    stretch = kind == "stained" and facts.pixel_level
+    return Choice(flags | ({"contrast_stretch": True} if stretch else {}), why)
 
 
 def batches(facts: Facts) -> Choice:
@@ -122,6 +126,8 @@ def steps(facts: Facts) -> Choice:
         return Choice(flags, "the weights of --snapshot change in small steps")
     if not facts.from_scratch:
         flags = {"optimizer": "adamw_1e-3", "scheduler": "linear", "encoder_rate": 0.1}
+        if not facts.pixel_level and not has_encoder(facts.given.get("arch", "resnet34")):
+            return Choice({**flags, "optimizer": "adamw_1e-4", "encoder_rate": 1.0}, "pretrained weights change little")
         return Choice(flags, "pretrained weights change little, the new layers much")
     if facts.given.get("arch", "strata_m") in STRATA:
         flags = {"optimizer": "muon_0.02", "scheduler": "linear", "encoder_rate": 1.0}
@@ -235,10 +241,11 @@ def filled(settings: S, facts: Facts) -> tuple[S, list[str]]:
             flags["arch"] = "resnet18"
         if facts.kind == "border":
             flags["loss"] = ("boundary_bce",)
+        flags["n_epochs"] = in_cycles(ORIGINAL["n_epochs"], settings)
         if "stages" in given:
             flags["n_epochs"] = sum(epochs for _, epochs in map(parse_stage, given["stages"]))
         if facts.asked:
-            flags["stages"] = tuple(stages_for(facts.asked, settings.learn.n_epochs or ORIGINAL["n_epochs"]))
+            flags["stages"] = tuple(stages_for(facts.asked, settings.learn.n_epochs or flags["n_epochs"]))
         return with_flags(settings, flags), []
     chosen: dict[str, Any] = {}
     for part, rule in RULES.items():
@@ -296,7 +303,7 @@ def _with_length(settings: S, facts: Facts) -> tuple[S, str]:
     if "stages" in facts.given:
         n_epochs = sum(epochs for _, epochs in map(parse_stage, settings.sizes.stages))
     else:
-        n_epochs = settings.learn.n_epochs or int(np.clip(round(STEPS * batch / images), 10, 300))
+        n_epochs = settings.learn.n_epochs or in_cycles(int(np.clip(round(STEPS * batch / images), 10, 300)), settings)
     flags["n_epochs"] = n_epochs
     if sizes := sizes_to_train(settings, facts):
         flags |= size_flags(facts, stages_for(sizes, n_epochs))
@@ -304,6 +311,12 @@ def _with_length(settings: S, facts: Facts) -> tuple[S, str]:
     flags |= strength_flags(settings, facts, n_epochs * images)
     new = {name: value for name, value in flags.items() if name not in facts.given}
     return with_flags(settings, new), f"length: {flags_line(new)}" if new else ""
+
+
+def in_cycles(n_epochs: int, settings: Any) -> int:
+    """Return the multiple of --cycles below a number of epochs."""
+    cycles = max(1, settings.step.cycles)
+    return max(1, n_epochs // cycles) * cycles
 
 
 def warmup_steps(epochs: int, steps_an_epoch: int) -> int:

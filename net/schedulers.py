@@ -104,9 +104,11 @@ def _falling(optimizer: Optimizer, steps: int, factor: Callable[[float], float])
 
 def _onecycle(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
     """Rise to the given learning rate in the first 30 % of the cycle, then fall (Smith 2018, arXiv 1803.09820)."""
-    rate = [group["lr"] for group in optimizer.param_groups]
+    rate, steps_in_all = [group["lr"] for group in optimizer.param_groups], epochs * steps + 1
     # one step more than is taken: torch counts the first learning rate as a step, and fails beyond total_steps
-    return Schedule(lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps + 1), "step")
+    # the momentum stays as it is: Muon has none to change, and a CUDA graph would replay the first one
+    cycle = lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps_in_all, cycle_momentum=False)
+    return Schedule(cycle, "step")
 
 
 def _plateau(optimizer: Optimizer, _epochs: int, _steps: int) -> Schedule:

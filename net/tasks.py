@@ -29,7 +29,7 @@ from utils.scoring.validation_scores import ClassScores, InstanceScores, PixelSc
 class Task:
     """Learning task of a training script.
 
-    Loader workers receive kind, truth and target, so these must be picklable: functions of a module, not lambdas.
+    Loader workers receive kind and truth, so these must be picklable: functions of a module, not lambdas.
     """
 
     kind: Kind

@@ -98,8 +98,8 @@ TILES_NOTE = (
     "--tile: this network has parts that look at the whole image (global pooling or normalisation, as in scSE); in a "
     "tile they see only the tile, so masks and scores may differ from those of whole images"
 )
-POOLING = ("SEModule", "EffectiveSEModule", "SqueezeExcite", "EcaModule", "SplitAttn", "GlobalResponseNorm")
-"""Names of timm modules that compute a mean or norm over the image without a pooling layer."""
+POOLING = ("Gate", "SEModule", "EffectiveSEModule", "SqueezeExcite", "EcaModule", "SplitAttn", "GlobalResponseNorm")
+"""Names of modules of this project and of timm that compute a mean or norm over the image without a pooling layer."""
 
 
 def sees_whole_image(network: nn.Module) -> bool:

@@ -6,7 +6,7 @@ or repeated run gives the same bits.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -23,7 +23,16 @@ from net.loops import STEPS_BETWEEN_LOSS_READS, evaluate
 from net.losses import Phase
 from net.predictor import Predictor
 from net.prepare_run import prepare
-from net.recipe import divided, flags_line, size_flags, sizes_to_train, strength_flags, warmup_steps, with_flags
+from net.recipe import (
+    divided,
+    flags_line,
+    size_flags,
+    sizes_to_train,
+    stages_for,
+    strength_flags,
+    warmup_steps,
+    with_flags,
+)
 from net.stages import Stage
 from net.tasks import Task
 from net.training import Run
@@ -81,6 +90,7 @@ def plan(
     batch_size: int,
     seconds: float,
     cycles: int = 1,
+    epoch_size: int | None = None,
 ) -> Plan:
     """Return the plan whose epochs take `seconds` at these speeds.
 
@@ -95,17 +105,22 @@ def plan(
         batch_size: images per step.
         seconds: time for all epochs.
         cycles: the number of epochs is a multiple of this.
+        epoch_size: images per epoch, if they are given; the number of epochs then follows from the time.
     """
     validation = [speed.validation * val_images + EPOCH_OVERHEAD for speed in speeds]
-    epochs = int(np.clip(VALIDATION_SHARE * seconds / np.dot(shares, validation), *EPOCHS))
-    images = np.array(shares) / [speed.training for speed in speeds]
-    if len(speeds) > 1 and _epoch_size(speeds, validation, [1] * len(speeds), seconds) < batch_size:
-        return plan(speeds[-1:], [1.0], val_images, batch_size, seconds, cycles)
-    if len(speeds) == 1 and epochs * validation[0] > 0.3 * seconds:
-        epochs = max(1, int(0.3 * seconds / validation[0]))
-    epochs = max(cycles, len(speeds), epochs // cycles * cycles)
-    counts = divided(epochs, images)
-    size = max(batch_size, int(_epoch_size(speeds, validation, counts, seconds)))
+    if len(speeds) > 1 and _epoch_size(speeds, validation, [1] * len(speeds), seconds) < (epoch_size or batch_size):
+        return plan(speeds[-1:], [1.0], val_images, batch_size, seconds, cycles, epoch_size)
+    if epoch_size:
+        weights = np.array(shares) / [epoch_seconds(speed, val_images, epoch_size) for speed in speeds]
+        epochs = round(seconds * weights.sum())
+    else:
+        weights = np.array(shares) / [speed.training for speed in speeds]
+        epochs = int(np.clip(VALIDATION_SHARE * seconds / np.dot(shares, validation), *EPOCHS))
+        if len(speeds) == 1 and epochs * validation[0] > 0.3 * seconds:
+            epochs = max(1, int(0.3 * seconds / validation[0]))
+    epochs = max(-(-len(speeds) // cycles), epochs // cycles) * cycles
+    counts = divided(epochs, weights)
+    size = epoch_size or max(batch_size, int(_epoch_size(speeds, validation, counts, seconds)))
     took = sum(count * epoch_seconds(speed, val_images, size) for count, speed in zip(counts, speeds, strict=True))
     stages = [(speed.size, count) for speed, count in zip(speeds, counts, strict=True)]
     return Plan(stages, size, warmup_steps(epochs // cycles, -(-size // batch_size)), took)
@@ -154,9 +169,7 @@ def plan_for_minutes(
         UsageError: the time is too short for an epoch of one step.
     """
     sizes = sizes_to_train(settings, facts)
-    provisional = size_flags(facts, [f"{size}:1" for size in sizes]) if sizes else {}
-    provisional |= {"n_epochs": max(1, len(sizes)), "warmup": 0}
-    run = prepare(with_flags(settings, provisional), make_task, processes)
+    run = prepare(_for_measuring(settings, facts, sizes), make_task, processes)
     n_runs = round(settings.recipe.minutes / facts.minutes)
     seconds = 60 * settings.recipe.minutes
     shares = list(sizes.values()) or [1.0]
@@ -174,15 +187,16 @@ def plan_for_minutes(
         spent = time.monotonic() - started + joining
         left = (seconds - spent) / n_runs - START_AND_END - (whole_fold if score_fold else 0)
         batch = settings.learn.batch_size * settings.step.accumulate
-        needed = settings.step.cycles * epoch_seconds(speeds[-1], n_val, batch)
+        needed = settings.step.cycles * epoch_seconds(speeds[-1], n_val, settings.step.epoch_size or batch)
         if left < needed:
             needed += whole_fold if score_fold else 0
             minutes = (spent + n_runs * (needed + START_AND_END)) / 60
+            unit = "epoch of --epoch_size" if settings.step.epoch_size else "step"
             raise UsageError(
-                f"--minutes {settings.recipe.minutes:g}: too short for one step and its validation in each run on this "
-                f"machine; use at least {math.ceil(minutes * 10) / 10:g}"
+                f"--minutes {settings.recipe.minutes:g}: too short for one {unit} and its validation in each run on "
+                f"this machine; use at least {math.ceil(minutes * 10) / 10:g}"
             )
-        return plan(speeds, shares, n_val, batch, left, settings.step.cycles)
+        return plan(speeds, shares, n_val, batch, left, settings.step.cycles, settings.step.epoch_size)
 
     found = processes.on_main(decide)
     flags = size_flags(facts, [f"{size}:{epochs}" for size, epochs in found.stages]) if sizes else {}
@@ -196,6 +210,17 @@ def plan_for_minutes(
     rates = ", ".join(f"{1 / speed.training:.0f} images/s at {speed.size}" for speed in speeds)
     what = "each of the folds" if n_runs > 1 else "the epochs"
     return with_flags(settings, flags), f"plan: {flags_line(flags)} ({rates}; {what}: {duration(found.seconds)})"
+
+
+def _for_measuring(settings: TrainSettings, facts: Facts, sizes: Mapping[int, float]) -> TrainSettings:
+    """Return the settings of the shortest run at these sizes, with a schedule and weights that have no last step."""
+    cycles = settings.step.cycles
+    n_epochs = max(1, -(-len(sizes) // cycles)) * cycles
+    average = settings.step.average
+    step = replace(settings.step, average=None if (average or "").startswith("swa") else average)
+    shortest = replace(settings, step=step, learn=replace(settings.learn, scheduler="none"))
+    flags = size_flags(facts, stages_for(sizes, n_epochs)) if sizes else {}
+    return with_flags(shortest, {**flags, "n_epochs": n_epochs, "warmup": 0})
 
 
 def measured(run: Run, shares: Sequence[float], seconds: float) -> list[Speed]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from net.device import machine
 from net.distributed import Processes
-from net.facts import facts_of
+from net.facts import asked_sizes, facts_of
 from net.held_out_rows import held_out_rows
 from net.network_kinds import ImageKind, PixelKind
 from net.prepare_run import prepare, rows_of
@@ -24,7 +24,7 @@ from utils.core.errors import UsageError, UserError
 from utils.core.interrupts import StopRequest
 from utils.core.progress import progress_bar
 from utils.core.settings import read_flags, to_flat
-from utils.core.training_settings import TrainSettings
+from utils.core.training_settings import TrainSettings, parse_stage
 from utils.data.folds import fold_numbers
 from utils.data.packed_data import PackedImages, open_packed
 from utils.masks.mask_file import PredictionInfo, open_masks
@@ -69,6 +69,9 @@ def complete(settings: TrainSettings, make_task: MakeTask, processes: Processes,
     data, quiet = settings.data, settings.reporting.quiet
     all_folds = fold_numbers(data.data_dir) if data.folds == "all" else [data.fold]
     if data.folds == "all" and (stored := _stored_plan(settings, all_folds)):
+        asked = asked_sizes(settings.sizes.stages)
+        if asked and asked.keys() == {parse_stage(stage)[0] for stage in stored.get("stages", ())}:
+            settings = replace(settings, sizes=replace(settings.sizes, stages=()))
         return with_flags(settings, stored)
     packed = open_packed(data.data_dir)
     task = make_task(packed)
@@ -83,7 +86,8 @@ def complete(settings: TrainSettings, make_task: MakeTask, processes: Processes,
         lines.append(line)
     elif facts.minutes is not None and not settings.run.resume:
         given = {name: value for name, value in facts.given.items() if name in ("stages", "n_epochs", "epoch_size")}
-        lines.append(f"plan: {flags_line(given)} (given, so --minutes only says when the run should be finished)")
+        why = f"{flags_line(given)} given" if given else "the epochs are those of --recipe original"
+        lines.append(f"plan: {why}, so --minutes only says when the run should be finished")
     if processes.is_main and lines and not quiet:
         print(*lines, sep="\n", flush=True)
     return replace(settings, data=replace(settings.data, fold=data.fold))

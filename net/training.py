@@ -68,7 +68,9 @@ class Deadline(NamedTuple):
 
 def fixed_flags(settings: TrainSettings) -> set[str]:
     """Return the flags that cannot change in this run although other runs may change them on resume."""
-    planned = settings.learn.scheduler in PLANNED or settings.step.cycles > 1 or len(settings.learn.loss) > 1
+    learn, step = settings.learn, settings.step
+    planned = learn.scheduler in PLANNED or step.cycles > 1 or len(learn.loss) > 1
+    planned |= ":" in (step.nonempty_share or "")
     return {"n_epochs"} if planned else set()
 
 
@@ -119,6 +121,7 @@ class Run:
                     if number % self.epochs_in_cycle == 0 and number:
                         learner, checkpoints.progress.best = self.learner(), {}
                     if stage is not (now := stage_of_epoch(self.stages, number)):
+                        loader = None  # frees the images that it holds before those of the next size are loaded
                         stage, loader = now, self.loader(now)
                     self.batches.epoch = number
                     epoch = self._epoch(learner, stage, loader, stop, report)

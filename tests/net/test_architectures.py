@@ -156,13 +156,14 @@ def test_a_network_without_pretrained_weights_says_so():
             build("strata_m", 1, 1, "imagenet")
 
 
-@pytest.mark.parametrize("arch", ["strata_s", "unet_resnet18", "linknet_tu-test_resnet", "unet_resnet34_v1"])
+@pytest.mark.parametrize("arch", ["strata_s", "unet_resnet18", "linknet_tu-test_resnet", "ds_resnet_34"])
 def test_a_network_may_start_with_the_shares_of_the_foreground(arch):
     torch.manual_seed(0)
     network = build_network(arch, 1, 2)
     set_prior(network, np.array([0.02, 0.3]))
     weights = dict(network.named_parameters())
-    head = [name for name in weights if name.endswith("bias")][-1].removesuffix("bias")
+    names = [name for name in weights if name.endswith("bias") and not name.startswith("side_heads")]
+    head = "head.1." if arch.startswith("ds_") else names[-1].removesuffix("bias")
     torch.nn.init.zeros_(weights[f"{head}weight"])
     with torch.inference_mode():
         probabilities = torch.sigmoid(fused(network(images(1))))

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from net.batch_augmentation import BatchChange
-from net.border_target import BORDERS, border_of
+from net.border_target import border_of
+
+BORDERS = ("outline", "touching", "both")
 
 
 def by_definition(objects, kind, width):

@@ -123,8 +123,9 @@ def test_every_format_predicts_like_predict_py_for_any_number_of_images(make_run
 
 
 @pytest.mark.parametrize("arch", ["unet_tu-test_resnet", "strata_s", "strata_tu-test_resnet"])
-def test_a_network_for_images_at_their_own_size_takes_any_size(make_run, arch):
-    run = make_run(BORDER, arch, channels=3, val_augs="val_native", shape=(256, 256))
+@pytest.mark.parametrize("shape", [(256, 256), ()], ids=["one size", "mixed sizes"])
+def test_a_network_for_images_at_their_own_size_takes_any_size(make_run, arch, shape):
+    run = make_run(BORDER, arch, channels=3, val_augs="val_native", shape=shape)
     rules = {"th": 0.4, "seed_th": 0.6, "min_area": 8, "fill_holes": True}
     write_json(run / "objects.json", rules)
     predict, about, _ = export(run)

@@ -17,6 +17,7 @@ from net.device import Machine
 from net.geometry import VAL_AUGS
 from net.network_kinds import PixelKind
 from net.predictor import Predictor
+from net.prepare_run import check_validated_whole
 from net.snapshot import load_snapshot, save_snapshot
 from net.stages import stage_of_epoch, stages_of
 from net.tiles import Tiles, sees_whole_image
@@ -196,6 +197,7 @@ def test_far_from_its_edges_a_tile_agrees_with_the_whole_image_unless_the_networ
     ("arch", "whole"),
     [
         ("unet_resnet18", False),
+        ("strata_s", True),
         ("unet_tu-test_resnet", False),
         ("unet_resnet34_v1", True),
         ("seresnext", True),
@@ -209,6 +211,15 @@ def test_far_from_its_edges_a_tile_agrees_with_the_whole_image_unless_the_networ
 )
 def test_networks_that_look_at_the_whole_image_are_detected(arch, whole):
     assert sees_whole_image(build_network(arch, 3)) == whole
+
+
+def test_side_outputs_are_not_validated_in_tiles():
+    check_validated_whole(["combined"], stages(crop=128), [(2048, 2048)])
+    check_validated_whole(["bce_lovasz"], stages(crop=128), [(4096, 2048)])
+    with pytest.raises(
+        UsageError, match="--loss combined: images of more than 2048x2048 pixels are validated in tiles"
+    ):
+        check_validated_whole(["combined"], stages(crop=128), [(64, 64), (4096, 2048)])
 
 
 def test_pooling_to_a_grid_is_not_mistaken_for_global_pooling():

@@ -45,6 +45,7 @@ def test_the_recipe_fills_every_flag_and_says_why():
     assert flags["arch"] == "strata_m"
     assert flags["optimizer"] == "muon_0.02"
     assert flags["loss"] == ["symmetric_lovasz_bce"]
+    assert "--arch strata_m --encoder_weights none (no time is given)" in lines[0]
     assert [stage.split(":")[0] for stage in flags["stages"]] == ["52", "80", "104"]
     assert flags["n_epochs"] == sum(int(stage.split(":")[1]) for stage in flags["stages"]) == 25
     assert flags["warmup"] == 125
@@ -134,6 +135,10 @@ def test_pretrained_weights_have_a_recipe_of_their_own():
     flags, _ = chosen({"encoder_weights": "imagenet"})
     assert (flags["arch"], flags["optimizer"]) == ("unet_resnet34", "adamw_1e-3")
     assert (flags["encoder_rate"], flags["encoder_weights"]) == (0.1, "imagenet")
+    classifier, _ = chosen({"encoder_weights": "imagenet"}, kind="labels")
+    assert (classifier["arch"], classifier["encoder_rate"]) == ("resnet34", 0.1)
+    whole, _ = chosen({"encoder_weights": "imagenet", "arch": "convnext_tiny"}, kind="labels")
+    assert (whole["encoder_rate"], whole["optimizer"]) == (1.0, "adamw_1e-4"), "a timm model has no separate encoder"
 
 
 def test_a_training_that_starts_from_a_snapshot_has_its_network(survey, trained, tmp_path):
@@ -247,6 +252,18 @@ def test_a_share_of_nonempty_images_is_checked(survey, tmp_path):
         done = run_here("train.py", *flags, f"--nonempty_share={wrong}")
         assert_refused(done, 2, f"--nonempty_share {wrong}", "expected a share from 0 to 1")
     assert run_here("train.py", *flags, "--nonempty_share", ".9:true").returncode == 0
+
+
+def test_colours_are_stretched_where_it_is_applied():
+    stained = {"mixed": True, "coloured": True}
+    assert chosen(**stained)[0]["contrast_stretch"]
+    assert not any("contrast_stretch" in line for line in chosen(kind="labels", **stained)[1])
+
+
+@pytest.mark.parametrize("recipe", ["auto", "original"])
+def test_epochs_that_are_not_given_are_divided_into_the_cycles(recipe):
+    flags, _ = chosen({"recipe": recipe, "cycles": 7})
+    assert flags["n_epochs"] % 7 == 0
 
 
 def test_folds_of_more_than_4000_images_are_limited_by_the_recipe():

@@ -11,6 +11,7 @@ from helpers.waiting import until
 
 from net.snapshot import load_snapshot
 from net.time_plan import EPOCH_OVERHEAD, EPOCHS, Speed, affordable, measured, plan
+from utils.core.files import read_json
 from utils.core.tables import read_table
 from utils.runs.run_folder import find_snapshots
 
@@ -75,6 +76,17 @@ def test_without_time_for_all_sizes_the_full_size_remains():
 
 def test_cycles_have_equally_many_epochs():
     assert plan([Speed(128, 0.01, 0.001)], [1.0], 80, 32, 600, cycles=7).stages[0][1] % 7 == 0
+    assert sum(epochs for _, epochs in plan(MACHINES["slow"], SHARES, 800, 32, 600, cycles=2).stages) == 4
+
+
+@pytest.mark.parametrize("seconds", [3 * MINUTE, 12 * MINUTE])
+def test_epochs_of_a_given_size_fill_the_time(seconds):
+    speeds = MACHINES["fast"]
+    found = plan(speeds, SHARES, 80, 32, seconds, epoch_size=320)
+    assert found.epoch_size == 320
+    assert expected(found, speeds, 80) == pytest.approx(seconds, rel=0.05)
+    assert found.warmup == pytest.approx(0.05 * 10 * sum(epochs for _, epochs in found.stages), abs=1)
+    assert [size for size, _ in plan(speeds, SHARES, 80, 32, 10, epoch_size=640).stages] == [104]
 
 
 def test_a_moment_of_other_work_does_not_change_the_measured_speed(monkeypatch):
@@ -131,8 +143,28 @@ def test_a_planned_run_is_repeated_from_its_config_and_resumed_bit_for_bit(slow,
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_time_covers_all_folds_and_the_command_is_repeated_with_the_same_plan(slow, survey, tmp_path):
-    words = ("train.py", "--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--folds", "all")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--cycles", 2, "--average", "swa_1", "--scheduler", "onecycle"),
+        ("--cycles", 2, "--stages", "32", "64", "96"),
+        ("--epoch_size", 16),
+    ],
+)
+def test_a_plan_fits_the_flags_that_are_given(slow, survey, tmp_path, flags):
+    words = ("--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--minutes", 1, "--keep", 1)
+    done = run_here("train.py", *words, *flags, "--experiment_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    config = read_json(tmp_path / "run" / "config.json")
+    assert config["n_epochs"] % config["cycles"] == 0
+    if "--epoch_size" in flags:
+        assert "--epoch_size" not in done.stdout.split("plan:")[1].splitlines()[0]
+        assert 6 <= config["n_epochs"] <= 9, "an epoch takes 4.8 s and its validation 2.4 s or less"
+
+
+@pytest.mark.parametrize("stages", [(), ("--stages", "64", "96")])
+def test_a_time_covers_all_folds_and_the_command_is_repeated_with_the_same_plan(slow, survey, tmp_path, stages):
+    words = ("train.py", "--data_dir", survey, "--arch", TINY_ARCH, "--batch_size", 8, "--folds", "all", *stages)
     words += ("--minutes", 3, "--experiment_dir", tmp_path / "run")
     done = run_here(*words)
     assert done.returncode == 0, done.stderr

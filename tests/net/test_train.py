@@ -249,6 +249,16 @@ def test_the_best_snapshot_by_each_measure_stays_in_each_cycle(survey, tmp_path,
     assert_same_run(whole, cut)
 
 
+def test_the_best_run_of_equal_rounded_scores_has_its_masks(survey, tmp_path):
+    """Epoch 1 has the best exact score; epoch 2 has the same in its name, and the lower loss."""
+    words = ("--data_dir", survey, *TINY, "--n_epochs", 3, "--keep", 2, "--experiment_dir", tmp_path / "run")
+    with simulated_scores([(0.20, 0.5, 0.85549), (0.19, 0.4, 0.85501), (0.18, 0.3, 0.84)]):
+        assert run_here("train.py", *words).returncode == 0
+    best = snapshots_in(tmp_path / "run")[0]
+    assert best.epoch == json.loads((tmp_path / "run/summary.json").read_text())["epoch"] == 2
+    assert best.val_masks.is_file()
+
+
 def test_config_repeats_a_run_and_flags_override(trained, tmp_path):
     assert (
         run_here("train.py", "--config", trained / "config.json", "--experiment_dir", tmp_path / "again").returncode
@@ -270,6 +280,18 @@ def test_start_from_a_snapshot(survey, trained, tmp_path):
     after = load_snapshot(find_snapshots([str(tmp_path / "run")])[0]).weights
     name = "segmentation_head.0.weight"
     assert torch.allclose(start[name], after[name], atol=1e-6)
+
+
+def test_start_from_weights_from_elsewhere(survey, trained, tmp_path):
+    torch.save(load_snapshot(find_snapshots([str(trained)])[0]).weights, tmp_path / "weights.pt")
+    words = ("--data_dir", survey, "--recipe", "original", "--epoch_size", 8, "--experiment_dir", tmp_path / "run")
+    words += ("--snapshot", tmp_path / "weights.pt")
+    assert_refused(run_here("train.py", *words, "--n_epochs", 1), 1, "weights.pt: not a snapshot", "add --arch")
+    done = run_here("train.py", *words, "--n_epochs", 1, "--arch", TINY_ARCH)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "weights.pt").unlink()
+    done = run_here("train.py", *words, "--n_epochs", 2, "--resume")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_command_of_the_pipeline_this_one_descends_from(survey, tmp_path):

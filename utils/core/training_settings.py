@@ -258,6 +258,8 @@ def epochs_in_cycle(settings: TrainSettings) -> int:
             raise UsageError(f"--{name} {value}: expected 1 or more")
     if learn.n_epochs % step.cycles:
         raise UsageError(f"--n_epochs {learn.n_epochs} cannot be divided into --cycles {step.cycles} of equal length")
+    if step.seed < 0:
+        raise UsageError(f"--seed {step.seed}: expected a whole number, 0 or more")
     if step.warmup < 0:
         raise UsageError(f"--warmup {step.warmup}: expected a number of steps, 0 or more")
     if not 0 < step.encoder_rate <= 1:
