@@ -20,9 +20,9 @@ from utils.core.cli import run
 from utils.core.errors import UsageError
 from utils.core.prediction_settings import Rules, RuleSettings, SubmissionSettings
 from utils.core.settings import Floats, OptionalFloat, OptionalText, Texts
-from utils.data.packed_data import read_manifest
+from utils.data.packed_data import open_packed, read_manifest
 from utils.masks.mask_averaging import check_weights, open_agreeing, weighted_mean
-from utils.masks.mask_file import PredictionInfo, mask_writer, open_masks
+from utils.masks.mask_file import PredictionInfo, check_same_images, mask_writer, open_masks
 from utils.masks.probability_file import open_probabilities
 from utils.scoring.stored_thresholds import run_folder_of
 
@@ -57,6 +57,8 @@ def main(settings: Settings) -> None:
     first = files[0]
     recorded, views = first.info.data_dir, {masks.info.tta for masks in files}
     folder = settings.data_dir or (recorded if recorded and Path(recorded).is_dir() else None)
+    if folder:
+        check_same_images(first.path, first.info, open_packed(folder, first.info.part or "test"), folder)
     info = PredictionInfo(
         data_dir=settings.data_dir or recorded,
         part=first.info.part or "test",

@@ -38,6 +38,7 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["--batch_size", "0"], "--batch_size 0", "1 or more"),
         (["--n_epochs", "5", "--cycles", "2"], "--n_epochs 5", "--cycles 2"),
         (["--keep", "0"], "--keep 0", "1 or more"),
+        (["--seed", "-1"], "--seed -1", "0 or more"),
         (["--epoch_size", "0"], "--epoch_size 0", "1 or more"),
         (["--accumulate", "0"], "--accumulate 0", "1 or more"),
         (["--warmup", "-1"], "--warmup -1", "0 or more"),
@@ -61,11 +62,19 @@ def test_flags_that_make_no_sense_end_before_anything_is_written(survey, tmp_pat
         (["set"], "set: expected a flag before this value, such as --data_dir set", "a path with blanks needs quotes"),
         (["--compile", "True"], "--compile True: this flag takes no value; leave out True"),
         (["--epochs", "3"], "--epochs: no such flag", "did you mean --n_epochs"),
+        (["--n_epochs", "abc"], "--n_epochs abc: expected a whole number"),
+        (["--keep", "1.5"], "--keep 1.5: expected a whole number"),
+        (["--encoder_rate", "x"], "--encoder_rate x: expected a number"),
+        (["--recipe", "best"], "invalid choice 'best' for argument '--recipe'", "'auto', 'original'"),
+        (["--data_dir"], "Missing value for argument '--data_dir'"),
     ]
     for words, *expected in cases:
         done = run_here("train.py", *base, *words)
         assert_refused(done, 1 if words[0] == "--snapshot" else 2, *expected)
         assert not (tmp_path / "run").exists(), words
+    assert_refused(run_here("predict.py"), 2, "--snapshot: missing; --help describes all flags")
+    assert_refused(run_here("utils/submission.py", "check"), 2, "expected the submission, a csv file")
+    assert_refused(run_here("utils/look.py", "--masks_fn", "m.npy", "--out", "a.jpg"), 2, "--out a.jpg", "a PNG file")
     done = run_here("report.py", "--experiments", "run")
     assert_refused(done, 2, "--experiments: expected its values alone; leave out --experiments")
 

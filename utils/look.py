@@ -8,6 +8,7 @@ python utils/look.py --masks_fn experiments/border_fold0/val.npy --objects --out
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,8 @@ def main(settings: Settings) -> None:
     """Draw the rows, write them as a PNG file, and print its name."""
     if settings.n_rows < 1:
         raise UsageError(f"--n_rows {settings.n_rows}: expected 1 or more")
+    if Path(settings.out).suffix not in (".png", ""):
+        raise UsageError(f"--out {settings.out}: expected the name of a PNG file, such as look.png")
     masks = open_masks(settings.masks_fn)
     run_folders = [run_folder_of(name) for name in [masks.path, *masks.info.joined_from, *masks.info.snapshots]]
     folder = settings.data_dir or masks.info.data_dir or "data"

@@ -38,6 +38,8 @@ class Settings:
     takes compact if raw arrays would take more than a quarter of the free disk."""
     skip_broken: bool = False
     """leave out training images whose file, mask or run-lengths are broken, and list them in the report."""
+    force: bool = False
+    """pack again even if the source has not changed, such as after damage to the packed files."""
     debug: bool = False
     """show the traceback of an error."""
 
@@ -63,8 +65,8 @@ def main(settings: Settings) -> None:
     if table := source.class_table:
         print(line("classes", f"{table} (columns: {', '.join(class_columns(header_of(table)))})"), flush=True)
     mark = fingerprint(source, size, settings.skip_broken)
-    if is_packed(out_dir, mark, settings.store):
-        print(line("already packed", f"{out_dir}: the source has not changed, nothing to do"))
+    if not settings.force and is_packed(out_dir, mark, settings.store):
+        print(line("already packed", f"{out_dir}: the source has not changed, nothing to do (--force packs it again)"))
         return
     source, skipped = without_broken(source) if settings.skip_broken else (source, {})
     manifest = pack_source(source, size, settings.store, out_dir, mark, skipped)

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from tyro.conf import Positional
 
-from utils.competition.submission_check import check_submission, sample_in
+from utils.competition.submission_check import check_submission, read_ids, sample_in
 from utils.core.cli import run_commands
 from utils.core.errors import UsageError, UserError
 from utils.core.settings import OptionalFormat, OptionalText
 from utils.data.formats import FORMATS, read_format
-from utils.data.packed_data import MANIFEST, Shapes, shapes_of
+from utils.data.packed_data import MANIFEST, Shapes, manifest_if_any, shapes_of
 from utils.data.rle import decode_instances, decode_union
 from utils.masks.ground_truth import read_run_lengths
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
@@ -73,12 +73,22 @@ def check(settings: CheckSettings) -> None:
     form = FORMATS[settings.format] if settings.format else None
     verdict = check_submission(settings.sub, sample, _shapes(settings.shape, settings.data_dir), form)
     if sample is None:
-        print("ids and their order: not checked, because there is no sample submission; name one with --sample")
+        print("order of the ids: not checked, because there is no sample submission; name one with --sample")
+        missing = _test_ids(settings.data_dir) - set(read_ids(settings.sub))
+        if missing and not verdict.problems:
+            of = f"of the test images in {settings.data_dir} are missing (such as {min(missing)})"
+            verdict.problems.append(f"ids: {len(missing)} {of}")
     *lines, last = verdict.as_text().splitlines()
     print(*lines, sep="\n", end="\n" if lines else "")
     if verdict.problems:
         raise UserError(f"{settings.sub}: {last}")
     print(last)
+
+
+def _test_ids(data_dir: str) -> set[str]:
+    """Return the ids of the packed test images; none if the folder is not packed or has no test images."""
+    parts = manifest_if_any(data_dir).parts
+    return set(parts["test"].ids) if "test" in parts else set()
 
 
 def score(settings: ScoreSettings) -> None:
@@ -144,6 +154,8 @@ def _shapes(shape: str | None, data_dir: str) -> Shapes:
         found = "different for each image" if isinstance(shapes, Mapping) else "{}x{}".format(*shapes)
         print(f"size of the images: {found}, from {data_dir}")
         return shapes
+    if data_dir != "data" and not Path(data_dir).is_dir():
+        raise UsageError(f"--data_dir {data_dir}: no such folder; name the packed folder, or set --shape")
     print(f"size of the images: 101x101, because --shape is not set and {data_dir} is not packed")
     return SALT_SHAPE
 

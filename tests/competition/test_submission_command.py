@@ -42,6 +42,16 @@ def test_check_script_reads_sizes_from_the_packed_folder(tmp_path):
     assert_refused(run_here(SCRIPT, "check", "sub.csv", cwd=tmp_path), 1, "not valid")
 
 
+def test_without_a_sample_the_ids_are_those_of_the_packed_test_images(tmp_path):
+    write_packed(tmp_path / "data", {"test": (list("abcd"), None, (3, 4))})
+    (tmp_path / "sub.csv").write_text(GOOD)
+    done = run_here(SCRIPT, "check", "sub.csv", cwd=tmp_path)
+    assert_refused(done, 1, "sub.csv: not valid: 1 problems")
+    assert "ids: 1 of the test images in data are missing (such as d)" in done.stdout
+    done = run_here(SCRIPT, "check", "sub.csv", "--data_dir", "dta", cwd=tmp_path)
+    assert_refused(done, 2, "--data_dir dta: no such folder")
+
+
 def write_masks(path, ids, masks):
     write_table(path, {"id": ids, "rle_mask": [encode(mask) for mask in masks]})
 

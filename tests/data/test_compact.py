@@ -242,6 +242,21 @@ DAMAGES = {
     "ends of another": ("train_masks_ends.npy", lambda p: rewritten(p, lambda a: a[:-1]), "found the ends of 1 rows"),
     "no image": ("train_images.npy", lambda p: rewritten(p, np.zeros_like), "row 0 is damaged"),
     "runs beyond the image": ("train_labels.npy", lambda p: rewritten(p, longer), "expected runs of 120 pixels"),
+    "ends are numbers": (
+        "train_masks_ends.npy",
+        lambda p: rewritten(p, lambda a: a.astype(float)),
+        "expected whole numbers and one end for each row",
+    ),
+    "dtype": (
+        "manifest.json",
+        lambda p: p.write_text(p.read_text().replace('"uint16"', '"foo"')),
+        "manifest.json: is damaged .data type 'foo' not understood",
+    ),
+    "no images": (
+        "manifest.json",
+        lambda p: p.write_text(p.read_text().replace('"images": {', '"pictures": {')),
+        "manifest.json: lists no array of train images",
+    ),
     "codec": ("manifest.json", lambda p: p.write_text(p.read_text().replace('"file",', '"tar",')), "unknown codec tar"),
 }
 
@@ -251,13 +266,17 @@ def test_a_damaged_store_is_refused_in_one_line(compact, damage):
     name, change, words = DAMAGES[damage]
     if name == "manifest.json":
         assert '"codec": "file",' in (compact / name).read_text()
+    before = sum(len(list(rows)) for _, _, rows in parts_of(compact))
     change(compact / name)
     with pytest.raises(UserError, match=words):
         sum(len(list(rows)) for _, _, rows in parts_of(compact))
-    if "row" not in words and "runs of" not in words:
-        assert "already" not in run_ok(
-            "--data_dir", compact.parent / "data", "--out_dir", compact, "--store", "compact", cwd=compact
-        )
+    flags = ("--data_dir", compact.parent / "data", "--out_dir", compact, "--store", "compact")
+    said = run_ok(*flags, cwd=compact)
+    if "row 0" in words or "runs of" in words:
+        assert "nothing to do (--force packs it again)" in said
+        said = run_ok(*flags, "--force", cwd=compact)
+    assert "already" not in said
+    assert sum(len(list(rows)) for _, _, rows in parts_of(compact)) == before
 
 
 def test_a_fold_of_a_compact_folder_is_held_out_compactly(tmp_path):

@@ -2,10 +2,21 @@
 
 import numpy as np
 import pytest
+from helpers.scripts import assert_refused, run_here, succeed
 from helpers.sources import SIZE, as_rgb, blob, noise, save
 from PIL import Image
 
-from utils.data.image_files import ColourFound, image_from, image_size, is_grey, read_mask, resize_image, resize_mask
+from utils.data.image_files import (
+    BrokenImage,
+    ColourFound,
+    image_from,
+    image_size,
+    is_grey,
+    read_mask,
+    resize_image,
+    resize_mask,
+)
+from utils.data.packed_data import read_manifest
 
 
 def test_masks_are_cut_at_half_of_the_range(tmp_path):
@@ -30,8 +41,32 @@ def test_masks_are_cut_at_half_of_the_range(tmp_path):
         assert flaws == [], name
     save(tmp_path / "dark.png", one * 90)
     mask, flaws = read_mask(str(tmp_path / "dark.png"))
-    assert not mask.any()
+    assert np.array_equal(mask, one)
     assert flaws == ["masks_too_dark"]
+    classes = np.array([[0, 1, 2, 3]], np.uint8)
+    save(tmp_path / "classes.png", classes)
+    assert read_mask(str(tmp_path / "classes.png"))[0].tolist() == [[0, 1, 1, 1]]
+    save(tmp_path / "trimap.png", classes[:, 1:])
+    with pytest.raises(BrokenImage, match=r"0 for the background, found values from 1 to 3; save it with 0 and 255"):
+        read_mask(str(tmp_path / "trimap.png"))
+
+
+def test_rotations_by_exif_and_dark_16_bit_images_are_counted(tmp_path):
+    for place, values in (("a", noise(1)), ("b", noise(2).astype(np.uint16)), ("c", noise(3).astype(np.uint16) * 256)):
+        save(tmp_path / f"images/{place}.png", values)
+        save(tmp_path / f"masks/{place}.png", blob(1))
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(noise(4)).save(tmp_path / "images/d.jpg", exif=exif)
+    save(tmp_path / "masks/d.png", blob(1))
+    said = succeed("utils/stack_and_save.py", "--data_dir", tmp_path, "--out_dir", tmp_path / "packed")
+    found = read_manifest(tmp_path / "packed").report["train"]
+    assert found["examples"]["exif_rotations"] == ["d"]
+    assert found["examples"]["dark_16_bit_images"] == ["b"]
+    assert "(ignored: pixels are used as they are stored, and masks have to fit those)" in said
+    save(tmp_path / "masks/d.png", blob(1).T)
+    done = run_here("utils/stack_and_save.py", "--data_dir", tmp_path, "--out_dir", tmp_path / "packed")
+    assert_refused(done, 1, "masks/d.png: expected a mask of 12x10", "the EXIF rotation of the image is ignored")
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,5 +1,6 @@
 """Packing that is killed, fails or runs out of space: no folder looks complete by mistake, and old files are kept."""
 
+import errno
 import resource
 import shutil
 import signal
@@ -79,13 +80,40 @@ def test_full_disk(tmp_path, monkeypatch):
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
-    assert_refused(done, 1, tmp_path / "out", "File too large")
+    assert_refused(done, 1, tmp_path / "out", "File too large", "free disk space")
     assert list((tmp_path / "out").glob("[!.]*")) == []
     shutil.rmtree(tmp_path / "out/.packing")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
     done = run_here(SCRIPT, *words, cwd=tmp_path)
     assert_refused(done, 1, tmp_path / "out", "--out_dir", "MB are free")
     assert files_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_an_interrupted_run_is_continued(tmp_path, name):
+    sources.salt(tmp_path / "data", train="dbacefgh")
+    words = ["--data_dir", str(tmp_path / "data"), "--out_dir", str(tmp_path / "out")]
+    stopped = KILLED.replace("signal.SIGKILL", f"signal.{name}")
+    line = [sys.executable, "-c", stopped, "utils.data.packing_chunks", "", "facts_of", "11", *words]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    number = getattr(signal, name)
+    assert_refused(done, 128 + number, "out: packing was interrupted; the same command continues it")
+    assert len(list((tmp_path / "out/.packing").glob("train_0*.json"))) == 1
+    run_ok(*words, cwd=tmp_path)
+    assert len(open_packed(tmp_path / "out").ids) == 8
+
+
+def test_a_disk_that_fills_up_while_packing(tmp_path, monkeypatch):
+    sources.salt(tmp_path / "data")
+
+    def full(*_words):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("utils.data.packing_chunks.facts_of", full)
+    words = ["--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out"]
+    said = ("out: no space left on the disk; free some, and the same command continues", ".packing")
+    assert_refused(run_here(SCRIPT, *words, cwd=tmp_path), 1, *said)
+    assert (tmp_path / "out/.packing").is_dir()
 
 
 def test_an_out_dir_that_cannot_be_written(tmp_path):

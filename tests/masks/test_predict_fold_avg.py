@@ -130,6 +130,9 @@ def test_invalid_input_is_refused(folder):
         (("m0.npy", "m1.npy", "--data_dir", "nowhere"), 1, ("--data_dir nowhere",)),
     ):
         assert_refused(run_here(SCRIPT, *words, cwd=folder), code, *said)
+    assert_refused(
+        run_here(SCRIPT, "old.npy", "--masks_fn", "m0.npy", cwd=folder), 1, "old.npy: was predicted from other"
+    )
     assert_refused(run_script(SCRIPT, "m0.npy", "fewer.npy", cwd=folder), 1, "fewer.npy")
     assert {path: (folder / path).read_bytes() for path in files_in(folder)} == before
 

@@ -54,7 +54,7 @@ def write_mask_submission(
     constant = constant_images(masks.ids, images.image_of) if decisions.how.rules.constant_is_empty else set()
     empty = {*(gated_out or ()), *constant}
     cleaned = PostProcessed(masks, decisions.how, images.shapes, images.image_of, empty)
-    ids = _ordered(masks.ids, sample)
+    ids = _ordered(masks.ids, read_ids(sample) if sample else images.ids)
     path = timestamped(settings.submission_dir, named_after(settings.fn, masks.info, masks.path))
     if form.of_instances:
         rows = instance_rows(cleaned, ids, _write_label_maps(cleaned), form.by_row, settings.label_pngs)
@@ -131,14 +131,13 @@ def _describe_instances(decisions: MaskDecisions) -> str:
     return f"{described}, {holes} ({decisions.instances_from})"
 
 
-def _ordered(ids: list[str], sample: Path | None) -> list[str]:
-    """Return the ids of the mask file, in the order of the sample if it has the same ids."""
-    wanted = read_ids(sample) if sample else []
+def _ordered(ids: list[str], wanted: list[str]) -> list[str]:
+    """Return the ids of the mask file, in the wanted order if that has the same ids."""
     return wanted if set(wanted) == set(ids) else list(ids)
 
 
 class _Images:
-    """The packed images of a mask file: the size of each mask, and the pixels if a post-processing rule needs them.
+    """The packed images of a mask file: ids, size of each mask, and the pixels if a post-processing rule needs them.
 
     Raises:
         UserError: the images are not in the packed folder, or do not fit the masks.
@@ -146,6 +145,7 @@ class _Images:
 
     def __init__(self, masks: Masks, decisions: MaskDecisions) -> None:
         self.shapes: Shapes = masks.shape or dict(zip(masks.ids, masks.shapes, strict=True))
+        self.ids = masks.ids
         self.image_of: Callable[[str], np.ndarray] | None = None
         rules, folder = decisions.how.rules, decisions.folder
         flag = "--crf" if rules.crf else "--constant_is_empty" if rules.constant_is_empty else None
@@ -160,6 +160,7 @@ class _Images:
                 f"{folder}: lacks {len(unknown)} images of {masks.path} (such as {min(unknown)}); check --data_dir"
             )
         check_same_images(masks.path, masks.info, packed, folder)
+        self.ids = packed.ids
         self.shapes = self._source_shapes(packed, masks, folder)
         row_of = {name: row for row, name in enumerate(packed.ids)}
         for name, shape in zip(masks.ids, masks.shapes, strict=True) if rules.crf else ():

@@ -206,6 +206,11 @@ def open_rows(path: str | Path, shapes: Sequence[Shape] | None) -> Rows:
     return MixedRows(array, shapes)
 
 
+def _reason(error: Exception) -> str:
+    """Return numpy's reason, without its advice to load files of any origin unsafely."""
+    return "not an array of numbers" if "pickle" in str(error) else str(error)
+
+
 def open_array(path: str | Path) -> np.ndarray:
     """Open a `.npy` file, memory-mapped and read-only.
 
@@ -223,4 +228,4 @@ def open_array(path: str | Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: truncated or invalid .npy file ({error}); write it again") from None
+        raise UserError(f"{path}: truncated or invalid .npy file ({_reason(error)}); write it again") from None

@@ -1,10 +1,13 @@
 """Run a script: parse its flags into settings, call its main function, turn errors into one line and an exit code."""
 
+import io
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
+from itertools import dropwhile, takewhile
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
@@ -13,6 +16,8 @@ from utils.core.names import nearest, pick
 from utils.core.settings import check_spelling, flat_names, from_flat, read_flags
 
 S = TypeVar("S")
+TYPES = {"INT": "a whole number", "FLOAT": "a number", "STR": "a text"}
+"""What a flag expects, by tyro's names."""
 
 
 def run(main: Callable[[S], object], settings_type: type[S], argv: list[str] | None = None, prog: str = "") -> NoReturn:
@@ -69,19 +74,45 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
         if isinstance(values, dict):  # tyro has no flag for a switch that is on by default
             values = {name: value for name, value in values.items() if name not in _named(argv)}
         default = from_flat(settings_type, values, origin=path)
-    settings, unknown = tyro.cli(
-        settings_type,
-        prog=prog,
-        description=_described(sys.modules["__main__"].__doc__),
-        args=argv,
-        default=default,
-        return_unknown_args=True,
-        use_underscores=True,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            settings, unknown = tyro.cli(
+                settings_type,
+                prog=prog,
+                description=_described(sys.modules["__main__"].__doc__),
+                args=argv,
+                default=default,
+                return_unknown_args=True,
+                use_underscores=True,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as ended:
+        if ended.code:
+            raise UsageError(_one_line(said.getvalue())) from None
+        raise
     if unknown:
         raise UsageError(_unexpected(unknown[0], argv, settings_type))
     return settings
+
+
+def _one_line(box: str) -> str:
+    """Return tyro's box about a wrong flag as one line."""
+    _title, *lines = [line.strip("│ ") for line in box.splitlines()]
+    ends = re.compile(r"[─-]{9,}|Got errors|$")  # the message goes from the first line that is none to the next one
+    text = " ".join(takewhile(lambda line: not ends.match(line), dropwhile(ends.match, lines)))
+    if text.startswith("Missing from"):
+        if names := re.findall(r"--[a-z_]+(?= )", text):
+            return f"{', '.join(names)}: missing; --help describes all flags"
+        about = re.sub(r"Missing from .*: [A-Z]+ (.*?)\.? \(required\)", r"\1", text)
+        return f"expected {about}; --help describes all flags"
+    numbers = r"Error parsing (--\w+): (?:invalid literal for|could not convert string to) (\w+).*'(.*)'"
+    if number := re.match(numbers, text):
+        return f"{number[1]} {number[3]}: expected {TYPES[number[2].upper()]}; --help describes all flags"
+    if value := re.match(r"Error parsing (--\w+): .* matching (.*) could be .* from \['?(.*?)'?\]", text):
+        expected = " or ".join(TYPES.get(kind, kind) for kind in value[2].split("|") if kind != "{None}")
+        return f"{value[1]} {value[3]}: expected {expected}; --help describes all flags"
+    return f"{text.rstrip('.')}; --help describes all flags"
 
 
 def _unexpected(word: str, argv: list[str], settings_type: type) -> str:

@@ -1,6 +1,7 @@
 """Work divided among processes, one for each core."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,11 @@ def in_processes(function: Callable[[A], B], jobs: Sequence[A]) -> Iterator[B]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after its parent, which may be killed; otherwise it would wait for work forever."""
+    """End this process soon after its parent, which may be killed; otherwise it would wait for work forever.
+
+    Ctrl-C goes to all processes; the parent alone answers it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

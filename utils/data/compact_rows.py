@@ -28,6 +28,8 @@ from utils.core.errors import UserError
 from utils.core.files import atomic_file
 from utils.data.image_files import BrokenImage, image_from, resize_image
 
+AGAIN = "predict again, or pack the folder again with --force"
+
 
 class Encoded(NamedTuple):
     """Encoded rows on the disk."""
@@ -98,7 +100,7 @@ class CompactRows:
             decoded = CODECS[self.encoded.codec](self.encoded_row(row), self._whole[row], self.dtype)
         except (BrokenImage, ValueError) as error:
             place = getattr(self.encoded.values, "filename", "packed data")
-            raise UserError(f"{place}: row {row} is damaged ({error}); write the file again") from None
+            raise UserError(f"{place}: row {row} is damaged ({error}); {AGAIN}") from None
         return decoded if self.plane is None else decoded[self.plane]
 
 
@@ -115,12 +117,14 @@ def open_compact(path: Path, ends: np.ndarray, codec: str, shapes: Sequence[Shap
     """
     if codec not in CODECS:
         expected = " or ".join(CODECS)
-        raise UserError(f"{path}: unknown codec {codec}, expected {expected}; update Strata, or write the file again")
+        raise UserError(f"{path}: unknown codec {codec}, expected {expected}; update Strata, or {AGAIN}")
     values = open_array(path)
+    if ends.ndim != 1 or ends.dtype.kind not in "iu" or values.dtype.kind != "u":
+        raise UserError(f"{path}: expected whole numbers and one end for each row; {AGAIN}")
     if len(ends) != len(shapes) or (len(ends) and ends[-1] != len(values)):
         raise UserError(
             f"{path}: expected {len(shapes)} rows that end at {len(values)}, found the ends of {len(ends)} rows; "
-            "write the file again"
+            f"{AGAIN}"
         )
     return CompactRows(Encoded(values, ends, codec), shapes, dtype)
 
@@ -263,7 +267,7 @@ def open_predictions(path: Path, described: Mapping[str, Any], dtype: str) -> Ro
     if "codec" not in described:
         return open_rows(path, shapes)
     if not isinstance(ends, list) or not all(isinstance(end, int) for end in ends):
-        raise UserError(f"{path.with_suffix('.json')}: expected the end of each row under ends; write the file again")
+        raise UserError(f"{path.with_suffix('.json')}: expected the end of each row under ends; predict again")
     return open_compact(path, np.array(ends, dtype=np.int64), described["codec"], shapes or [], dtype)
 
 

@@ -1,6 +1,7 @@
 """Image files as numpy arrays: images as uint8, masks as 0 and 1, with errors that name the file."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
@@ -11,6 +12,12 @@ from utils.core.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+EXIF_ORIENTATION = 274
+"""Tag of the direction in which a camera was held; 1 means upright."""
+DARK_16_BIT = 2**12
+"""16-bit images with only smaller values are dark: less than 16 grey levels of them remain in 8 bits."""
 
 
 class BrokenImage(UserError):
@@ -49,7 +56,9 @@ def read_file(path: str) -> bytes:
     return content
 
 
-def image_from(file: str | BinaryIO, name: str, channels: int, strict: bool = False) -> np.ndarray:
+def image_from(
+    file: str | BinaryIO, name: str, channels: int, strict: bool = False, seen: Counter[str] | None = None
+) -> np.ndarray:
     """Decode an image file without its alpha channel; 16-bit grey is reduced to its upper 8 bits.
 
     Args:
@@ -57,6 +66,7 @@ def image_from(file: str | BinaryIO, name: str, channels: int, strict: bool = Fa
         name: name of the file, for errors.
         channels: 1 takes the first channel, 3 repeats the channel of a grey image.
         strict: do not take the first channel of a colour image.
+        seen: counter of findings to add to: exif_rotations and dark_16_bit_images.
 
     Returns:
         (H, W, channels) uint8, [0, 255].
@@ -67,6 +77,10 @@ def image_from(file: str | BinaryIO, name: str, channels: int, strict: bool = Fa
     """
     with _opened(file, name) as picture:
         pixels = _pixels(picture, name)
+        turned = picture.getexif().get(EXIF_ORIENTATION, 1) != 1
+    if seen is not None:
+        dark = pixels.dtype == np.uint16 and 0 < pixels.max() < DARK_16_BIT
+        seen.update({"exif_rotations": 1} if turned else {}, **({"dark_16_bit_images": 1} if dark else {}))
     if strict and channels == 1 and not _has_equal_channels(pixels):
         raise ColourFound(name)
     if pixels.dtype == np.uint16:
@@ -79,15 +93,15 @@ def image_from(file: str | BinaryIO, name: str, channels: int, strict: bool = Fa
 def read_mask(path: str) -> tuple[np.ndarray, list[str]]:
     """Read a mask: pixels brighter than half of the file's range (8 or 16 bit) are mask.
 
-    The brightness of a colour pixel is its largest channel. A file that contains only 0 and 1 is used as it is,
-    because all of its pixels are below half of the range.
+    The brightness of a colour pixel is its largest channel. If no pixel is that bright, all but 0 are mask: 0 and 1, or
+    the numbers of classes or objects.
 
     Returns:
         (mask, flaws): (H, W) uint8, 0 or 1; and a list with "masks_not_binary" if the file has more than two values and
         "masks_too_dark" if it has values greater than 1 but none above half of the range.
 
     Raises:
-        BrokenImage: truncated or invalid image file.
+        BrokenImage: truncated or invalid image file, or small values without a 0.
     """
     with _opened(path, path) as picture:
         pixels = _pixels(picture, path)
@@ -99,7 +113,12 @@ def read_mask(path: str) -> tuple[np.ndarray, list[str]]:
         flaws.append("masks_not_binary")
     if 1 < high <= half:
         flaws.append("masks_too_dark")
-    return (pixels if high == 1 else pixels > half).astype(np.uint8), flaws
+        if low > 0:
+            raise BrokenImage(
+                f"{path}: expected a mask with 0 for the background, found values from {low} to {high}; save it with 0 "
+                "and 255"
+            )
+    return (pixels > (half if high > half else 0)).astype(np.uint8), flaws
 
 
 def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -198,9 +198,14 @@ def open_packed(data_dir: str | Path, part: str = "train") -> PackedImages:
     """
     folder, manifest = Path(data_dir), read_manifest(data_dir)
     if part not in manifest.parts:
-        raise UserError(f"{folder}: expected {part} images, found only {', '.join(manifest.parts)}")
+        raise UserError(f"{folder}: expected {part} images, found {', '.join(manifest.parts) or 'none'}")
     described = manifest.parts[part]
-    arrays = {name: _open_described(folder, entry, described) for name, entry in described.arrays.items()}
+    if "images" not in described.arrays:
+        raise UserError(f"{folder / MANIFEST}: lists no array of {part} images; pack the folder again")
+    try:
+        arrays = {name: _open_described(folder, entry, described) for name, entry in described.arrays.items()}
+    except (TypeError, ValueError, IndexError) as error:  # values that nobody writes, such as an unknown dtype
+        raise UserError(f"{folder / MANIFEST}: is damaged ({error}); pack the folder again") from None
     return PackedImages(
         images=arrays["images"],
         masks=arrays.get("masks"),

@@ -1,16 +1,18 @@
 """Packing of a listed source: writes the arrays, csv files and manifest of a packed folder (see packed_data.py)."""
 
+import errno
 import hashlib
 import math
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from utils.core.arrays import Shape, array_header, array_shape, array_writer, common_shape
-from utils.core.errors import UserError
+from utils.core.errors import Interrupted, UserError
 from utils.core.parallel import ProcessEnded, in_processes
 from utils.core.progress import progress_bar
 from utils.data.compact_rows import digest_of_rows
@@ -112,7 +114,8 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
     Raises:
         UserError: the source is broken or inconsistent; `out_dir` then keeps what it had.
         ColourFound: the plan has one channel, but an image has colours.
-        OSError: no space or no permission; `out_dir` then keeps what it had. If only moving the finished arrays
+        Interrupted: SIGINT or SIGTERM; the unfinished arrays stay.
+        OSError: no permission; `out_dir` then keeps what it had. If only moving the finished arrays
             fails, it is left without a manifest, so that the folder is packed again.
     """
     old = manifest_if_any(out_dir)
@@ -130,11 +133,19 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
             manifest.report[part] = surveys[part].report()
     except ProcessEnded:
         raise
+    except (KeyboardInterrupt, Interrupted) as error:
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.exit_code - 128
+        raise Interrupted(number, f"{out_dir}: packing was interrupted; the same command continues it") from None
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)  # the source has to change, so there is nothing to continue
         raise
     except OSError as error:
-        error.filename = error.filename or str(out_dir)  # the error of a full disk has no file name
+        error.filename = error.filename or str(out_dir)  # a process that writes does not send it
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"{out_dir}: no space left on the disk; free some, and the same command continues "
+                f"(the arrays so far are in {folder})"
+            ) from None
         raise
     if skipped:
         manifest.report["train"]["skipped"] = dict(skipped)
@@ -221,7 +232,8 @@ def _jobs(part: str, source: Source, plan: Plan, folder: Path) -> list[Job]:
 def _join(folder: Path, part: str, name: str, jobs: Sequence[Job], lengths: Sequence[int]) -> None:
     """Write where the rows of a compact array end and, if they are runs, the runs of all chunks as one array."""
     ends = np.cumsum(lengths, dtype=np.int64)
-    np.save(folder / ends_file(f"{part}_{name}.npy"), ends)
+    with array_writer(folder / ends_file(f"{part}_{name}.npy"), ends.shape, "int64") as writer:
+        writer.append(ends)
     if name != "images":
         with array_writer(folder / f"{part}_{name}.npy", (int(ends[-1]), 2), "uint32") as writer:
             for job in jobs:

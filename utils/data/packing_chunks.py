@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.core.arrays import array_writer
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
 from utils.core.records import to_plain
@@ -99,7 +100,9 @@ def pack_chunk(job: Job) -> list[RowFacts]:
             for name, file in files.items():
                 file.write(sample.content if job.compact else np.ascontiguousarray(sample.arrays[name]))
     for name, found in runs.items():
-        np.save(job.folder / f"{job.name}_{name}.npy", np.concatenate(found))
+        whole = np.concatenate(found)
+        with array_writer(job.folder / f"{job.name}_{name}.npy", whole.shape, "uint32") as writer:  # names a full disk
+            writer.append(whole)
     write_json(job.facts_file, [to_plain(one) for one in facts])
     return facts
 

@@ -152,7 +152,7 @@ def with_store(plan: Plan, store: Store, out_dir: Path) -> Plan:
     free = shutil.disk_usage(out_dir).free + bytes_kept(out_dir)
     compact = store == "compact" or (store == "auto" and raw > RAW_SHARE * free)
     needed = sum(map(sum, plan.file_sizes.values())) if compact else raw
-    check_room(out_dir, needed, free)
+    check_room(out_dir, needed, free, compact)
     return replace(plan, compact=compact)
 
 
@@ -161,12 +161,13 @@ def bytes_of(specs: Iterable[tuple[Sequence[Shape], str]]) -> int:
     return sum(sum(map(math.prod, shapes)) * np.dtype(dtype).itemsize for shapes, dtype in specs)
 
 
-def check_room(out_dir: Path, needed: int, free: int) -> None:
+def check_room(out_dir: Path, needed: int, free: int, compact: bool = False) -> None:
     """Raise UserError if a folder needs more bytes than are free."""
     if needed > free:
+        smaller = "a smaller --size" if compact else "--store compact or a smaller --size"
         raise UserError(
             f"{out_dir}: the arrays need {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free; "
-            "free some space, or use another --out_dir, --store compact or a smaller --size"
+            f"free some space, or use another --out_dir, {smaller}"
         )
 
 

@@ -12,7 +12,10 @@ COMMON = ("objects", "empty_masks")
 """Findings that are normal, so they are counted without examples."""
 
 MEANING = {
-    "masks_too_dark": "empty: they have values, but none above half of the range; save masks as 0 and 255, or 0 and 1",
+    "masks_too_dark": "no value above half of the range, so all values but 0 are mask",
+    "masks_not_binary": "the values above half of the range are mask, or all but 0 if none is",
+    "exif_rotations": "ignored: pixels are used as they are stored, and masks have to fit those",
+    "dark_16_bit_images": "no value above a sixteenth of the range: few levels remain in 8 bits; save them brighter",
     "overlapping_pixels": "claimed by several objects; the first one keeps them",
     "objects_without_pixels": "left out: their masks are empty",
     "objects_hidden": "left out: other objects cover all of their pixels",

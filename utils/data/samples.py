@@ -50,9 +50,10 @@ def load_sample(item: Item, source: Source, shape: tuple[int, int] | None, chann
         ColourFound: the image has colours, and the arrays one channel.
     """
     content = read_file(item.image)
-    image = image_from(BytesIO(content), item.image, channels, strict=True)
+    seen: Counter[str] = Counter()
+    image = image_from(BytesIO(content), item.image, channels, strict=True, seen=seen)
     size = image.shape[:2]
-    seen: Counter[str] = Counter(constant_images=int(image.min() == image.max()))
+    seen["constant_images"] = int(image.min() == image.max())
     digest, background = row_digest(image), background_of(image)
     arrays = {"images": image, **_read_truth(item, size, source, seen)}
     if shape and size != shape:
@@ -163,7 +164,8 @@ def _mask_of(path: str, size: tuple[int, int], image: str, seen: Counter[str]) -
     mask, flaws = read_mask(path)
     if mask.shape != size:
         sizes = f"{size[0]}x{size[1]} like {image}, found {mask.shape[0]}x{mask.shape[1]}"
-        raise BrokenImage(f"{path}: expected a mask of {sizes} (height x width); replace one of the two files")
+        turned = "; the EXIF rotation of the image is ignored" if seen["exif_rotations"] else ""
+        raise BrokenImage(f"{path}: expected a mask of {sizes} (height x width){turned}; replace one of the two files")
     seen.update(flaws)
     return mask
 
