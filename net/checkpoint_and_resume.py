@@ -141,7 +141,7 @@ class Checkpoints:
             the state for `net.learner.restore`, with `progress`; None if no epoch was finished.
 
         Raises:
-            UsageError: the run has more than `n_epochs` epochs, or is finished.
+            UsageError: the run is finished and has `n_epochs` epochs or more.
             UserError: the images or flags differ from those that the run was started with (config.json was edited), or
                 the state was written by another version of this project.
         """
@@ -165,10 +165,8 @@ class Checkpoints:
                     f"trained with {as_typed(before)}; put it back, or start a new run in another folder"
                 )
         self.progress = Progress(**state["progress"])
-        if self.progress.epoch > n_epochs:
-            raise UsageError(f"--n_epochs {n_epochs}: {self.folder.path} has {self.progress.epoch} epochs already")
         # without a summary the run was killed after its last epoch and still has to finish
-        if self.progress.epoch == n_epochs and self.folder.summary.is_file():
+        if self.progress.epoch >= n_epochs and self.folder.summary.is_file():
             done = self.progress.epoch
             raise UsageError(f"--resume: {self.folder.path} has finished {done} epochs; raise --n_epochs to train on")
         self.folder.write_log(self.progress.rows)
@@ -177,11 +175,18 @@ class Checkpoints:
         self.folder.summary.unlink(missing_ok=True)
         return state
 
-    def check_resumable(self) -> None:
-        """Raise UserError if the run has epochs but no state to resume from, as in a copy of a run."""
+    def check_resumable(self, n_epochs: int) -> None:
+        """Check that the run can go on to `n_epochs` epochs; nothing is written.
+
+        Raises:
+            UsageError: it has more epochs already.
+            UserError: it has epochs but no state to resume from, as in a copy of a run.
+        """
+        rows = read_table(self.folder.log)["epoch"] if self.folder.log.is_file() else []
+        if len(rows) > n_epochs:
+            raise UsageError(f"--n_epochs {n_epochs}: {self.folder.path} has {len(rows)} epochs already; use as many")
         if self.folder.state.is_file():
             return
-        rows = read_table(self.folder.log)["epoch"] if self.folder.log.is_file() else []
         if len(rows) > 1 or self.folder.summary.is_file():  # a kill in the first epoch can leave all but the state
             raise UserError(
                 f"--resume: {self.folder.path} has {len(rows)} epochs but no {self.folder.state.name} to resume from; "

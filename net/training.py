@@ -169,7 +169,7 @@ class Run:
         learn, resume = self.settings.learn, self.settings.run.resume
         if resume:
             check_free(self.checkpoints.folder.path)
-            self.checkpoints.check_resumable()
+            self.checkpoints.check_resumable(learn.n_epochs)
         self.checkpoints.folder.begin(to_flat(self.settings), resume, fixed_flags(self.settings))
         return self.checkpoints.resume(learn.n_epochs) if resume else None
 

@@ -127,6 +127,8 @@ def test_a_finished_run_is_not_overwritten_and_a_resume_does_not_change_its_flag
         done = run_here("train.py", *base, "--resume", "--n_epochs", "3", flag, value)
         assert_refused(done, 2, f"{flag} {value}", f"has {other}, which cannot change")
     assert_refused(run_here("train.py", *base, "--resume"), 2, "has finished 2 epochs; raise --n_epochs")
+    done = run_here("train.py", *base, "--resume", "--n_epochs", "1")
+    assert_refused(done, 2, f"--n_epochs 1: {trained} has 2 epochs already")
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
@@ -176,6 +178,13 @@ def test_a_schedule_over_all_epochs_cannot_be_extended(survey, tmp_path):
     base = ["--data_dir", survey, "--experiment_dir", tmp_path / "run", *TINY, "--scheduler", "cosine"]
     assert run_here("train.py", *base, "--n_epochs", 1).returncode == 0
     assert_refused(run_here("train.py", *base, "--n_epochs", 2, "--resume"), 2, "--n_epochs 2", "has 1, which cannot")
+
+
+def test_a_changing_share_of_nonempty_images_cannot_be_extended(survey, tmp_path):
+    words = ["--data_dir", survey, "--experiment_dir", tmp_path / "run", *TINY, "--nonempty_share", ".8:true"]
+    assert run_here("train.py", *words, "--n_epochs", 1).returncode == 0
+    done = run_here("train.py", *words, "--resume", "--n_epochs", 2)
+    assert_refused(done, 2, "--n_epochs 2", "cannot change")
 
 
 def test_a_config_with_a_misspelt_or_mistyped_key_is_refused(survey, tmp_path):
