@@ -224,7 +224,7 @@ def main(settings: Settings) -> None:
     for part, described in manifest.parts.items():
         print(line(f"{part} images", len(described.ids)))
         for entry in described.arrays.values():
-            print(line(f"  {entry.file}", f"{entry.dtype} {entry.shape}"))
+            print(line(f"  {entry.file}", entry.shown))
     print(line("written to", out_dir))
 
 

@@ -72,9 +72,11 @@ def main(settings: Settings) -> None:
     manifest = pack_source(source, size, settings.store, out_dir, mark, skipped)
     for part, report in manifest.report.items():
         print(*report_lines(part, report), sep="\n")
-    for described in manifest.parts.values():
-        for entry in described.arrays.values():
-            print(line(entry.file, f"{entry.dtype} {entry.shape}{', compact' if entry.codec else ''}"))
+    entries = [entry for described in manifest.parts.values() for entry in described.arrays.values()]
+    for entry in entries:
+        print(line(entry.file, entry.shown))
+    if settings.store == "auto" and any(entry.codec for entry in entries):
+        print(line("store", "compact, because raw arrays would take more than a quarter of the free disk"))
     if any(described.mixed for described in manifest.parts.values()):
         print(line("sizes", "each image keeps its own; --size 256x256 would resize all of them"))
     print(line("packed in", out_dir))

@@ -85,7 +85,9 @@ def test_the_store_follows_the_free_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 3 * raw))
     assert "already packed" in run_ok(*words, cwd=tmp_path), "either store will do"
     shutil.rmtree(tmp_path / "out")
-    assert "train_masks.npy             uint8 (4, 12, 10), compact" in run_ok(*words, cwd=tmp_path)
+    said = run_ok(*words, cwd=tmp_path)
+    assert "train_masks.npy             uint8 (4, 12, 10), compact" in said
+    assert "compact, because raw arrays would take more than a quarter of the free disk" in said
     assert "already packed" in run_ok(*words, "--store", "compact", cwd=tmp_path)
     assert "already packed" not in run_ok(*words, "--store", "raw", cwd=tmp_path)
     assert not any("_ends" in name for name in files_in(tmp_path / "out"))

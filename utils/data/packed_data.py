@@ -50,6 +50,11 @@ class ArrayEntry:
     ends: str | None = None
     """File with the ends of compact rows."""
 
+    @property
+    def shown(self) -> str:
+        """Description for the screen, such as "uint8 (400, 101, 101, 1), compact"."""
+        return f"{self.dtype} {self.shape}{', compact' if self.codec else ''}"
+
 
 @dataclass(frozen=True)
 class PartEntry:
