@@ -213,7 +213,10 @@ def plan_for_minutes(
 
 
 def _for_measuring(settings: TrainSettings, facts: Facts, sizes: Mapping[int, float]) -> TrainSettings:
-    """Return the settings of the shortest run at these sizes, with a schedule and weights that have no last step."""
+    """Return the settings of the shortest run at these sizes, of which any number of steps can be timed.
+
+    Schedules and means of weights that depend on the number of epochs are left out; they hardly take time.
+    """
     cycles = settings.step.cycles
     n_epochs = max(1, -(-len(sizes) // cycles)) * cycles
     average = settings.step.average

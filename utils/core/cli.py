@@ -97,9 +97,12 @@ def parse(settings_type: type[S], argv: list[str], prog: str = "") -> S:
 
 
 def _one_line(box: str) -> str:
-    """Return tyro's box about a wrong flag as one line."""
-    _title, *lines = [line.strip("│ ") for line in box.splitlines()]
-    ends = re.compile(r"[─-]{9,}|Got errors|$")  # the message goes from the first line that is none to the next one
+    """Return tyro's box about a wrong flag as one line.
+
+    Below its title, the box has the message, up to a horizontal line, an empty line or a list of errors.
+    """
+    lines = [line.strip("│ ") for line in box.splitlines()][1:]
+    ends = re.compile(r"[─-]{9,}|Got errors|$")
     text = " ".join(takewhile(lambda line: not ends.match(line), dropwhile(ends.match, lines)))
     if text.startswith("Missing from"):
         if names := re.findall(r"--[a-z_]+(?= )", text):
