@@ -31,6 +31,9 @@ def test_masks_are_cut_at_half_of_the_range(tmp_path):
         assert flaws == ["masks_not_binary"], name
     save(tmp_path / "alpha.png", np.dstack([as_rgb(steps), np.full_like(steps, 255)]))
     assert read_mask(str(tmp_path / "alpha.png"))[0].tolist() == [[0, 0, 1, 1]], "alpha is ignored"
+    save(tmp_path / "only_alpha.png", np.dstack([np.zeros((1, 4, 3), np.uint8), steps]))
+    with pytest.raises(BrokenImage, match="found it in the alpha channel; save it as grey"):
+        read_mask(str(tmp_path / "only_alpha.png"))
     one = blob(2)
     palette = Image.fromarray(one * 3).convert("P")
     palette.putpalette([10, 0, 0] * 3 + [0, 0, 200])

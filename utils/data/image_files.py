@@ -101,12 +101,15 @@ def read_mask(path: str) -> tuple[np.ndarray, list[str]]:
         "masks_too_dark" if it has values greater than 1 but none above half of the range.
 
     Raises:
-        BrokenImage: truncated or invalid image file, or small values without a 0.
+        BrokenImage: truncated or invalid image file, small values without a 0, or a mask in the alpha channel.
     """
     with _opened(path, path) as picture:
         pixels = _pixels(picture, path)
+        alpha = np.asarray(picture.getchannel("A")) if picture.mode in ("LA", "RGBA") else None
     if pixels.ndim == 3:
         pixels = pixels.max(axis=2)
+    if alpha is not None and pixels.min() == pixels.max() and alpha.min() < alpha.max():
+        raise BrokenImage(f"{path}: expected the mask in the colours, found it in the alpha channel; save it as grey")
     low, high, half = pixels.min(), pixels.max(), np.iinfo(pixels.dtype).max // 2
     flaws = []
     if not ((pixels == low) | (pixels == high)).all():
