@@ -2,7 +2,7 @@
 
 The train_ augmentations change one image after another, with albumentations; only this file uses the package, and it
 imports it on first use. The others change a whole batch at once (net/batch_augmentation.py): affine_, scaled_ (more
-scales and other proportions) and stained_ (tints and inverted brightness as well).
+scales and other proportions) and stained_ (tints, dim objects and inverted brightness as well).
 
 Images are (h, w, C) uint8, [0, 255]; masks and label maps are (h, w, 1) uint8 or uint16; the results are square.
 """
@@ -176,7 +176,7 @@ def _v3(size: int) -> Any:
 
 WIDE = {"scale": 0.6, "aspect": 0.2}
 """Ranges for images of different sizes and magnifications."""
-STAINS = {"tint": 0.3, "inverted": 0.25}
+STAINS = {"tint": 0.3, "dimmed": 4.0, "inverted": 0.25}
 """Ranges for colour images of different stains and lighting."""
 
 TRAIN_AUGS: dict[str, TrainAug] = {

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 NUMBERS = 12
 """Numbers that a sample draws: the affine map (2, 3), contrast, brightness, whether to invert, and three gains."""
+GROUND = 4
+"""Every so many pixels across and down are looked at for the median of an image."""
 
 _MIRRORED = ((1, 0, 0, 1), (-1, 0, 0, 1))
 _EIGHT = (*_MIRRORED, (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0))
@@ -45,7 +47,10 @@ class BatchChange:
     aspect: float = 0.0
     """Largest change of the proportions; 0.2 means that one side is up to 1.2 times as long beside the other."""
     tint: float = 0.0
-    """Largest change of the darkness in each colour, as a share: other stains, exposures and cameras."""
+    """Largest change of the contrast to the ground in each colour, as a share: other stains and cameras."""
+    dimmed: float = 1.0
+    """Largest factor by which this contrast is lowered in all colours, in half of the samples: dim objects, other
+    exposures."""
     inverted: float = 0.0
     """Share of samples whose brightness is inverted: dark objects on light ground become light ones on dark ground."""
 
@@ -76,6 +81,7 @@ class BatchChange:
         cosine, sine = math.cos(angle) / size, math.sin(angle) / size
         stretch, invert, *gains = rng.uniform(-1, 1, 5)
         wide = (1 + self.aspect) ** (stretch / 2)
+        seen = self.dimmed ** -max(0.0, rng.uniform(-1, 1))
         return np.array(
             [
                 (a * cosine + b * sine) * wide,
@@ -87,7 +93,7 @@ class BatchChange:
                 1 + self.contrast * contrast,
                 255 * self.brightness * brightness,
                 float(invert < 2 * self.inverted - 1),
-                *(1 + self.tint * gain for gain in gains),
+                *(seen * (1 + self.tint * gain) for gain in gains),
             ],
             np.float32,
         )
@@ -117,8 +123,9 @@ class BatchChange:
         contrast, brightness = numbers[:, 6, None, None, None], numbers[:, 7, None, None, None]
         mean = pixels.mean((1, 2, 3), keepdim=True)
         pixels = ((pixels - mean) * contrast + mean + brightness).clamp(0, 255)
-        if self.tint:  # white stays white, because a stain darkens what it colours
-            pixels = (255 - (255 - pixels) * numbers[:, 9 : 9 + pixels.shape[1], None, None]).clamp(0, 255)
+        if self.tint:
+            ground = pixels[:, :, ::GROUND, ::GROUND].flatten(2).median(2).values[..., None, None]
+            pixels = (ground + (pixels - ground) * numbers[:, 9 : 9 + pixels.shape[1], None, None]).clamp(0, 255)
         if self.inverted:
             pixels = torch.where(numbers[:, 8, None, None, None] > 0, 255 - pixels, pixels)
         return pixels, truths

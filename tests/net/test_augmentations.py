@@ -172,12 +172,12 @@ def test_the_strength_widens_the_ranges_and_keeps_the_mirror_images():
     assert strong[:, 7] == pytest.approx(2 * usual[:, 7])
 
 
-def test_stains_keep_white_and_invert_a_share_of_the_samples():
+def test_stains_keep_the_ground_and_invert_a_share_of_the_samples():
     still = {"scale": 0, "shift": 0, "rotation": 0, "contrast": 0, "brightness": 0}
     change = BatchChange(**still, tint=0.3, inverted=0.25)
-    image = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
-    image[..., 4:] = 100
-    image, target = image.expand(400, -1, -1, -1), torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
+    image = torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)
+    image[..., 12:] = 100  # most pixels are white
+    image, target = image.expand(400, -1, -1, -1), torch.zeros(400, 1, 16, 16, dtype=torch.uint8)
     numbers = torch.from_numpy(np.stack([change.draw(1, turn % 2, turn) for turn in range(400)]))
     seen = change.apply(image, target, numbers)[0]
     light, dark = seen.amax((2, 3)), seen.amin((2, 3))
@@ -188,6 +188,22 @@ def test_stains_keep_white_and_invert_a_share_of_the_samples():
     assert 255 - 155 * 1.3 <= stain.min() < 70
     assert 130 < stain.max() <= 255 - 155 * 0.7 + 0.1
     assert (stain.std(1) > 1).float().mean() > 0.9  # each colour has a gain of its own
+
+
+@pytest.mark.parametrize(("ground", "objects"), [(20, 220), (230, 30)])
+def test_objects_are_dimmed_towards_the_ground_in_half_of_the_samples(ground, objects):
+    still = {"scale": 0, "shift": 0, "rotation": 0, "contrast": 0, "brightness": 0}
+    change = BatchChange(**still, tint=1e-6, dimmed=4)
+    image = torch.full((1, 3, 16, 16), ground, dtype=torch.uint8)
+    image[..., 12:] = objects
+    image, target = image.expand(400, -1, -1, -1), torch.zeros(400, 1, 16, 16, dtype=torch.uint8)
+    numbers = torch.from_numpy(np.stack([change.draw(1, turn, turn) for turn in range(400)]))
+    seen = change.apply(image, target, numbers)[0]
+    ends = torch.stack([seen[:, :, 0, 0], seen[:, :, 0, -1]]).sort(0).values  # an image may be mirrored
+    assert (ends[0 if ground < objects else 1] - ground).abs().max() < 1e-3
+    left = (ends[1] - ends[0])[:, 0] / abs(objects - ground)
+    assert 0.25 - 1e-3 <= left.min() < 0.27
+    assert 160 <= (left > 0.999).sum() <= 240
 
 
 def test_wide_ranges_change_scale_and_proportions():
