@@ -154,7 +154,6 @@ def _keep_freed_memory() -> None:
         return  # another C library with another allocator
 
 
-@cache  # measured once, so that all parts of a process agree
 def _fast_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 if the device computes it natively (AVX512_BF16, AMX, Ampere or later), else float32.
 
@@ -168,6 +167,7 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+@cache  # measured once, so that all parts of a process agree
 def _convolutions(dtype: torch.dtype) -> int:
     """Return how many convolutions, forward and backward, this CPU does in a quarter of a second."""
     images = torch.zeros(8, 32, 64, 64).to(memory_format=torch.channels_last)

@@ -208,7 +208,7 @@ def test_a_hard_limit_ends_the_run_and_a_wrong_time_is_refused(survey, tmp_path)
     assert "--minutes_hard: ended" in done.stdout
     assert len(read_table(tmp_path / "run" / "log.csv")["epoch"]) < 40
     assert (tmp_path / "run" / "summary.json").is_file()
-    late = run_here("train.py", *flags[:-1], "96:3", "--minutes", 0.01, "--experiment_dir", tmp_path / "late")
+    late = run_here("train.py", *flags[:-1], "96:3", "--minutes", 0.001, "--experiment_dir", tmp_path / "late")
     assert "this machine is slower than when the run was planned" in late.stdout
     refused = run_here("train.py", *flags[:-2], "--minutes", 0.01, "--experiment_dir", tmp_path / "no")
     assert_refused(refused, 2, "--minutes 0.01: too short for one step", "use at least 0.")
