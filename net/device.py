@@ -1,7 +1,6 @@
 """Device and precision of the network: chosen for the machine, overridden by flags."""
 
 import ctypes
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -161,24 +160,37 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     """
     if device.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        fast = native and _convolutions(torch.bfloat16) > CLEARLY_SLOWER * _convolutions(torch.float32)
+        float32, bfloat16 = _speeds() if native else (1.0, 0.0)
+        fast = bfloat16 > CLEARLY_SLOWER * float32
     else:
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if fast else torch.float32
 
 
 @cache  # measured once, so that all parts of a process agree
-def _convolutions(dtype: torch.dtype) -> int:
-    """Return how many convolutions, forward and backward, this CPU does in a quarter of a second."""
-    images = torch.zeros(8, 32, 64, 64).to(memory_format=torch.channels_last)
+def _speeds() -> tuple[float, float]:
+    """Return how many convolutions, forward and backward, this CPU does per second in float32 and in bfloat16.
+
+    Both take turns on one core, and the shortest time of each counts: other work must not change the choice.
+    """
+    images = torch.zeros(2, 32, 64, 64).to(memory_format=torch.channels_last)
     convolution = torch.nn.Conv2d(32, 32, 3, padding=1, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         for weight in convolution.parameters():
             weight.zero_()
-    done, end = -1, math.inf  # the first one is not counted
-    while time.perf_counter() < end:
+
+    def seconds(dtype: torch.dtype) -> float:
+        started = time.perf_counter()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             convolution(images).sum().backward()
-        done += 1
-        end = time.perf_counter() + 0.25 if not done else end
-    return done
+        return time.perf_counter() - started
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for each other take longest on busy cores
+    end = time.perf_counter() + 0.5
+    turns = [(seconds(torch.float32), seconds(torch.bfloat16)) for _ in range(4)]
+    while time.perf_counter() < end:
+        turns.append((seconds(torch.float32), seconds(torch.bfloat16)))
+    torch.set_num_threads(threads)
+    float32, bfloat16 = (1 / min(one) for one in zip(*turns, strict=True))
+    return float32, bfloat16
