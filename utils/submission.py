@@ -25,7 +25,7 @@ from utils.data.packed_data import MANIFEST, Shapes, manifest_if_any, shapes_of
 from utils.data.rle import decode_instances, decode_union
 from utils.masks.ground_truth import read_run_lengths
 from utils.scoring.instance_metrics import INSTANCE_METRICS, match_counts
-from utils.scoring.mask_metrics import counts, iou, scores_from_counts
+from utils.scoring.mask_metrics import by_size, counts, iou, scores_from_counts
 
 SALT_SHAPE = (101, 101)
 
@@ -92,7 +92,7 @@ def _test_ids(data_dir: str) -> set[str]:
 
 
 def score(settings: ScoreSettings) -> None:
-    """Print the competition's score, the score of a submission with only empty masks, and the mean pixel-level IoU."""
+    """Print the competition's score (also by size), that of only empty masks, and the mean pixel-level IoU."""
     shapes = _shapes(settings.shape, settings.data_dir)
     form = FORMATS[settings.format] if settings.format else read_format(settings.sub)
     ours, theirs = read_run_lengths(settings.sub), read_run_lengths(settings.truth)
@@ -100,9 +100,8 @@ def score(settings: ScoreSettings) -> None:
     if missing or not theirs:
         example = f" (such as {missing[0]})" if missing else ""
         raise UserError(f"{settings.sub}: no row for {len(missing)} of the {len(theirs)} images of the truth{example}")
-    # sums of: the score, the score in the other pixel order, the score of empty masks, the IoU
-    truth_by_row, sums = read_format(settings.truth).by_row, np.zeros(4)
-    for name, cells in theirs.items():
+    truth_by_row, found, sizes = read_format(settings.truth).by_row, np.zeros((4, len(theirs))), []
+    for place, (name, cells) in enumerate(theirs.items()):
         shape = shapes.get(name) if isinstance(shapes, Mapping) else shapes
         if shape is None:
             raise UserError(
@@ -111,15 +110,18 @@ def score(settings: ScoreSettings) -> None:
         truth = _decoded(settings.truth, name, cells, shape, form.of_instances, truth_by_row)
         orders = form.by_row, not form.by_row
         mask, turned = (_decoded(settings.sub, name, ours[name], shape, form.of_instances, order) for order in orders)
-        sums[:3] += [_score(form.metric, found, truth) for found in (mask, turned, 0 * mask)]
-        sums[3] += iou(mask[None], truth[None])
-    means = sums / len(theirs)
+        scores = [_score(form.metric, one, truth) for one in (mask, turned, 0 * mask)]
+        found[:, place] = *scores, iou(mask[None], truth[None])
+        sizes.append(shape)
+    score, in_other_order, of_empty_masks, mean_iou = found.mean(axis=1)
     print(f"images              {len(theirs)}")
-    print(f"{f'score ({form.metric})':<20}{means[0]:.5f}")
-    print(f"all masks empty     {means[2]:.5f}")
-    print(f"mean IoU            {means[3]:.5f}")
-    if means[1] > means[0]:
-        print(f"warning: {form.other_order_hint.format(f'would score {means[1]:.5f}')}")
+    print(f"{f'score ({form.metric})':<20}{score:.5f}")
+    print(f"all masks empty     {of_empty_masks:.5f}")
+    print(f"mean IoU            {mean_iou:.5f}")
+    if len(set(sizes)) > 1:
+        print(by_size("score", np.stack([found[0], np.ones(len(sizes))]), sizes))
+    if in_other_order > score:
+        print(f"warning: {form.other_order_hint.format(f'would score {in_other_order:.5f}')}")
 
 
 def _score(metric: str, mask: np.ndarray, truth: np.ndarray) -> float:

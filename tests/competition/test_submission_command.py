@@ -4,6 +4,7 @@ import re
 
 from helpers.masks import blobs, files_in, write_packed
 from helpers.scripts import assert_refused, run_here, run_script
+from helpers.sources import blob, noise, run_ok, save
 
 from utils.core.tables import write_table
 from utils.data.rle import encode
@@ -165,3 +166,16 @@ def test_wrong_arguments_and_files_are_refused(tmp_path):
         assert_refused(run_here(SCRIPT, *words, cwd=tmp_path), code, *messages)
     assert run_here(SCRIPT, cwd=tmp_path).returncode == 2
     assert run_here(SCRIPT, "score", "sub.csv", cwd=tmp_path).returncode == 2
+
+
+def test_score_by_size(tmp_path):
+    for name, size in (("a", (3, 4)), ("b", (3, 4)), ("c", (5, 6))):
+        save(tmp_path / f"data/train/images/{name}.png", noise(1, size, 3))
+        save(tmp_path / f"data/train/masks/{name}.png", blob(1, size) * 255)
+    run_ok("--data_dir", tmp_path / "data", cwd=tmp_path)
+    header, truth = "ImageId,EncodedPixels\n", "ImageId,EncodedPixels\na,1 3\nb,1 3\nc,1 3\n"
+    words = ("--data_dir", "data", "--shape", "None")
+    _, printed = scored(tmp_path, header + "a,1 3\nb,7 1\nc,1 3\n", truth, *words)
+    assert "score (dsb2018)     0.66667\n" in printed
+    assert "score by size: 3x4 0.5000 (2), 5x6 1.0000 (1)\n" in printed
+    assert "by size" not in scored(tmp_path, header + "a,1 3\n", header + "a,1 3\n", *words)[1]

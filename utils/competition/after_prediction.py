@@ -1,6 +1,5 @@
 """Steps after the prediction: gate, threshold, and a submission or the scores of a validation fold."""
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -18,10 +17,7 @@ from utils.masks.postprocessing import PostProcessed, PostProcessing, constant_i
 from utils.masks.probability_file import Probabilities, open_probabilities
 from utils.scoring.class_metrics import class_scores
 from utils.scoring.instance_metrics import dsb2018_scores, match_counts
-from utils.scoring.mask_metrics import METRICS, counts, ratio, scores_from_counts
-
-SHOWN_SIZES = 12
-"""Sizes of images whose scores are printed."""
+from utils.scoring.mask_metrics import METRICS, by_size, counts, ratio, scores_from_counts
 
 
 def finish_masks(
@@ -119,22 +115,6 @@ def print_scores(
         print(f"objects (DSB2018's score): {objects.mean():.4f} at {at}")
         if masks.shape is None:
             print(by_size("objects", np.stack([objects, np.ones_like(objects)]), masks.shapes))
-
-
-def by_size(name: str, sums: np.ndarray, shapes: Sequence[tuple[int, int]]) -> str:
-    """Return a line with the score of the images of each size, commonest first.
-
-    Args:
-        name: of the score.
-        sums: (2, N), numerator and denominator of the score of each image.
-        shapes: (height, width) of each image.
-    """
-    common = Counter(shapes).most_common(SHOWN_SIZES + 1)
-    shown = []
-    for (height, width), number in common[:SHOWN_SIZES]:
-        same = np.array([shape == (height, width) for shape in shapes])
-        shown.append(f"{height}x{width} {float(ratio(*sums[:, same].sum(axis=1))):.4f} ({number})")
-    return f"{name} by size: {', '.join(shown)}{', ...' if len(common) > SHOWN_SIZES else ''}"
 
 
 def cleaned_validation(

@@ -10,10 +10,14 @@ everything is computed in integers.
 METRICS has the other usual metrics of masks beside it: IoU and Dice, as a mean over images or over all pixels together.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+SHOWN_SIZES = 12
+"""Sizes of images whose scores are printed."""
 
 
 def counts(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,6 +94,22 @@ class Metric(NamedTuple):
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Return numerator / denominator, (...) float64, and 1 if there is nothing in either mask."""
     return np.where(denominator == 0, 1.0, numerator / np.maximum(denominator, 1))
+
+
+def by_size(name: str, sums: np.ndarray, shapes: Sequence[tuple[int, int]]) -> str:
+    """Return a line with the score of the images of each size, commonest first.
+
+    Args:
+        name: of the score.
+        sums: (2, N), numerator and denominator of the score of each image.
+        shapes: (height, width) of each image.
+    """
+    common = Counter(shapes).most_common(SHOWN_SIZES + 1)
+    shown = []
+    for (height, width), number in common[:SHOWN_SIZES]:
+        same = np.array([shape == (height, width) for shape in shapes])
+        shown.append(f"{height}x{width} {float(ratio(*sums[:, same].sum(axis=1))):.4f} ({number})")
+    return f"{name} by size: {', '.join(shown)}{', ...' if len(common) > SHOWN_SIZES else ''}"
 
 
 def _per_image(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
