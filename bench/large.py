@@ -4,9 +4,10 @@ python bench/large.py                                  # 400 and 2,000 training 
 python bench/large.py --sizes 2000 20000 --out_dir large
 
 Each size is a folder with copies of some images of 768x768 that make_demo.py draws; the chain is that of
-recipes/ships.sh: pack, folds, gate, border network, masks of a fold, rules, submission, check, score. Memory is
-what all processes of a step have allocated, without memory-mapped files. A step's time for the contest is that of the
-larger set, plus the difference per image for each image more; training takes as long as it is given.
+recipes/ships.sh: pack, folds, gate, border network, masks of a fold, rules, submission, check, score; then a mean of
+masks, the viewer and the page. Memory is what all processes of a step have allocated, without memory-mapped files. A
+step's time for the contest is that of the larger set, plus the difference per image for each image more; training takes
+as long as it is given.
 """
 
 import csv
@@ -28,8 +29,29 @@ from utils.core.progress import duration
 ROOT = Path(__file__).resolve().parent.parent
 CONTEST = 192_556
 """Training images of the ships contest; a fourth of the images here, and a twelfth there, are to be predicted."""
-GATE = ("--encoder_weights", "none", "--arch", "resnet18", "--train_augs", "train_256_v1", "--val_augs", "val_256")
-LENGTH = ("--epoch_size", 64, "--n_epochs", 1, "--batch_size", 16)
+GATE = "--arch resnet18 --encoder_weights none --train_augs train_256_v1 --val_augs val_256 --optimizer adam_1e-3"
+BORDER = "--arch strata_s --crop 256 --val_limit 64"
+LENGTH = "--epoch_size 64 --n_epochs 1 --batch_size 16"
+OF = "--data_dir {runs}/packed"
+JUDGE = "optimize_threshold.py --masks_fn {runs}/val.npy"
+TO = "--masks_fn {runs}/test.npy --fn ships --submission_dir {runs}"
+STEPS = {
+    "pack": "utils/stack_and_save.py --data_dir {data} --out_dir {runs}/packed --store {store}",
+    "folds": "utils/make_folds.py --path {runs}/packed/train.csv --n_splits 10 --stratify objects",
+    "gate": f"train_classifier.py {OF} --experiment_dir {{runs}}/gate {GATE} {LENGTH}",
+    "border network": f"train_border.py {OF} --experiment_dir {{runs}}/border {BORDER} {LENGTH}",
+    "gate of a fold": f"predict.py {OF} --snapshot {{runs}}/gate --part val --masks_fn {{runs}}/empty.npy",
+    "masks of a fold": f"predict.py {OF} --snapshot {{runs}}/border --part val --masks_fn {{runs}}/val.npy",
+    "gate's threshold": f"{JUDGE} --gate_probs {{runs}}/empty.npy",
+    "rules for objects": f"{JUDGE} --objective objects --metric airbus",
+    "submission": f"predict.py {OF} --snapshot {{runs}}/border --gate {{runs}}/gate {TO}",
+    "check": f"utils/submission.py check {{submission}} {OF}",
+    "score": f"utils/submission.py score {{submission}} --truth {{data}}/truth.csv {OF} --format airbus",
+    "averaging": "predict_fold_avg.py {runs}/test.npy --masks_fn {runs}/mean.npy --fn mean --submission_dir {runs}",
+    "viewer": "utils/look.py --masks_fn {runs}/val.npy --objects --out {runs}/look.png",
+    "page": "report.py {runs}/border --out {runs}/page.html",
+}
+"""Commands by the step that they take; {data} is the folder of the images, {runs} that of all results."""
 
 
 @dataclass(frozen=True)
@@ -73,65 +95,14 @@ def main(settings: Settings) -> None:
 
 def chain(data: Path, runs: Path, store: str) -> dict[str, tuple[float, float]]:
     """Return time and memory of each step, and the bytes on the disk in gigabytes, by name."""
-    packed, border = runs / "packed", runs / "border"
-    to, net = ("--data_dir", packed), ("--experiment_dir", border)
-    tested = ("--snapshot", border, "--gate", runs / "gate", "--masks_fn", runs / "test.npy")
-    steps = {
-        "pack": ("utils/stack_and_save.py", "--data_dir", data, "--out_dir", packed, "--store", store),
-        "folds": ("utils/make_folds.py", "--path", packed / "train.csv", "--stratify", "objects"),
-        "gate": (
-            "train_classifier.py",
-            *to,
-            "--experiment_dir",
-            runs / "gate",
-            *GATE,
-            *LENGTH,
-            "--optimizer",
-            "adam_1e-3",
-        ),
-        "border network": (
-            "train_border.py",
-            *to,
-            *net,
-            "--arch",
-            "strata_s",
-            "--crop",
-            256,
-            "--val_limit",
-            64,
-            *LENGTH,
-        ),
-        "masks of a fold": ("predict.py", *to, "--snapshot", border, "--part", "val", "--masks_fn", runs / "val.npy"),
-        "rules": (
-            "optimize_threshold.py",
-            "--masks_fn",
-            runs / "val.npy",
-            "--objective",
-            "objects",
-            "--metric",
-            "airbus",
-        ),
-        "submission": ("predict.py", *to, *tested, "--fn", "ships", "--submission_dir", runs),
-        "check": ("utils/submission.py", "check", "{submission}", "--data_dir", packed),
-        "score": (
-            "utils/submission.py",
-            "score",
-            "{submission}",
-            "--truth",
-            data / "truth.csv",
-            *to,
-            "--format",
-            "airbus",
-        ),
-        "page": ("report.py", border, "--out", runs / "page.html"),
-    }
     found: dict[str, tuple[float, float]] = {}
-    for name, words in steps.items():
-        submission = next(iter(runs.glob("ships_*.csv")), "")
-        found[name] = measured(*(submission if word == "{submission}" else word for word in words))
-        print(f"{data.name}: {name}: {found[name].seconds:.1f} s, {found[name].megabytes:.0f} MB", flush=True)
+    for step, line in STEPS.items():
+        submission = next(runs.glob("ships_*.csv"), "")  # its name has the time
+        places = {"data": data, "runs": runs, "store": store, "submission": submission}
+        found[step] = measured(*(word.format(**places) for word in line.split()))
+        print(f"{data.name}: {step}: {found[step].seconds:.1f} s, {found[step].megabytes:.0f} MB", flush=True)
     images = gigabytes(path for path in data.rglob("*.jpg"))
-    found["GB: images, packed"] = images, gigabytes(packed.iterdir())
+    found["GB: images, packed"] = images, gigabytes((runs / "packed").iterdir())
     found["GB: masks of a fold, of the tests"] = gigabytes([runs / "val.npy"]), gigabytes([runs / "test.npy"])
     return found
 
