@@ -14,7 +14,7 @@ from net.losses import Loss
 from net.network_kinds import RowWriter
 from net.predictor import Predictor, batches_of
 from net.tasks import Task
-from net.tta import View
+from net.tta import VIEWS, View
 from utils.core.errors import UserError
 from utils.core.interrupts import StopRequest
 from utils.core.progress import EpochBar, progress_bar
@@ -121,22 +121,57 @@ def predict(
     views: Sequence[View],
     batch_size: int,
     processes: Processes,
+    best_of: Sequence[float] = (),
 ) -> Iterator[np.ndarray]:
     """Yield the mean probabilities over networks and views, batch by batch in the order of `rows`, as files store them.
 
-    The batches are divided among the processes. Process 0 yields all of them, the other processes yield none.
+    The batches are divided among the processes. Process 0 yields all of them, the other processes yield none. With
+    `best_of`, each image is predicted at one of these scales, that at which the networks are most certain of its mask.
     """
 
-    def mean(batch: np.ndarray) -> np.ndarray:
+    def probabilities(batch: np.ndarray) -> np.ndarray:
         pixels = np.asarray(packed.images[batch])
-        probabilities = sum(predictor.predict(pixels, views) for predictor in predictors) / len(predictors)
-        return predictors[0].kind.stored(probabilities)
+        if not best_of:
+            return predictors[0].kind.stored(mean_of(predictors, pixels, views))
+        found, best = None, best_scales(predictors, pixels, best_of)
+        for scale in sorted(set(best)):
+            same = [place for place, one in enumerate(best) if one == scale]
+            mean = mean_of([one.at_scale(scale) for one in predictors], pixels[same], views)
+            found = mean.new_empty(len(best), *mean.shape[1:]) if found is None else found
+            found[same] = mean
+        return predictors[0].kind.stored(found)
+
+    largest = max(1, *best_of, *(one.val.scale for one in predictors))
 
     def images_a_batch(shape: tuple[int, int]) -> int:
         count = max(1, batch_size // len(views))  # the network sees all views of a batch at once
-        return max(1, min(count, count * LARGE // math.prod(shape)))
+        return max(1, min(count, int(count * LARGE / (math.prod(shape) * largest**2))))
 
     batches = list(batches_of(rows, packed, images_a_batch))
-    done = processes.map_in_order(batches, mean)
+    done = processes.map_in_order(batches, probabilities)
     shown = progress_bar(done, "predicting", total=len(batches), hidden=not processes.is_main)
     yield from (predictions for _, predictions in shown)
+
+
+def mean_of(predictors: Sequence[Predictor], images: np.ndarray, views: Sequence[View]) -> Tensor:
+    """Return the mean probabilities of images (B, h, w, C) uint8 over networks and views, as `Predictor.predict`."""
+    return sum(one.predict(images, views) for one in predictors) / len(predictors)
+
+
+def best_scales(predictors: Sequence[Predictor], images: np.ndarray, scales: Sequence[float]) -> list[float]:
+    """Return for each image (h, w, C) uint8 of a batch the scale at which the networks are most certain of its mask.
+
+    Objects of another magnification than in training are blurred or torn at scale 1, and certain at the scale that
+    makes them as large as those in training. An image without a mask at scale 1 keeps it, so that noise that looks
+    like an object at another scale is not preferred.
+    """
+    masks = [mean_of([one.at_scale(scale) for one in predictors], images, [VIEWS["null"]])[:, 0] for scale in scales]
+    best = torch.stack([certainty(one) for one in masks]).argmax(0)
+    usual = scales.index(1.0)
+    best[(masks[usual] <= 0.5).all(dim=(1, 2))] = usual
+    return [scales[place] for place in best.tolist()]
+
+
+def certainty(masks: Tensor) -> Tensor:
+    """Return the mean probability (B,) of the pixels of masks (B, h, w) float32, weighted by the probability itself."""
+    return masks.square().sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)

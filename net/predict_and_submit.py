@@ -10,9 +10,10 @@ import numpy as np
 from net.augmentations import TRAIN_AUGS
 from net.device import Machine, machine
 from net.distributed import Processes, join_processes
+from net.geometry import VAL_AUGS
 from net.held_out_rows import held_out_rows
 from net.loops import predict
-from net.network_kinds import ImageKind, Kind
+from net.network_kinds import ImageKind, Kind, PixelKind
 from net.predictor import Predictor, load_predictors
 from net.snapshot import SnapshotInfo
 from net.tiles import TILES_NOTE, sees_whole_image, tiles_for
@@ -30,6 +31,9 @@ from utils.runs.run_folder import find_snapshots
 from utils.scoring.stored_thresholds import run_folder_of
 
 GATE = ImageKind("labels", (NOT_EMPTY,))
+BEST = "best"
+BEST_OF = (0.35, 0.5, 0.7, 1.0, 1.4)
+"""Scales relative to training of which --scales best chooses."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Job:
     """Rows of the packed images to predict."""
     views: list[View]
     batch_size: int
+    best_of: tuple[float, ...]
+    """Scales of which the best one is chosen for each image; () for none."""
     info: PredictionInfo
     """Record that is stored with the predictions."""
 
@@ -75,7 +81,7 @@ def predict_and_submit(
         gate = _load_gate(settings, job, here) if settings.gate.gate else []
         if settings.predict.tile and any(sees_whole_image(one.network) for one in job.predictors):
             notes = (*notes, TILES_NOTE)
-        notes = (*notes, *_unseen_views(job))
+        notes = (*notes, *_unseen_views(job), *_chosen_scales(job, settings))
         if processes.is_main:
             for note in (*notes, *decisions.notes):
                 print(f"note: {note}", flush=True)
@@ -99,8 +105,6 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
     flags, views = settings.predict, views_by_name(tta)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise UsageError(f"--batch_size {flags.batch_size}: expected 1 or more")
-    if not flags.scales or not all(0.1 <= scale <= 10 for scale in flags.scales):
-        raise UsageError(f"--scales {as_typed(flags.scales)}: expected numbers from .1 to 10, such as .75 1 1.5")
     packed = open_packed(flags.data_dir, "train" if flags.part == "val" else "test")
     tiles, batch_size = (
         tiles_for(flags.tile, flags.overlap, packed.shapes),
@@ -112,24 +116,58 @@ def _prepare(snapshots: Sequence[Path], tta: str, settings: PredictionSettings, 
         rows = held_out_rows(flags.data_dir, packed, infos, "--part val")
     rows = packed.by_size(rows)
     kind = predictors[0].kind
+    scales = _scales(flags.scales, infos, kind)
+    best_of = BEST_OF if scales == BEST else ()
     info = PredictionInfo(
         data_dir=flags.data_dir,
         part="train" if flags.part == "val" else "test",
         images_digest=packed.images_digest,
         snapshots=tuple(str(path) for path in snapshots),
         tta=tta,
-        scales=() if flags.scales == (1,) else flags.scales,
+        scales=() if best_of or scales == (1,) else scales,
+        best_of=best_of,
         target=infos[0].target,
         exclusive=kind.exclusive if isinstance(kind, ImageKind) else None,
         metric=infos[0].metric if len({one.metric for one in infos}) == 1 else None,
     )
-    predictors = [
-        replace(one, val=replace(one.val, scale=one.val.scale * scale)) for one in predictors for scale in flags.scales
-    ]
+    if not best_of:
+        predictors = [one.at_scale(scale) for one in predictors for scale in scales]
     if tiles:
         predictors = [replace(predictor, tiles=tiles, tile_batch_size=batch_size) for predictor in predictors]
         batch_size = len(views)  # one image at a time, because its tiles fill the batch
-    return Job(predictors, infos, packed, rows, views, batch_size, info)
+    return Job(predictors, infos, packed, rows, views, batch_size, best_of, info)
+
+
+def _scales(asked: Sequence[str], infos: Sequence[SnapshotInfo], kind: Kind) -> tuple[float, ...] | str:
+    """Return the scales to average, or BEST.
+
+    Raises:
+        UsageError: not numbers from .1 to 10, or `best` for networks that predict no masks.
+    """
+    if not asked:
+        in_crops = all(not info.shape and VAL_AUGS[info.val_augs].size is None for info in infos)
+        return BEST if in_crops and isinstance(kind, PixelKind) else (1.0,)
+    if tuple(asked) == (BEST,):
+        if not isinstance(kind, PixelKind):
+            raise UsageError(f"--scales {BEST}: is for networks that predict masks; leave it out")
+        return BEST
+    try:
+        scales = tuple(map(float, asked))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0.1 <= scale <= 10 for scale in scales):
+        raise UsageError(f"--scales {as_typed(asked)}: expected numbers from .1 to 10, such as .75 1 1.5, or {BEST}")
+    return scales
+
+
+def _chosen_scales(job: Job, settings: PredictionSettings) -> list[str]:
+    """Return a note if the best scale is chosen although nobody asked for it."""
+    if not job.best_of or settings.predict.scales:
+        return []
+    return [
+        "the networks were trained on crops of images of different sizes, so each image is predicted at the scale at "
+        "which they are most certain of its mask (--scales 1 turns this off)"
+    ]
 
 
 def _unseen_views(job: Job) -> list[str]:
@@ -171,7 +209,8 @@ def _write_predictions(job: Job, settings: PredictionSettings, processes: Proces
     shapes = [job.packed.shapes[row] for row in job.rows]
     place = job.kind.writer(settings.submission.masks_fn, job.ids, shapes, job.info)
     with place if processes.is_main else nullcontext() as writer:
-        for batch in predict(job.predictors, job.packed, job.rows, job.views, job.batch_size, processes):
+        batches = predict(job.predictors, job.packed, job.rows, job.views, job.batch_size, processes, job.best_of)
+        for batch in batches:
             writer.append(batch)
 
 

@@ -37,6 +37,10 @@ class Predictor:
     tile_batch_size: int = 1
     """Number of tiles that the network sees at a time, all views counted."""
 
+    def at_scale(self, scale: float) -> "Predictor":
+        """Return the same network that sees images at `scale`, relative to the present one."""
+        return replace(self, val=replace(self.val, scale=self.val.scale * scale))
+
     def output(self, images: Tensor) -> Output:
         """Return the output of the network, float32, for images (B, C, S, S) uint8."""
         images = images.to(self.machine.device, non_blocking=True)

@@ -10,10 +10,17 @@ from PIL import Image
 
 from net.augmentations import TRAIN_AUGS, Crop
 from net.dataset import EpochBatches, TrainingBatches, TrainingRows
+from net.device import machine
+from net.geometry import VAL_AUGS
+from net.loops import best_scales
+from net.network_kinds import PixelKind
+from net.predict_and_submit import BEST_OF
+from net.predictor import Predictor
 from net.stages import Stage
 from net.tasks import border_task
 from utils.core.files import read_json
 from utils.core.tables import read_table, write_table
+from utils.core.training_settings import MachineSettings
 from utils.data.packed_data import open_packed
 from utils.data.rle import decode_union, encode
 from utils.masks.mask_file import binarize, open_masks
@@ -152,11 +159,46 @@ def test_an_image_is_predicted_as_it_would_be_alone(data, run, tmp_path):
     np.testing.assert_allclose(np.asarray(found.array[0]), expected.array[row], atol=2e-3)
 
 
+def test_each_image_is_predicted_at_its_best_scale(data, run, tmp_path):
+    words = ("--data_dir", data, "--snapshot", run, "--part", "val", "--masks_fn")
+    said = ok("predict.py", *words, tmp_path / "best.npy")
+    assert "each image is predicted at the scale at which they are most certain" in said
+    asked = ok("predict.py", *words, tmp_path / "asked.npy", "--scales", "best")
+    assert "most certain" not in asked
+    found = open_masks(tmp_path / "best.npy")
+    assert found.info.views == "null at the best scale"
+    single = []
+    for scale in BEST_OF:
+        ok("predict.py", *words, tmp_path / f"{scale}.npy", "--scales", scale)
+        single.append(open_masks(tmp_path / f"{scale}.npy"))
+    for row, mask in enumerate(found.array):
+        assert np.array_equal(mask, open_masks(tmp_path / "asked.npy").array[row])
+        assert any(np.allclose(mask, one.array[row], atol=2e-3) for one in single)
+
+
+class SquareFinder(torch.nn.Module):
+    """Network that is certain of two bright squares of 24 pixels, and less of larger and smaller ones."""
+
+    def forward(self, images):
+        bright = images > 0
+        area = bright.sum((1, 2, 3), keepdim=True).clamp(min=1)
+        return torch.where(bright, 5 - 2.2 * (area / 1152).log2().abs(), -6)
+
+
+def test_the_best_scale_makes_objects_as_large_as_in_training():
+    images = np.zeros((3, 256, 256, 1), np.uint8)
+    for image, side in zip(images, (24, 48, 0), strict=True):
+        image[32 : 32 + side, 32 : 32 + side] = image[160 : 160 + side, 160 : 160 + side] = 255
+    kind, here = PixelKind("mask", ("mask",)), machine(MachineSettings(device="cpu", precision="float32"))
+    network = Predictor(SquareFinder(), kind, VAL_AUGS["val_native"], here)
+    assert best_scales([network, network], images, BEST_OF) == [1.0, 0.5, 1.0]
+
+
 def test_tiles_averages_held_out_parts_and_pages(data, run, tmp_path):
     words = ("--data_dir", data, "--snapshot", run, "--part", "val", "--masks_fn")
     whole, tiles, mean = (tmp_path / f"{name}.npy" for name in ("whole", "tiles", "mean"))
-    ok("predict.py", *words, whole)
-    ok("predict.py", *words, tiles, "--tile", 32, "--overlap", 0)
+    ok("predict.py", *words, whole, "--scales", 1)
+    ok("predict.py", *words, tiles, "--scales", 1, "--tile", 32, "--overlap", 0)
     done = run_here("predict.py", *words, tmp_path / "large.npy", "--tile", 256)
     assert_refused(done, 2, "--tile 256", "larger than all images")
     ok("predict_fold_avg.py", whole, tiles, "--masks_fn", mean, cwd=tmp_path)
@@ -177,7 +219,8 @@ def test_tiles_averages_held_out_parts_and_pages(data, run, tmp_path):
         middle = sum(part.array[row].astype(np.float32) for part in parts) / 3
         np.testing.assert_allclose(np.asarray(together, np.float32), middle, atol=2e-3)
     assert open_masks(scales).info.views == "null at scales 0.5 1 2"
-    assert_refused(run_here("predict.py", *words, scales, "--scales", 0), 2, "--scales 0", ".75 1 1.5")
+    for wrong in ("0", "half"):
+        assert_refused(run_here("predict.py", *words, scales, "--scales", wrong), 2, f"--scales {wrong}", ".75 1 1.5")
     held = tmp_path / "held"
     ok("utils/hold_out.py", "--data_dir", data, "--fold", 1, "--out_dir", held)
     packed, kept = open_packed(data), open_packed(held)

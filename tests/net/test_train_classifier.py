@@ -103,7 +103,9 @@ def predicted(one, out, *words):
 @pytest.mark.parametrize("kind", SETS)
 def test_from_a_run_to_thresholds_and_a_submission(sets, kind, tmp_path):
     one, val = sets[kind], sets[kind].run / "val.npy"
-    said = run_well("predict.py", "--data_dir", one.data, "--snapshot", one.run, "--part", "val", "--masks_fn", val)
+    words = ("predict.py", "--data_dir", one.data, "--snapshot", one.run, "--part", "val", "--masks_fn", val)
+    said = run_well(*words)
+    assert_refused(run_here(*words, "--scales", "best"), 2, "--scales best", "networks that predict masks")
     log = read_table(one.run / "log.csv")
     for name in ("accuracy", "f2", "log_loss"):
         assert name not in log or f"{name} {float(log[name][0]):.4f}" in said

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from utils.core.settings import Floats, OptionalFloat, OptionalFormat, OptionalInt, OptionalSwitch, OptionalText, Texts
+from utils.core.settings import OptionalFloat, OptionalFormat, OptionalInt, OptionalSwitch, OptionalText, Texts
 from utils.core.training_settings import MachineSettings
 
 
@@ -24,8 +24,10 @@ class PredictSettings:
     tile: OptionalInt = None
     """predict large images in square tiles of this many pixels, a multiple of 32, to limit the memory.
     Networks that pool over the whole image, such as the default one, may give other masks than on whole images."""
-    scales: Floats = (1.0,)
-    """predict at these scales, relative to training, and average: .75 1 1.5."""
+    scales: Texts = ()
+    """predict at these scales, relative to training, and average: .75 1 1.5. best: at the one of .35 .5 .7 1 1.4 at
+    which the networks are most certain of the mask, chosen for each image. Default: best for networks trained on crops
+    of images of different sizes, else 1."""
     overlap: int = 64
     """overlap of neighbouring tiles in pixels, a multiple of 32; a smooth window blends them."""
 

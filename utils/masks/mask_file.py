@@ -43,6 +43,8 @@ class PredictionInfo:
     """The averaged views joined by _; "null" for the image alone."""
     scales: tuple[float, ...] = ()
     """The averaged scales relative to training; () for the scale of training alone."""
+    best_of: tuple[float, ...] = ()
+    """The scales of which the best one was chosen for each image; () if none was chosen."""
     mean_of: tuple[str, ...] = ()
     """The mask files that are averaged."""
     weights: tuple[float, ...] = ()
@@ -61,7 +63,9 @@ class PredictionInfo:
 
     @property
     def views(self) -> str | None:
-        """The averaged views, and scales if there are several; None if they are not known."""
+        """The averaged views, and scales unless it is that of training; None if they are not known."""
+        if self.best_of:
+            return f"{self.tta} at the best scale"
         return f"{self.tta} at scales {' '.join(f'{one:g}' for one in self.scales)}" if self.scales else self.tta
 
 
