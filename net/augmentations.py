@@ -1,8 +1,8 @@
 """Random augmentation of training images, by name in TRAIN_AUGS.
 
 The train_ augmentations change one image after another, with albumentations; only this file uses the package, and it
-imports it on first use. The others change a whole batch at once (net/batch_augmentation.py): affine_, scaled_ (more
-scales and other proportions) and stained_ (tints, dim objects and inverted brightness as well).
+imports it on first use. The others change a whole batch at once (net/batch_augmentation.py): affine_, scaled_ (other
+proportions) and stained_ (tints, dim objects and inverted brightness as well).
 
 Images are (h, w, C) uint8, [0, 255]; masks and label maps are (h, w, 1) uint8 or uint16; the results are square.
 """
@@ -174,8 +174,8 @@ def _v3(size: int) -> Any:
     )
 
 
-WIDE = {"scale": 0.6, "aspect": 0.2}
-"""Ranges for images of different sizes and magnifications."""
+MIXED = {"scale": 0.25, "aspect": 0.2}
+"""Ranges for images of different sizes; other magnifications are left to the choice of the scale in prediction."""
 STAINS = {"tint": 0.3, "dimmed": 4.0, "inverted": 0.25}
 """Ranges for colour images of different stains and lighting."""
 
@@ -190,14 +190,14 @@ TRAIN_AUGS: dict[str, TrainAug] = {
     "affine_256": TrainAug(256, None, batch=BatchChange()),
     "affine_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True)),
     "affine_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True)),
-    "scaled_128": TrainAug(128, None, batch=BatchChange(**WIDE)),
-    "scaled_256": TrainAug(256, None, batch=BatchChange(**WIDE)),
-    "scaled_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True, **WIDE)),
-    "scaled_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True, **WIDE)),
-    "stained_128": TrainAug(128, None, batch=BatchChange(**WIDE, **STAINS)),
-    "stained_256": TrainAug(256, None, batch=BatchChange(**WIDE, **STAINS)),
-    "stained_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True, **WIDE, **STAINS)),
-    "stained_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True, **WIDE, **STAINS)),
+    "scaled_128": TrainAug(128, None, batch=BatchChange(**MIXED)),
+    "scaled_256": TrainAug(256, None, batch=BatchChange(**MIXED)),
+    "scaled_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True, **MIXED)),
+    "scaled_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True, **MIXED)),
+    "stained_128": TrainAug(128, None, batch=BatchChange(**MIXED, **STAINS)),
+    "stained_256": TrainAug(256, None, batch=BatchChange(**MIXED, **STAINS)),
+    "stained_128_d4": TrainAug(128, None, ALL_VIEWS, BatchChange(all_symmetries=True, **MIXED, **STAINS)),
+    "stained_256_d4": TrainAug(256, None, ALL_VIEWS, BatchChange(all_symmetries=True, **MIXED, **STAINS)),
 }
 
 
