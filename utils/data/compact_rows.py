@@ -26,6 +26,7 @@ from utils.core.arrays import (
 )
 from utils.core.errors import UserError
 from utils.core.files import atomic_file
+from utils.core.parallel import in_threads
 from utils.data.image_files import BrokenImage, image_from, resize_image
 
 AGAIN = "predict again, or pack the folder again with --force"
@@ -87,7 +88,7 @@ class CompactRows:
         if isinstance(rows, int | np.integer):
             return self._decoded(range(len(self))[rows])
         several = range(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows).tolist()
-        found = [self._decoded(row) for row in several]
+        found = in_threads(self._decoded, several)
         return np.stack(found) if self._alike and found else found
 
     def encoded_row(self, row: int) -> np.ndarray:
