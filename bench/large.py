@@ -173,7 +173,7 @@ def table(found: dict[int, dict[str, tuple[float, float]]]) -> str:
     lines = [f"{'':<36}" + "".join(f"{size:>22,}" for size in found) + f"{CONTEST:>16,}"]
     for name in found[many]:
         small, large = found[few][name], found[many][name]
-        per_image = [(b - a) / (many - few) for a, b in zip(small, large, strict=True)]
+        per_image = [max(0.0, b - a) / (many - few) for a, b in zip(small, large, strict=True)]
         whole = [value + rate * (CONTEST - many) for value, rate in zip(large, per_image, strict=True)]
         if name.startswith("GB"):
             cells = [f"{one[name][0]:.3f}, {one[name][1]:.3f}" for one in found.values()]

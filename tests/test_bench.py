@@ -105,3 +105,4 @@ def test_copies_of_ships_are_a_set_of_any_size_and_the_table_extrapolates(tmp_pa
     assert np.array_equal(packed.instances[1], packed.instances[7])
     times = {100: {"pack": (3.0, 50.0)}, 300: {"pack": (5.0, 50.0)}}
     assert table(times).endswith(duration(5 + 0.01 * (CONTEST - 300)))
+    assert table({100: {"folds": (3.0, 50.0)}, 300: {"folds": (2.9, 50.0)}}).endswith(duration(2.9))
