@@ -129,14 +129,14 @@ def _arrays(folder: Path) -> Iterator[Path]:
 
 
 def _inside(folder: Path, path: Path) -> Path | None:
-    """Map a stored path, possibly from another machine, into the run folder; return None if it is outside of it."""
+    """Find the file in the run folder that a stored path meant, perhaps on another machine; None if there is none.
+
+    The run may have another name here, so the longest end of the path that is a file of the folder is taken.
+    """
     if path.resolve().is_relative_to(folder.resolve()):
         return folder / path.resolve().relative_to(folder.resolve())
-    parts, own = path.parts, folder.resolve().name
-    if own not in parts:
-        return None
-    after = len(parts) - parts[::-1].index(own)
-    return folder.joinpath(*parts[after:])
+    ends = (folder.joinpath(*path.parts[first:]) for first in range(1, len(path.parts)))
+    return next((end for end in ends if end.is_file()), None)
 
 
 def _with_description(array: Path) -> list[Path]:
