@@ -14,6 +14,7 @@ from helpers.masks import files_in
 from helpers.scripts import ROOT, assert_refused, run_here
 from helpers.sources import KILLED, SCRIPT, blob, contents, noise, run_ok, save
 
+from utils.core.files import locked
 from utils.data.packed_data import open_packed
 
 
@@ -114,6 +115,19 @@ def test_a_disk_that_fills_up_while_packing(tmp_path, monkeypatch):
     said = ("out: no space left on the disk; free some, and the same command continues", ".packing")
     assert_refused(run_here(SCRIPT, *words, cwd=tmp_path), 1, *said)
     assert (tmp_path / "out/.packing").is_dir()
+
+
+def test_two_packings_of_a_folder_at_once(tmp_path, monkeypatch):
+    sources.salt(tmp_path / "data")
+    words = ["--data_dir", tmp_path / "data", "--out_dir", tmp_path / "out"]
+    run_ok(*words, cwd=tmp_path)
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr("utils.data.packing.PATIENCE_S", 0)
+    with locked(tmp_path / "out"):
+        done = run_here(SCRIPT, *words, "--force", cwd=tmp_path)
+        assert_refused(done, 1, "out: another process is packing to this folder; wait until it ends")
+    assert contents(tmp_path / "out") == before
+    run_ok(*words, "--force", cwd=tmp_path)
 
 
 def test_an_out_dir_that_cannot_be_written(tmp_path):

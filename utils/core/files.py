@@ -1,14 +1,19 @@
 """Reading and atomic writing of files: a hidden file in the same folder is written, flushed to the disk and renamed."""
 
 import errno
+import fcntl
 import json
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
+
+BETWEEN_TRIES_S = 0.05
 
 
 @contextmanager
@@ -44,6 +49,33 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path, patience_s: float = math.inf) -> Iterator[None]:
+    """Hold an exclusive lock on a folder, which ends with the process, even if it is killed.
+
+    Folders of file systems without locks, such as some network disks, are not locked.
+
+    Raises:
+        BlockingIOError: another process still holds the lock after `patience_s` seconds.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    until = time.monotonic() + patience_s
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(BETWEEN_TRIES_S)
+            except OSError:
+                break
+        yield
     finally:
         os.close(descriptor)
 

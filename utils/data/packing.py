@@ -7,12 +7,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from utils.core.arrays import Shape, array_header, array_shape, array_writer, common_shape
 from utils.core.errors import Interrupted, UserError
+from utils.core.files import locked
 from utils.core.parallel import ProcessEnded, in_processes
 from utils.core.progress import progress_bar
 from utils.data.compact_rows import digest_of_rows
@@ -29,10 +31,13 @@ from utils.data.packed_data import (
     write_manifest,
 )
 from utils.data.packed_tables import check_class_table, check_tables, copy_tables, write_class_table, write_own_table
-from utils.data.packing_chunks import CHUNK, Job, pack_chunk, unfinished_folder
+from utils.data.packing_chunks import CHUNK, UNFINISHED, Job, pack_chunk, unfinished_folder
 from utils.data.packing_plan import Plan, Store, make_plan, way_out, with_store, without_items
 from utils.data.packing_report import Survey, kinds_of
 from utils.data.source_files import OWN_COLUMNS, image_files_in, is_packing_table
+
+PATIENCE_S = 3.0
+"""How long to wait for another packing of the same folder; the processes of a killed one end within a second."""
 
 
 def fingerprint(source: Source, size: tuple[int, int] | None, skip_broken: bool = False) -> str:
@@ -112,7 +117,8 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
         the manifest.
 
     Raises:
-        UserError: the source is broken or inconsistent; `out_dir` then keeps what it had.
+        UserError: the source is broken or inconsistent, or another process packs to the same folder; `out_dir` then
+            keeps what it had.
         ColourFound: the plan has one channel, but an image has colours.
         Interrupted: SIGINT or SIGTERM; the unfinished arrays stay.
         OSError: no permission; `out_dir` then keeps what it had. If only moving the finished arrays
@@ -125,12 +131,48 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
         check_class_table(source.class_table, out_dir, written)
     manifest = Manifest(layout=source.layout, fingerprint=mark)
     surveys: dict[str, Survey] = {}
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(out_dir):
+        with _ended_cleanly(out_dir):
+            identity = f"{mark} {plan.channels} {plan.compact} {CHUNK}"
+            folder = unfinished_folder(out_dir, identity, _files_with_places(plan))
+            for part in source.parts:
+                surveys[part] = Survey(kinds_of(source, part), surveys)
+                manifest.parts[part] = _write_part(part, source, plan, folder, surveys[part])
+                manifest.report[part] = surveys[part].report()
+        if skipped:
+            manifest.report["train"]["skipped"] = dict(skipped)
+        manifest.tables.update(copy_tables(source.tables, out_dir))
+        if source.class_table:
+            manifest.tables.update(write_class_table(source.class_table, out_dir))
+        else:
+            write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
+        _forget(old, manifest, out_dir)
+        for name in sorted(_array_files(manifest)):
+            with open(folder / name, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(folder / name, out_dir / name)
+        write_manifest(out_dir, manifest)
+        shutil.rmtree(folder)
+    return manifest
+
+
+@contextmanager
+def _alone(out_dir: Path) -> Iterator[None]:
+    """Raise UserError if another process packs to the same folder."""
     try:
-        folder = unfinished_folder(out_dir, f"{mark} {plan.channels} {plan.compact} {CHUNK}", _files_with_places(plan))
-        for part in source.parts:
-            surveys[part] = Survey(kinds_of(source, part), surveys)
-            manifest.parts[part] = _write_part(part, source, plan, folder, surveys[part])
-            manifest.report[part] = surveys[part].report()
+        with locked(out_dir, PATIENCE_S):
+            yield
+    except BlockingIOError:
+        raise UserError(f"{out_dir}: another process is packing to this folder; wait until it ends") from None
+
+
+@contextmanager
+def _ended_cleanly(out_dir: Path) -> Iterator[None]:
+    """Decide what stays of an attempt that fails, and say how to go on."""
+    folder = out_dir / UNFINISHED
+    try:
+        yield
     except ProcessEnded:
         raise
     except (KeyboardInterrupt, Interrupted) as error:
@@ -147,21 +189,6 @@ def pack(source: Source, plan: Plan, out_dir: Path, mark: str, skipped: Mapping[
                 f"(the arrays so far are in {folder})"
             ) from None
         raise
-    if skipped:
-        manifest.report["train"]["skipped"] = dict(skipped)
-    manifest.tables.update(copy_tables(source.tables, out_dir))
-    if source.class_table:
-        manifest.tables.update(write_class_table(source.class_table, out_dir))
-    else:
-        write_own_table(_own_columns(source, plan, surveys["train"]), source.tables, out_dir, written)
-    _forget(old, manifest, out_dir)
-    for name in sorted(_array_files(manifest)):
-        with open(folder / name, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(folder / name, out_dir / name)
-    write_manifest(out_dir, manifest)
-    shutil.rmtree(folder)
-    return manifest
 
 
 def _files_with_places(plan: Plan) -> dict[str, tuple[bytes, int]]:

@@ -5,18 +5,16 @@ folder that contains the run folders. MLFLOW_EXPERIMENT_NAME names the experimen
 in the run folder holds the id of the MLflow run, so that a resumed run continues the same MLflow run.
 """
 
-import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from utils.core.errors import UserError
-from utils.core.files import atomic_file, read_json, write_json
+from utils.core.files import atomic_file, locked, read_json, write_json
 from utils.core.tables import read_table
 from utils.runs.run_folder import RunFolder
 from utils.runs.tracked_values import End, as_text, final_metrics, final_texts, shown_flags
@@ -171,7 +169,7 @@ def _default_uri(folder: Path) -> str:
     from mlflow import MlflowClient
 
     path = folder.parent / "mlflow.db"
-    with _locked(folder.parent):
+    with locked(folder.parent):
         if not path.exists():
             with atomic_file(path) as part:
                 part.unlink(missing_ok=True)
@@ -181,17 +179,6 @@ def _default_uri(folder: Path) -> str:
 
 def _address(path: Path) -> str:
     return "sqlite:///" + re.sub("[%?#]", lambda sign: quote(sign[0]), str(path))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; the lock of a killed process is released."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _rows(log: Path) -> list[dict[str, float]]:
