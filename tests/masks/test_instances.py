@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import ndimage
 
-from utils.masks.instances import InstanceRules, fill_instance_holes, label_instances
+from utils.masks.instances import (
+    InstanceRules,
+    connected_components,
+    fill_instance_holes,
+    label_instances,
+    window_around,
+)
 
 VALUES = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]) | st.floats(0, 1, width=16)
 DTYPES = st.sampled_from([np.float16, np.float32, np.float64])
@@ -160,6 +166,28 @@ def test_one_object_is_filled_as_scipy_fills_it(inside):
     labels = ndimage.label(inside)[0]
     alone = np.where(labels == 1, 1, 0)
     np.testing.assert_array_equal(fill_instance_holes(alone) != 0, ndimage.binary_fill_holes(alone))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.6, 1.0])
+def test_components_of_large_images_are_those_of_scipy(share):
+    mask = np.random.default_rng(1).random((700, 900)) < share
+    for one in (mask, mask[::2, 1:]):
+        labels, count = connected_components(one)
+        expected, number = ndimage.label(one)
+        assert count == number
+        np.testing.assert_array_equal(labels, expected)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(st.tuples(st.integers(1, 8), st.integers(1, 8)).flatmap(lambda s: npst.arrays(bool, s)))
+def test_nothing_changes_outside_the_window_around_an_object(inside):
+    labels, window = connected_components(inside)[0], window_around(inside)
+    assert inside[window].sum() == inside.sum()
+    assert inside[window].any(axis=0)[[0, -1]].all() or not inside.any()
+    assert inside[window].any(axis=1)[[0, -1]].all() or not inside.any()
+    filled = np.zeros_like(labels)
+    filled[window] = fill_instance_holes(labels[window])
+    np.testing.assert_array_equal(filled, fill_instance_holes(labels))
 
 
 def test_wrong_shapes_and_too_many_objects_are_refused():

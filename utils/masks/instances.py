@@ -61,25 +61,43 @@ def grow_instances(mask: np.ndarray, border: np.ndarray | None, th: float, seed_
     A component of the mask without a seed becomes one instance: where the network predicts nothing but border, this is
     right more often than removing the component.
     """
-    from scipy import ndimage
-
     if mask.ndim != 2 or (border is not None and border.shape != mask.shape):
         raise ValueError(
             f"expected a mask (height, width) and a border of the same shape, found {mask.shape}, {np.shape(border)}"
         )
     inside = binarize(mask, th)
-    components, n_components = ndimage.label(inside)
+    components, n_components = connected_components(inside)
     if border is None or n_components == 0:
         return components
     height = mask.astype(np.float32) - border.astype(np.float32)  # exact for float16 values
     # only within the mask: a bridge of seed pixels outside it would merge two instances that do not touch
-    seeds, n_seeds = ndimage.label(binarize(height, seed_th) & inside)
+    seeds, n_seeds = connected_components(binarize(height, seed_th) & inside)
     component_of = np.zeros(n_seeds + 1, dtype=np.int64)
     component_of[seeds.ravel()] = components.ravel()  # a seed is connected, so it is inside one component
     contested = np.bincount(component_of[1:], minlength=n_components + 1) > 1
     if not contested.any():
         return components
     return _flooded(components, seeds, height, contested)
+
+
+def connected_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the connected components of a mask (H, W) bool, numbered from 1 in the order of their first pixels.
+
+    Returns:
+        (H, W) int32, 0 = background, and the number of components.
+    """
+    import cv2  # takes half as long as scipy's
+
+    count, labels = cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=4)
+    return labels, count - 1
+
+
+def window_around(occupied: np.ndarray) -> tuple[slice, slice]:
+    """Return (rows, columns) of the smallest window with all pixels of a mask (H, W) bool; one pixel if it is empty."""
+    rows, columns = (np.flatnonzero(occupied.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return np.s_[:1, :1]
+    return np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _flooded(components: np.ndarray, seeds: np.ndarray, height: np.ndarray, contested: np.ndarray) -> np.ndarray:
@@ -102,9 +120,7 @@ def fill_instance_holes(labels: np.ndarray) -> np.ndarray:
     Returns:
         same shape and dtype; `labels` itself if nothing is filled.
     """
-    from scipy import ndimage
-
-    background, n_regions = ndimage.label(labels == 0)
+    background, n_regions = connected_components(labels == 0)
     enclosed = np.ones(n_regions + 1, dtype=bool)
     enclosed[0] = False
     for edge in (background[0], background[-1], background[:, 0], background[:, -1]):

@@ -25,7 +25,7 @@ import numpy as np
 from utils.core.errors import UsageError, UserError
 from utils.core.prediction_settings import RuleSettings
 from utils.data.packed_data import Shapes
-from utils.masks.instances import InstanceRules, fill_instance_holes, label_instances
+from utils.masks.instances import InstanceRules, connected_components, fill_instance_holes, label_instances
 from utils.masks.mask_file import Masks, binarize
 
 LEAST = 1e-4
@@ -194,9 +194,7 @@ def clean_mask(mask: np.ndarray, rules: RuleSettings) -> np.ndarray:
     if rules.fill_holes:
         mask = fill_instance_holes(mask.astype(np.uint8)) != 0
     if rules.keep_largest is not None and mask.any():
-        from scipy import ndimage
-
-        mask = largest_instances(ndimage.label(mask)[0], rules.keep_largest) != 0
+        mask = largest_instances(connected_components(mask)[0], rules.keep_largest) != 0
     return np.zeros_like(mask) if rules.full_is_empty and mask.all() else mask
 
 

@@ -24,8 +24,8 @@ from utils.core.names import pick
 from utils.core.progress import progress_bar
 from utils.masks.gate import OPEN, gate_probability, gated_out
 from utils.masks.ground_truth import true_instances
-from utils.masks.instances import InstanceRules, fill_instance_holes, grow_instances
-from utils.masks.mask_file import Masks
+from utils.masks.instances import InstanceRules, fill_instance_holes, grow_instances, window_around
+from utils.masks.mask_file import Masks, binarize
 from utils.masks.probability_file import Probabilities
 from utils.scoring.cross_fit import CrossFitted, check_files, cross_fitted_line, leave_one_out, partition, scores_by_id
 from utils.scoring.gate_search import Gate, GateCrossFitted, difference_lines, gate_line, gate_means, widest_gate
@@ -138,6 +138,8 @@ class RuleScores:
         """Return the scores (pairs, clean-ups) float64, 0..1."""
         mask = _probabilities(masks.array[row], masks, row)
         border = None if masks.border is None else _probabilities(masks.border[row], masks, row)
+        window = window_around(binarize(mask, min(th for th, _ in pairs)) | (truth != 0))  # nothing lies outside
+        mask, border, truth = mask[window], border if border is None else border[window], truth[window]
         counts = []
         for th, seed_th in pairs:
             labels = grow_instances(mask, None if seed_th is None else border, th, seed_th or 0.0)
