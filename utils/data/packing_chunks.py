@@ -17,7 +17,6 @@ import numpy as np
 from utils.core.arrays import array_writer
 from utils.core.errors import UserError
 from utils.core.files import read_json, write_json
-from utils.core.records import to_plain
 from utils.data.compact_rows import row_digest, runs_of
 from utils.data.layouts import Item, Source
 from utils.data.samples import Sample, load_sample
@@ -103,7 +102,7 @@ def pack_chunk(job: Job) -> list[RowFacts]:
         whole = np.concatenate(found)
         with array_writer(job.folder / f"{job.name}_{name}.npy", whole.shape, "uint32") as writer:  # names a full disk
             writer.append(whole)
-    write_json(job.facts_file, [to_plain(one) for one in facts])
+    write_json(job.facts_file, [vars(one) for one in facts], indent=None)
     return facts
 
 
