@@ -34,7 +34,7 @@ from utils.runs.run_folder import FREE_ON_RESUME, RunFolder, find_snapshots, sto
 
 STORED = ("train_augs", "optimizer", "scheduler", "seed")
 """Flags that are stored in every snapshot as they are."""
-SHARES_OF = 1000  # images from which the shares of foreground are estimated
+SHARES_OF = 400  # images from which the shares of foreground are estimated
 
 
 def prepare(
