@@ -263,8 +263,10 @@ def test_images_may_be_long_or_brought_to_one_size(data, tmp_path):
             Image.fromarray(picture).save(long / "train" / part / f"{name}.png")
     ok("utils/stack_and_save.py", "--data_dir", long)
     ok("utils/make_folds.py", "--path", long / "train.csv", "--n_splits", 3)
-    for fold in (0, 1):
-        ok("train.py", "--data_dir", long, *TINY, "--fold", fold, "--experiment_dir", tmp_path / f"run{fold}")
+    for fold, flags in ((0, ()), (1, ("--crop", 64))):
+        words = (*TINY, *flags, "--fold", fold, "--experiment_dir", tmp_path / f"run{fold}")
+        said = ok("train.py", "--data_dir", long, *words)
+    assert "note: 2 of 2 images are smaller than the crop of 64; they are reflected" in said
     words = ("--snapshot", tmp_path / "run0", "--part", "val", "--masks_fn", tmp_path / "val.npy")
     ok("predict.py", "--data_dir", long, *words)
 

@@ -37,7 +37,7 @@ from utils.data.packing_report import Survey, kinds_of
 from utils.data.source_files import OWN_COLUMNS, image_files_in, is_packing_table
 
 PATIENCE_S = 3.0
-"""How long to wait for another packing of the same folder; the processes of a killed one end within a second."""
+"""Seconds to wait for another packing of the same folder; the processes of a killed one end within one second."""
 
 
 def fingerprint(source: Source, size: tuple[int, int] | None, skip_broken: bool = False) -> str:

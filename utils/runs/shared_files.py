@@ -129,7 +129,7 @@ def _arrays(folder: Path) -> Iterator[Path]:
 
 
 def _inside(folder: Path, path: Path) -> Path | None:
-    """Find the file in the run folder that a stored path meant, perhaps on another machine; None if there is none.
+    """Find the file in the run folder that a stored path, perhaps from another machine, names; None if it is missing.
 
     The run may have another name here, so the longest end of the path that is a file of the folder is taken.
     """
