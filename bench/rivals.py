@@ -5,9 +5,10 @@ training loop, without imports. Learning rates follow the share of the time that
 the time. Lightning and fastai are in bench/rival_frameworks.py, because they need extra packages.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class Work:
     fold: int
     seconds: float
     seed: int
+    crops: bool = False
+    """Train on random crops at the scale of the images, half of them with foreground, and predict whole images."""
 
     @cached_property
     def packed(self) -> PackedImages:
@@ -49,36 +52,47 @@ class Work:
     @property
     def size(self) -> int:
         """Side of the square input: that of the images up to the next multiple of 32, at most 256."""
+        if self.crops:
+            return min(LARGEST, min(self.packed.shape) // STRIDE * STRIDE)
         return min(LARGEST, -(-max(self.packed.shape) // STRIDE) * STRIDE)
+
+    @property
+    def fit(self) -> Fit:
+        """Position of whole images in the input of the network."""
+        return Fit.native(self.packed.shape) if self.crops else Fit.stretched(self.packed.shape, self.size)
 
     def training_images(self) -> "TrainingImages":
         return TrainingImages(self)
 
     def validation_images(self) -> Iterator[Tensor]:
-        """Yield batches of validation images at the input size, normalised, (B, C, S, S)."""
-        fit = Fit.stretched(self.packed.shape, self.size)
-        for rows in np.array_split(self.rows[1], -(-len(self.rows[1]) // BATCH)):
-            yield torch.stack([as_input(fit.scale(self.packed.images[row])) for row in rows])
+        """Yield batches of validation images at the input size, normalised, (B, C, H, W)."""
+        batch = min(BATCH, max(1, BATCH * LARGEST**2 // math.prod(self.fit.frame)))
+        for rows in np.array_split(self.rows[1], -(-len(self.rows[1]) // batch)):
+            yield torch.stack([as_input(self.fit.apply(self.packed.images[row])) for row in rows])
 
     def predicted(self, network: Callable[[Tensor], Tensor]) -> np.ndarray:
         """Return the probabilities (N, h, w) float16 of the validation images, mean of image and mirror image."""
-        found = []
+        found, fit = [], self.fit
         with torch.inference_mode():
             for images in self.validation_images():
                 plain, mirrored = (torch.sigmoid(network(one).float()) for one in (images, images.flip(3)))
                 mean = (plain + mirrored.flip(3)) / 2
-                full = F.interpolate(mean, self.packed.shape, mode="bilinear", antialias=True)
+                inner = mean[..., fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+                full = F.interpolate(inner, self.packed.shape, mode="bilinear", antialias=True)
                 found.append(full[:, 0].clamp(0, 1).cpu().numpy().astype(np.float16))
         return np.concatenate(found)
 
 
 class TrainingImages(Dataset[tuple[Tensor, Tensor]]):
-    """Resized and augmented images, normalised, and masks, (C, S, S) and (1, S, S) float32."""
+    """Resized or cropped, augmented images, normalised, and masks, (C, S, S) and (1, S, S) float32."""
 
     def __init__(self, work: Work) -> None:
-        self.packed, self.rows, self.fit = work.packed, work.rows[0], Fit.stretched(work.packed.shape, work.size)
+        self.packed, self.rows, self.fit = work.packed, work.rows[0], None if work.crops else work.fit
+        square = work.size, work.size
+        crop = A.OneOf([A.RandomCrop(*square), A.CropNonEmptyMaskIfExists(*square)], p=1)
         self.change = A.Compose(
             [
+                *([crop] if work.crops else []),
                 A.HorizontalFlip(),
                 A.Affine(scale=(0.8, 1.2), translate_percent=(-0.1, 0.1), rotate=(-10, 10), border_mode=2, p=0.7),
                 A.RandomBrightnessContrast(p=0.5),
@@ -91,8 +105,10 @@ class TrainingImages(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         row = self.rows[index]
-        image, mask = self.fit.scale(self.packed.images[row]), self.packed.masks[row][..., None]
-        changed = self.change(image=image, mask=self.fit.scale(mask, nearest=True))
+        image, mask = self.packed.images[row], self.packed.masks[row][..., None]
+        if self.fit:
+            image, mask = self.fit.scale(image), self.fit.scale(mask, nearest=True)
+        changed = self.change(image=image, mask=mask)
         return as_input(changed["image"]), torch.from_numpy(changed["mask"].transpose(2, 0, 1)).float()
 
 
@@ -242,6 +258,7 @@ def _deep_loss(outputs: list[Tensor], targets: Tensor) -> Tensor:
 RIVALS: dict[str, Callable[[Work], np.ndarray]] = {
     "smp_resnet18": lambda work: plain_smp(work, "resnet18", best=False),
     "smp_resnet18_fast": lambda work: plain_smp(work, "resnet18", best=True),
+    "smp_resnet18_crops": lambda work: plain_smp(replace(work, crops=True), "resnet18", best=True),
     "smp_resnet34": lambda work: plain_smp(work, "resnet34", best=False),
     "smp_resnet34_fast": lambda work: plain_smp(work, "resnet34", best=True),
     "nnunet": nnunet,

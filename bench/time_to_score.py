@@ -2,11 +2,13 @@
 
 .venv-bench/bin/python bench/time_to_score.py --data_dir salt --fold 0                     # all, hours
 .venv/bin/python bench/time_to_score.py --data_dir salt --only recipe original smp_resnet18 --minutes 1 3 --seeds 1
+.venv/bin/python bench/time_to_score.py --draw experiments/salt experiments/roads --out docs    # no training, one chart
 
 `make bench-env` creates .venv-bench, for Lightning and fastai. All contenders start from random weights, see the same
 images, and are scored at threshold .5 with mirrored images. With this project the time counts from the start of the
 script and includes validation and snapshots; with the others it counts from their first step. The same command
-continues where it was interrupted. Nothing else may run on the machine.
+continues where it was interrupted. Nothing else may run on the machine. Rivals called bfloat16 use it, and the
+channels-last layout, on machines where that is faster.
 """
 
 import multiprocessing
@@ -41,9 +43,10 @@ NAMES = {
     "recipe": "Strata",
     "original": "Strata, --recipe original",
     "smp_resnet18": "smp U-Net resnet18",
-    "smp_resnet18_fast": "the same, fast precision, channels last",
+    "smp_resnet18_fast": "smp U-Net resnet18, bfloat16",
+    "smp_resnet18_crops": "smp U-Net resnet18, bfloat16, crops",
     "smp_resnet34": "smp U-Net resnet34",
-    "smp_resnet34_fast": "the same, fast precision, channels last",
+    "smp_resnet34_fast": "smp U-Net resnet34, bfloat16",
     "lightning": "Lightning, smp's example",
     "fastai": "fastai, fit_one_cycle",
     "nnunet": "nnU-Net's plain network",
@@ -64,10 +67,12 @@ class Settings:
     seeds: tuple[int, ...] = (1, 2, 3)
     """seeds of the trainings."""
     only: tuple[str, ...] = ()
-    """train only these: recipe, original, smp_resnet18, smp_resnet18_fast, smp_resnet34, smp_resnet34_fast, lightning,
-    fastai, nnunet."""
+    """train only these: recipe, original, smp_resnet18, smp_resnet18_fast, smp_resnet18_crops, smp_resnet34,
+    smp_resnet34_fast, lightning, fastai, nnunet."""
     metric: str = "pooled_iou"
     """score in the chart: pooled_iou, iou or iout."""
+    draw: tuple[str, ...] = ()
+    """train nothing: draw the results in these folders beside each other, in --out."""
     out: str = "experiments/time_to_score"
     """folder for runs, scores.json and scores.png."""
     debug: bool = False
@@ -80,6 +85,11 @@ def main(settings: Settings) -> None:
         pick(NAMES, name, "--only")
     if settings.metric not in SHOWN:
         raise UsageError(f"--metric {settings.metric}: expected one of {', '.join(SHOWN)}")
+    out = Path(settings.out)
+    if settings.draw:
+        stored = {Path(folder).name: read_json(Path(folder) / "scores.json")["scores"] for folder in settings.draw}
+        draw(out / "time_to_score.png", stored, settings.metric)
+        return
     names = [name for name in NAMES if not settings.only or name in settings.only]
     for name in names:
         if name in FRAMEWORKS and find_spec(FRAMEWORKS[name]) is None:
@@ -95,10 +105,9 @@ def main(settings: Settings) -> None:
                 scores[name][f"{minutes:g}"].append(found)
                 shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
                 print(f"seed {seed}  {minutes:g} min  {name:<18} {shown}", flush=True)
-        out = Path(settings.out)
         about = {"settings": asdict(settings), **machine_of("cpu, or the GPU if there is one")}
         write_json(out / "scores.json", {"about": about, "scores": scores})
-        draw(out / "scores.png", scores, settings.metric)
+        draw(out / "scores.png", {Path(settings.data_dir).resolve().name: scores}, settings.metric)
         print(as_text(scores, settings.metric), flush=True)
 
 
@@ -175,31 +184,40 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.3f} ({min(values):.3f}..{max(values):.3f})" if values else ""
 
 
-def draw(path: Path, scores: Mapping[str, Mapping[str, Any]], metric: str) -> None:
-    """Draw the mean score of every contender against the time, with the range over the seeds as a band."""
+def draw(path: Path, sets: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> None:
+    """Draw the mean score of every contender against the time, with the range over the seeds; a panel for each set."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # pyplot would keep every figure and look for a display
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(1 + 3.7 * len(sets), 4.6 if len(sets) > 1 else 5.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for number, (name, by_time) in enumerate(scores.items()):
-        times = [minutes for minutes, found in by_time.items() if found]
-        values = [[one[metric] for one in by_time[minutes]] for minutes in times]
-        at, middle = [float(minutes) for minutes in times], [statistics.mean(one) for one in values]
-        own = name == "recipe"
-        colour = "#e8a33d" if own else f"C{number % 10}"
-        axes.plot(at, middle, "o-", color=colour, linewidth=2.5 if own else 1.2, markersize=4, label=NAMES[name])
-        axes.fill_between(at, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.15, linewidth=0)
-    ticks = [float(minutes) for minutes in next(iter(scores.values()))]
-    axes.set(xlabel="minutes of training", ylabel=metric, xscale="log")
-    axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])
-    axes.minorticks_off()
-    axes.legend(fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.2)
+    lines: dict[str, Any] = {}
+    for axes, (title, scores) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
+        for name, by_time in scores.items():
+            times = [minutes for minutes, found in by_time.items() if found]
+            values = [[one[metric] for one in by_time[minutes]] for minutes in times]
+            at, middle = [float(minutes) for minutes in times], [statistics.mean(one) for one in values]
+            own = name == "recipe"
+            colour = "#e8a33d" if own else f"C{list(NAMES).index(name) % 10}"
+            (lines[name],) = axes.plot(at, middle, "o-", color=colour, linewidth=2.5 if own else 1.2, markersize=4)
+            axes.fill_between(at, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.15, linewidth=0)
+        ticks = [float(minutes) for minutes in next(iter(scores.values()))]
+        axes.set(title=title, xlabel="minutes of training", ylabel=metric, xscale="log")
+        axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+    drawn = [name for name in NAMES if name in lines]
+    figure.legend(
+        [lines[name] for name in drawn],
+        [NAMES[name] for name in drawn],
+        loc="outside lower center",
+        ncols=min(len(drawn), 1 + len(sets)),
+        fontsize=8,
+        frameon=False,
+    )
     with atomic_file(path) as part:
-        figure.savefig(part, format="png", dpi=130)
+        figure.savefig(part, format="png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_levers_are_compared_with_the_first_one_and_finished_runs_are_kept(surve
 
 def test_time_to_score_trains_this_project_and_its_rivals(survey, tmp_path):
     words = ("bench/time_to_score.py", "--data_dir", survey, "--seeds", 1)
-    for contenders, minutes in ((["recipe"], 0.6), (["smp_resnet18", "nnunet"], 0.02)):
+    for contenders, minutes in ((["recipe"], 0.6), (["smp_resnet18", "smp_resnet18_crops", "nnunet"], 0.02)):
         out = tmp_path / contenders[0]
         command = (*words, "--minutes", minutes, "--out", out, "--only", *contenders)
         done = run_script(*command, cwd=tmp_path)
@@ -57,6 +57,10 @@ def test_time_to_score_trains_this_project_and_its_rivals(survey, tmp_path):
         assert run_script(*command, cwd=tmp_path).returncode == 0
         assert {path: path.stat().st_mtime_ns for path in before} == before
     assert_refused(run_script(*words, "--only", "unet"), 2, "--only unet", "nnunet")
+    drawn = run_script("bench/time_to_score.py", "--draw", "recipe", "smp_resnet18", "--out", "both", cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    with Image.open(tmp_path / "both/time_to_score.png") as both, Image.open(tmp_path / "recipe/scores.png") as one:
+        assert both.width > one.width
 
 
 def test_a_cloned_set_becomes_images_and_masks(tmp_path):

@@ -43,7 +43,7 @@ class DataSettings:
     up and down."""
     val_augs: OptionalText = None
     """how images are fitted to the input size in validation and prediction: val_128 and val_256 (padded),
-    val_128_resize (resized)."""
+    val_128_resize (resized); with --crop images keep their size, so it has no effect."""
 
 
 @dataclass(frozen=True)
