@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from net import snapshot as snapshots
+from net.device import PRECISIONS
 from net.learner import Learner, state_of
 from net.snapshot import SnapshotInfo
 from utils.core.errors import UsageError, UserError
@@ -90,7 +93,7 @@ class Checkpoints:
         self.folder.write_log(progress.rows)
         data = {name: getattr(self.info, name) for name in DATA}
         about = {"format": FORMAT, "progress": vars(progress), "data": data, "flags": self.flags}
-        state = {**about, **state_of(learner)}
+        state = {**about, "precision": str(learner.machine.dtype), **state_of(learner)}
         snapshots.write(self.folder.state, state)
         self.folder.keep_only(progress.kept, progress.with_masks)
         self.progress = progress
@@ -174,6 +177,15 @@ class Checkpoints:
         self.pending.discard()  # a kill may have left them behind
         self.folder.summary.unlink(missing_ok=True)
         return state
+
+    def dtype(self) -> torch.dtype | None:
+        """Return the dtype that the last finished epoch was computed in; None if there is none (or no record of it).
+
+        Raises:
+            UserError: the state is not one, or is truncated.
+        """
+        state = snapshots.read(self.folder.state) if self.folder.state.is_file() else {}
+        return next((dtype for dtype in PRECISIONS.values() if str(dtype) == state.get("precision")), None)
 
     def check_resumable(self, n_epochs: int) -> None:
         """Check that the run can go on to `n_epochs` epochs; nothing is written.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -71,6 +72,8 @@ def prepare(
     stored = stored_flags(to_flat(settings))
     fixed = {name: value for name, value in stored.items() if name not in FREE_ON_RESUME - fixed_flags(settings)}
     checkpoints = Checkpoints(RunFolder(run.path), info, keep, task.kept_by, in_cycles, fixed)
+    if run.resume and settings.machine.precision == "auto":  # measured again, it could be another one
+        here = replace(here, dtype=checkpoints.dtype() or here.dtype)
     flags = {f"--{name}": value for name, value in stored.items()}
     found = {"packed images": packed.digest, "images of the fold": info.val_ids_digest}
     processes.check_equal({**flags, **found, "precision": str(here.dtype)})

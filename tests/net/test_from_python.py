@@ -88,6 +88,17 @@ def test_several_runs_in_a_row_leave_nothing_behind_and_do_not_influence_each_ot
     assert torch.initial_seed() == 77
 
 
+def test_a_resumed_run_keeps_its_precision_even_where_another_one_is_faster(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("net.device._fast_dtype", lambda device: torch.bfloat16)
+    train({**flags, "scheduler": "none"})
+    monkeypatch.setattr("net.device._fast_dtype", lambda device: torch.float32)
+    resumed = {**flags, "scheduler": "none", "n_epochs": 2, "resume": True}
+    train(resumed)
+    train({**resumed, "n_epochs": 3, "precision": "float32"})
+    starts = [line.split()[3] for line in capsys.readouterr().out.splitlines() if " | -> " in line]
+    assert starts == ["bfloat16", "bfloat16", "float32"]
+
+
 def test_mistakes_raise_errors_that_can_be_caught(flags, tmp_path):
     with pytest.raises(UsageError, match="n_epoch is not a flag of this script"):
         train({**flags, "n_epoch": 3})

@@ -166,7 +166,7 @@ class MachineSettings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 if the machine has instructions for it, else float32."""
+    """auto: bfloat16 if the machine has instructions for it, else float32; a resumed run keeps its precision."""
     compile: bool = False
     """use torch.compile; worth its start-up time in long runs on a GPU, no gain on a CPU; --minutes does not count
     it."""
