@@ -9,6 +9,7 @@ from PIL import Image
 
 from bench.large import CONTEST, multiply, table
 from utils.core.progress import duration
+from utils.core.tables import read_table, write_table
 from utils.data.packed_data import open_packed
 
 
@@ -46,21 +47,40 @@ def test_time_to_score_trains_this_project_and_its_rivals(survey, tmp_path):
         command = (*words, "--minutes", minutes, "--out", out, "--only", *contenders)
         done = run_script(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        scores = json.loads((out / "scores.json").read_text())["scores"]
-        assert list(scores) == contenders
-        for by_time in scores.values():
-            ((found,),) = by_time.values()
-            assert all(0 <= value <= 1 for value in found.values())
-        assert (out / "scores.png").stat().st_size > 0
+        scores = read_table(out / "scores.csv")
+        assert scores["contender"] == contenders
+        assert set(scores["minutes"]) == {str(minutes)}
+        assert all(0 <= float(cell) <= 1 for metric in ("pooled_iou", "iou", "iout") for cell in scores[metric])
+        assert (out / "time_to_score.png").stat().st_size > 0
         before = {path: path.stat().st_mtime_ns for path in out.glob("*/val.npy")}
         assert len(before) == len(contenders)
         assert run_script(*command, cwd=tmp_path).returncode == 0
         assert {path: path.stat().st_mtime_ns for path in before} == before
     assert_refused(run_script(*words, "--only", "unet"), 2, "--only unet", "nnunet")
-    drawn = run_script("bench/time_to_score.py", "--draw", "recipe", "smp_resnet18", "--out", "both", cwd=tmp_path)
-    assert drawn.returncode == 0, drawn.stderr
-    with Image.open(tmp_path / "both/time_to_score.png") as both, Image.open(tmp_path / "recipe/scores.png") as one:
-        assert both.width > one.width
+
+
+def test_published_scores_are_drawn_and_added_to_without_training_again(tmp_path):
+    file = tmp_path / "scores.csv"
+    rows = [("salt", 3, seed, f".8{seed}") for seed in (1, 2)] + [("salt", 1, 1, ".7"), ("roads", 1, 1, ".6")]
+    sets, minutes, seeds, scores = (list(column) for column in zip(*rows, strict=True))
+    same = {"fold": [0] * 4, "contender": ["recipe"] * 4, "iou": [""] * 4, "iout": [""] * 4, "processor": ["one"] * 4}
+    write_table(file, {"set": sets, "minutes": minutes, "seed": seeds, "pooled_iou": scores, **same})
+    words = ("bench/time_to_score.py", "--scores", file, "--out", tmp_path / "out")
+    shown = succeed(*words, "--draw")
+    salt = next(line for line in shown.splitlines() if line.startswith("Strata") and "2 seeds" in line)
+    assert salt.split(maxsplit=1)[1] == "0.700 (1 seed)  0.815 (0.810..0.820, 2 seeds)"
+    with Image.open(tmp_path / "out/time_to_score.png") as both:
+        wide = both.width
+    again = ("--data_dir", tmp_path / "salt", "--minutes", 3, "--seeds", 1, 2, "--only", "recipe")
+    succeed(*words, *again)  # there is no such folder, so a training would fail
+    before = file.read_text()
+    write_table(file, {name: column[:1] for name, column in read_table(file).items()})
+    succeed(*words, "--draw")
+    with Image.open(tmp_path / "out/time_to_score.png") as one:
+        assert one.width < wide
+    file.write_text(before.replace("pooled_iou", "pooled", 1))
+    assert_refused(run_script(*words, "--draw"), 1, str(file), "no column pooled_iou")
+    assert_refused(run_script(*words[:1], "--draw", "--out", tmp_path), 1, str(file))
 
 
 def test_a_cloned_set_becomes_images_and_masks(tmp_path):
