@@ -249,7 +249,7 @@ def draw(path: Path, found: Mapping[str, Curves], metric: str) -> None:
     for axes, (title, by_name) in zip(panels, found.items(), strict=False):
         for name, by_time in by_name.items():
             own = name == "recipe"
-            colour = "#e8a33d" if own else f"C{list(NAMES).index(name) % 10}"
+            colour = "#e8a33d" if own else f"C{(list(NAMES).index(name) + 1) % 10}"  # never C1, which is orange too
             middle = [statistics.mean(values) for values in by_time.values()]
             lowest, highest = (list(map(end, by_time.values())) for end in (min, max))
             style = {"color": colour, "linewidth": 2.5 if own else 1.2, "markersize": 4, "zorder": 3 if own else 2}

@@ -3,12 +3,14 @@
 import importlib
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 
 import pytest
 from helpers.scripts import ROOT, run_script
 
+from bench.time_to_score import curves, read_results
 from utils.core.settings import flat_names
 
 README = (ROOT / "README.md").read_text()
@@ -72,8 +74,25 @@ def test_the_tree_of_the_architecture_is_there():
 
 def test_the_readme_fits_on_a_screen_and_a_bit():
     assert len(README.splitlines()) <= 130
-    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
-    assert (ROOT / picture).stat().st_size <= 200_000
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert len(pictures) == 2
+    assert sum((ROOT / picture).stat().st_size for picture in pictures) <= 300_000
+
+
+def test_the_table_beside_other_tools_shows_the_published_scores():
+    """Strata's mean over the seeds, and the highest mean of the others."""
+    sets = curves(read_results(ROOT / "bench" / "time_to_score.csv"), "pooled_iou")
+    lines = re.search(r"\| pooled IoU.*?\n\n", README, flags=re.DOTALL)[0].strip().splitlines()
+    (_, *times), _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert {name.split(",")[0] for name, *_ in rows} == {title.split(",")[0] for title in sets}
+    for name, *cells in rows:
+        for time, cell in zip(times, cells, strict=True):
+            by_contender = sets[f"{name.split(',')[0]}, fold 0"]
+            minutes = float(time.split()[0])
+            means = {key: statistics.mean(found[minutes]) for key, found in by_contender.items() if minutes in found}
+            own, others = means.pop("recipe", None), [means[key] for key in means if key != "original"]
+            expected = f"**{own:.2f}** {max(others):.2f}".replace("0.", ".") if own and others else ""
+            assert cell == expected, f"{name}, {time}"
 
 
 def test_the_recipes_are_valid_and_print_their_usage():
