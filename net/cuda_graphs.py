@@ -70,7 +70,8 @@ class Graphs:
         pool = next((one.graph.pool() for one in self.recorded.values() if one), None)
         graph, own = torch.cuda.CUDAGraph(), tuple(value.clone() for value in inputs)
         try:
-            with torch.cuda.graph(graph, pool=pool, stream=self.stream):
+            # thread_local: a loader's thread that pins memory meanwhile would end a recording of the whole process
+            with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
                 output = work(*own)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]

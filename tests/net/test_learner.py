@@ -80,7 +80,7 @@ def test_steps_whose_gradients_and_rates_stay_in_place_change_the_weights_alike(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_replays_steps_bit_for_bit():
-    device = torch.device("cuda")
+    device = torch.device("cuda", 0)
     found = []
     for graphs in (None, Machine(device, torch.float32).graphs()):
         learner = build(True, "muon_0.02", "linear", 20, warmup=3, graphs=graphs)
