@@ -27,6 +27,8 @@ from utils.core.progress import duration
 from utils.core.training_settings import MachineSettings
 
 LENGTH = "--n_epochs 8 --epoch_size 640 --keep 1 --recipe auto"
+REPLAYED = "--arch strata_m --batch_size 32 --epoch_size 2560 --channel_dropout .2 --keep 2"
+"""Flags of a run whose steps are replayed as CUDA graphs and draw random numbers on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def _steps(settings: Settings, demo: Path, out: Path) -> dict[str, Step]:
     return {
         "tests": Step([python, "-m", "pytest", "-q", "-n", workers, "tests/net"], 180, "passed"),
         "kills": Step(
-            [python, "bench/kill_resume.py", "--data_dir", demo, "--kills", 4, "--n_epochs", 8], 150, "kills,"
+            [python, "bench/kill_resume.py", "--data_dir", demo, "--kills", 4, "--n_epochs", 8, f"--flags={REPLAYED}"],
+            150,
+            "kills,",
         ),
         "precision": Step(
             [python, "bench/precision.py", "--data_dir", demo, "--seeds", 1, 2, f"--flags={' '.join(short)}"], 90, "±"
