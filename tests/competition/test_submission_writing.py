@@ -9,7 +9,7 @@ import pytest
 from helpers.masks import blobs, files_in, submit, write_masks, write_packed
 
 from utils.competition.submission_check import check_submission
-from utils.competition.submission_names import named_after, timestamped
+from utils.competition.submission_names import named_after, timestamped_file
 from utils.core.errors import UserError
 from utils.core.prediction_settings import RuleSettings, SubmissionSettings
 from utils.core.tables import read_table
@@ -124,19 +124,22 @@ def test_shapes_of_a_packed_folder(tmp_path):
 # --- names
 
 
-def test_timestamped_never_overwrites(tmp_path, monkeypatch):
+def test_a_submission_never_overwrites_another_one_finished_or_not(tmp_path, monkeypatch):
     class Clock(datetime):
         @classmethod
         def now(cls):
             return cls(2031, 2, 3, 4, 5, 59)
 
     monkeypatch.setattr("utils.competition.submission_names.datetime", Clock)
-    names = []
-    for _ in range(3):
-        path = timestamped(tmp_path, "two nets")
-        path.write_text("")
-        names.append(path.name)
-    assert names == [f"two nets_2031-02-03_04-05{more}.csv" for more in ("", "_2", "_3")]
+    with timestamped_file(tmp_path, "two nets") as (first, part):
+        part.write_text("1")
+        with timestamped_file(tmp_path, "two nets") as (second, other):  # another process in the same minute
+            other.write_text("2")
+    with timestamped_file(tmp_path, "two nets") as (third, part):
+        part.write_text("3")
+    names = [f"two nets_2031-02-03_04-05{more}.csv" for more in ("", "_2", "_3")]
+    assert [path.name for path in (first, second, third)] == names == sorted(path.name for path in tmp_path.iterdir())
+    assert [path.read_text() for path in (first, second, third)] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ from typing import Literal
 import numpy as np
 
 from utils.competition.submission_check import Verdict, check_order
-from utils.competition.submission_names import named_after, timestamped
+from utils.competition.submission_names import named_after, timestamped_file
 from utils.core.errors import UserError
-from utils.core.files import atomic_file
 from utils.core.tables import read_table, write_table
 from utils.masks.probability_file import Probabilities
 from utils.scoring.class_metrics import CLIP
@@ -47,7 +46,7 @@ def write_class_submission(
         probabilities: probabilities of N images and K classes.
         thresholds: threshold of each class for the style `names`; None: .5 for all.
         sample: the sample submission, if it exists.
-        submission_dir: folder for the file, which `timestamped` names.
+        submission_dir: folder for the file, which `timestamped_file` names.
         fn: start of the file name.
 
     Returns:
@@ -66,8 +65,8 @@ def write_class_submission(
     ids = wanted if set(wanted) == set(ids) else ids
     row_of = {name: row for row, name in enumerate(probabilities.ids)}
     array = probabilities.array[[row_of[name] for name in ids]]
-    path = timestamped(submission_dir, named_after(fn, probabilities.info, probabilities.path))
-    with atomic_file(path) as part:
+    name = named_after(fn, probabilities.info, probabilities.path)
+    with timestamped_file(submission_dir, name) as (path, part):
         cells = _cells(style, array, labels, header[1:], thresholds)
         write_table(part, dict(zip(header, [ids, *cells], strict=True)))
         verdict = check_class_submission(part, sample, labels, exclusive)

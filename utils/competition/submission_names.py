@@ -1,8 +1,11 @@
 """Names of submission files: <fn>_<date>_<time>.csv, on request with the names of the runs that predicted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from utils.core.files import atomic_file, part_of
 from utils.masks.mask_file import PredictionInfo
 from utils.scoring.stored_thresholds import run_folder_of
 
@@ -24,11 +27,31 @@ def named_after(fn: str, info: PredictionInfo, path: Path) -> str:
     return fn.replace("{weights}", "+".join(few))
 
 
-def timestamped(folder: str | Path, fn: str) -> Path:
-    """Return <folder>/<fn>_<year>-<month>-<day>_<hour>-<minute>.csv, or with _2, _3, ... if that exists."""
-    stem = f"{fn}_{datetime.now():%Y-%m-%d_%H-%M}"
-    path, number = Path(folder) / f"{stem}.csv", 1
-    while path.exists():
+@contextmanager
+def timestamped_file(folder: str | Path, fn: str) -> Iterator[tuple[Path, Path]]:
+    """Yield the path of a new file, and the temporary path to write to, as `atomic_file` does.
+
+    The file is <folder>/<fn>_<year>-<month>-<day>_<hour>-<minute>.csv; its name ends in _2, _3, ... if that exists or
+    another process is writing it.
+    """
+    stem, number = f"{fn}_{datetime.now():%Y-%m-%d_%H-%M}", 1
+    path = Path(folder) / f"{stem}.csv"
+    while not _claimed(path):
         number += 1
         path = path.with_name(f"{stem}_{number}.csv")
-    return path
+    with atomic_file(path) as part:
+        yield path, part
+
+
+def _claimed(path: Path) -> bool:
+    """Create the temporary file of a path, so that no other process chooses it; return False if one already has it."""
+    part = part_of(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        part.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    if path.exists():  # looked at only now, because another process may just have finished it
+        part.unlink()
+        return False
+    return True

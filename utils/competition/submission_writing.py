@@ -8,10 +8,9 @@ import numpy as np
 
 from utils.competition.decisions import MaskDecisions
 from utils.competition.submission_check import check_submission, read_ids
-from utils.competition.submission_names import named_after, timestamped
+from utils.competition.submission_names import named_after, timestamped_file
 from utils.core.arrays import Rows
 from utils.core.errors import UserError
-from utils.core.files import atomic_file
 from utils.core.prediction_settings import SubmissionSettings
 from utils.data.image_ids import stem_of
 from utils.data.packed_data import PackedImages, Shapes, open_packed
@@ -55,7 +54,7 @@ def write_mask_submission(
     empty = {*(gated_out or ()), *constant}
     cleaned = PostProcessed(masks, decisions.how, images.shapes, images.image_of, empty)
     ids = _ordered(masks.ids, read_ids(sample) if sample else images.ids)
-    path = timestamped(settings.submission_dir, named_after(settings.fn, masks.info, masks.path))
+    name = named_after(settings.fn, masks.info, masks.path)
     if form.of_instances:
         rows = instance_rows(cleaned, ids, _write_label_maps(cleaned), form.by_row, settings.label_pngs)
         how = _describe_instances(decisions)
@@ -63,7 +62,7 @@ def write_mask_submission(
         rows = mask_rows(cleaned, ids, form.by_row)
         how = f"threshold {decisions.how.threshold:.6g} ({decisions.threshold_from}), "
         how += f"minimum area {decisions.how.min_area}"
-    with atomic_file(path) as part:
+    with timestamped_file(settings.submission_dir, name) as (path, part):
         _write_rows(part, rows, form.columns)
         verdict = check_submission(part, sample, images.shapes, form if settings.format else None)
         if verdict.problems:

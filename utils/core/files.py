@@ -29,7 +29,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
@@ -42,6 +42,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(path)  # the error of a full disk has no file name
         raise
+
+
+def part_of(path: Path) -> Path:
+    """Return the temporary path to which `atomic_file` writes."""
+    return path.with_name(f".{path.name}.part")
 
 
 def _sync_folder(folder: Path) -> None:
