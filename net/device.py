@@ -11,6 +11,7 @@ from functools import cache
 import torch
 
 from net.cuda_graphs import Graphs
+from net.distributed import Processes
 from utils.core.errors import UsageError
 from utils.core.training_settings import MachineSettings
 
@@ -98,16 +99,19 @@ class Machine:
         return f"{self.device} ({name}), {str(self.dtype).removeprefix('torch.')}"
 
 
-def machine(settings: MachineSettings, local_rank: int = 0) -> Machine:
+def machine(settings: MachineSettings, processes: Processes | None = None) -> Machine:
     """Return the machine that the flags select; of several GPUs, each process takes the one of its `local_rank`.
 
-    If a machine has more processes than GPUs, they share the GPUs, which is slower but works.
+    If a machine has more processes than GPUs, they share the GPUs, which is slower but works. All processes take the
+    precision that the main one measures as fast.
 
     Raises:
         UsageError: the device is not available.
     """
-    device = _device(settings.device, local_rank)
-    dtype = _fast_dtype(device) if settings.precision == "auto" else PRECISIONS[settings.precision]
+    processes = processes or Processes()
+    device = _device(settings.device, processes.local_rank)
+    fixed = PRECISIONS.get(settings.precision)
+    dtype = fixed or processes.on_main(lambda: _fast_dtype(device))
     return Machine(device, dtype, settings.compile, settings.autotune)
 
 

@@ -75,7 +75,7 @@ def predict_and_submit(
         settings: images (`part` val: the held-out fold, whose score is printed), gate, threshold and file names.
         notes: further notes to print before the prediction.
     """
-    with join_processes() as processes, (here := machine(settings.machine, processes.local_rank)).tuned():
+    with join_processes() as processes, (here := machine(settings.machine, processes)).tuned():
         job = _prepare(snapshots, tta, settings, here)
         decisions = _decide(job, settings, [run_folder_of(path) for path in snapshots])
         gate = _load_gate(settings, job, here) if settings.gate.gate else []

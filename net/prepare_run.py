@@ -57,7 +57,7 @@ def prepare(
     cycle = epochs_in_cycle(settings)
     optimizer_by_name(learn.optimizer), scheduler_by_name(learn.scheduler)  # raises for unknown names
     check_average(settings.step.average, cycle)
-    here = machine(settings.machine, processes.local_rank)
+    here = machine(settings.machine, processes)
     workers = workers_for(here.device, settings.machine.loader_workers)
     packed = open_packed(data.data_dir)
     stages = stages_of(data, settings.sizes, learn.n_epochs)

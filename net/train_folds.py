@@ -77,7 +77,7 @@ def complete(settings: TrainSettings, make_task: MakeTask, processes: Processes,
     task = make_task(packed)
     settings = replace(settings, data=replace(data, fold=all_folds[0]))
     train_rows, fold = rows_of(settings, packed)
-    here = machine(settings.machine, processes.local_rank)
+    here = machine(settings.machine, processes)
     facts = facts_of(settings, packed, task, train_rows, len(fold), len(all_folds), here.device.type == "cuda")
     settings, lines = filled(settings, facts)
     if settings.learn.n_epochs is None:
@@ -125,7 +125,7 @@ def train_run(
     urls = addresses() if processes.is_main else []
     check_notify(urls)
     check_tracker(settings.reporting.tracker)
-    here = machine(settings.machine, processes.local_rank)
+    here = machine(settings.machine, processes)
     with notifying(urls, settings.run.path) as notify, here.tuned(), here.preserved_random_state():
         summary = prepare(settings, make_task, processes).train(request, deadline)
         notify(summary)

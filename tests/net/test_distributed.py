@@ -152,7 +152,7 @@ snapshot, data, out = map(Path, sys.argv[1:])
 packed = open_packed(data)
 five = lambda shape: 5
 with join_processes() as processes:
-    (predictor,), _ = load_predictors([snapshot], machine(MachineSettings()), packed)
+    (predictor,), _ = load_predictors([snapshot], machine(MachineSettings(precision="float32")), packed)
     rows = np.arange(len(packed.ids))
     writer = mask_writer(out, packed.ids, packed.shapes, PredictionInfo()) if processes.is_main else nullcontext()
     with writer as masks:
@@ -178,6 +178,28 @@ def test_validation_gives_the_same_scores_and_masks_with_any_number_of_processes
     assert len(scores) == 6
     assert len(set(scores)) == 1
     assert all(np.array_equal(masks[0], other) for other in masks[1:])
+
+
+PRECISION = """
+import sys
+from pathlib import Path
+from net import device
+from net.distributed import join_processes
+from utils.core.training_settings import MachineSettings
+
+with join_processes() as processes:
+    device._fast_dtype = lambda _device: device.PRECISIONS["float32" if processes.rank else "bfloat16"]
+    here = device.machine(MachineSettings(device="cpu"), processes)
+Path(sys.argv[1]).with_suffix(f".{processes.rank}").write_text(str(here.dtype))
+"""
+
+
+def test_all_processes_take_the_precision_that_the_main_one_found_fast(tmp_path):
+    """A busy moment must not give them different ones."""
+    (tmp_path / "precision.py").write_text(PRECISION)
+    started = start_together(tmp_path / "precision.py", tmp_path / "dtype", output=tmp_path / "output")
+    assert end_together(started, tmp_path / "output")[0] == [0, 0]
+    assert [(tmp_path / f"dtype.{rank}").read_text() for rank in (0, 1)] == ["torch.bfloat16"] * 2
 
 
 def test_several_processes_predict_the_same_file_as_one(survey, trained, tmp_path):
