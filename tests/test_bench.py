@@ -42,7 +42,7 @@ def test_levers_are_compared_with_the_first_one_and_finished_runs_are_kept(surve
 
 def test_time_to_score_trains_this_project_and_its_rivals(survey, tmp_path):
     words = ("bench/time_to_score.py", "--data_dir", survey, "--seeds", 1)
-    for contenders, minutes in ((["recipe"], 0.6), (["smp_resnet18", "smp_resnet18_crops", "nnunet"], 0.02)):
+    for contenders, minutes in ((["recipe"], 0.4), (["smp_resnet18", "smp_resnet18_crops", "nnunet"], 0.02)):
         out = tmp_path / contenders[0]
         command = (*words, "--minutes", minutes, "--out", out, "--only", *contenders)
         done = run_script(*command, cwd=tmp_path)
