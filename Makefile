@@ -13,7 +13,7 @@ demo: .venv/ready
 
 # Two tests run at a time with one thread each: this halves the time, and tests do not wait for each other's threads.
 test: .venv/ready lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("strata", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("strata")
 
+LONGEST = {"test_story.py", "test_kill_resume.py", "test_bench.py"}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
@@ -38,5 +40,5 @@ def trained(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest test first, so that one of two processes does not wait for the other at the end."""
-    items.sort(key=lambda item: item.path.name != "test_story.py")
+    """Start the longest files first, so that one of two processes does not wait for the other at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

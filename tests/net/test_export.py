@@ -122,8 +122,11 @@ def test_every_format_predicts_like_predict_py_for_any_number_of_images(make_run
     assert set(files_in(run / "snapshots")) == {NAME, *(NAME + end for end in ENDS.values())}
 
 
-@pytest.mark.parametrize("arch", ["unet_tu-test_resnet", "strata_s", "strata_tu-test_resnet"])
-@pytest.mark.parametrize("shape", [(256, 256), ()], ids=["one size", "mixed sizes"])
+@pytest.mark.parametrize(
+    ("arch", "shape"),
+    [("unet_tu-test_resnet", ()), ("strata_s", (256, 256)), ("strata_tu-test_resnet", ())],
+    ids=["mixed sizes", "one size", "own encoder, mixed sizes"],
+)
 def test_a_network_for_images_at_their_own_size_takes_any_size(make_run, arch, shape):
     run = make_run(BORDER, arch, channels=3, val_augs="val_native", shape=shape)
     rules = {"th": 0.4, "seed_th": 0.6, "min_area": 8, "fill_holes": True}
