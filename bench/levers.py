@@ -94,6 +94,7 @@ def _score(settings: Settings, name: str, flags: list[str], seed: int) -> float:
     masks = folder.path / "val_hflip.npy"
     if not folder.summary.is_file():
         words = [*data, "--fold", str(settings.fold), *settings.length.split(), "--seed", str(seed)]
+        words += ["--resume"] if folder.config.is_file() else []
         _run("train.py", [*words, *flags, "--keep", "1", "--experiment_dir", str(folder.path)], folder)
     if not masks.is_file():
         words = ["--snapshot", str(folder.path), "--part", "val", "--tta", "null_hflip"]

@@ -37,6 +37,9 @@ def test_levers_are_compared_with_the_first_one_and_finished_runs_are_kept(surve
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/summary.json")}
     assert run_script(*words, *levers, cwd=tmp_path).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    for left in ("summary.json", "val_hflip.npy"):  # as if the first run had been interrupted
+        (tmp_path / "tiny_1" / left).unlink()
+    assert run_script(*words, *levers, cwd=tmp_path).stdout == done.stdout
     assert_refused(run_script(*words, "--levers", "no such lever"), 2, "--levers no such lever", "expected <name>=")
 
 
