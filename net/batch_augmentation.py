@@ -2,6 +2,7 @@
 
 Each sample draws a few numbers (an affine map, contrast, brightness) from (seed, pass, row) where it is loaded, so that
 neither the batch nor the number of workers changes them; the batch is then warped at once on the device of the network.
+Before that, a sample may get a rectangle of another image (CutMix), which is drawn in the same way.
 """
 
 import math
@@ -19,6 +20,8 @@ NUMBERS = 12
 """Numbers that a sample draws: the affine map (2, 3), contrast, brightness, whether to invert, and three gains."""
 GROUND = 4
 """Every so many pixels across and down are looked at for the median of an image."""
+PASTED = (0.1, 0.5)
+"""Area of the rectangles of CutMix: shares of the image."""
 
 _MIRRORED = ((1, 0, 0, 1), (-1, 0, 0, 1))
 _EIGHT = (*_MIRRORED, (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0))
@@ -129,3 +132,52 @@ class BatchChange:
         if self.inverted:
             pixels = torch.where(numbers[:, 8, None, None, None] > 0, 255 - pixels, pixels)
         return pixels, truths
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Samples with a rectangle of another training image (arXiv 1905.04899), which are harder to learn by heart.
+
+    The mask is pasted like the image, so that every pixel keeps its own truth.
+    """
+
+    share: float
+    """Share of the samples that get a rectangle, 0 to 1."""
+    rows: np.ndarray
+    """Packed rows from which the rectangles are taken."""
+
+    def draw(self, side: int, seed: int, turn: int, row: int) -> tuple[int, tuple[int, int, int, int]]:
+        """Draw the rectangle for pass `turn` of the packed image `row`, whose side is `side` pixels.
+
+        Returns:
+            packed row of the other image, and (top, bottom, left, right) in pixels; `row` itself and an empty rectangle
+            if the sample is not to be mixed.
+        """
+        rng = np.random.default_rng([seed, turn, row, 77])  # other numbers than those of the sample
+        if rng.random() >= self.share:
+            return row, (0, 0, 0, 0)
+        other = int(self.rows[rng.integers(len(self.rows))])
+        length, aspect = side * rng.uniform(*PASTED) ** 0.5, 2 ** rng.uniform(-0.5, 0.5)
+        height, width = (min(side, max(1, round(one))) for one in (length * aspect, length / aspect))
+        top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
+        return other, (top, top + height, left, left + width)
+
+
+def pasted(samples: Sequence[Tensor], others: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Paste rectangles of other images and of their truths into those of a batch.
+
+    Args:
+        samples: images (B, C, S, S) uint8 and truths (B, 1, S, S): masks uint8, or label maps int32.
+        others: images and truths of the same shapes, from which the rectangles are taken.
+        boxes: (B, 4) int64: top, bottom, left and right of each rectangle, in pixels.
+
+    Returns:
+        images and truths; objects of label maps that were pasted have other numbers than those that were there.
+    """
+    (images, truths), (other_images, other_truths) = samples, others
+    place, box = torch.arange(images.shape[-1], device=images.device), boxes[..., None]
+    down, across = ((place >= box[:, edge]) & (place < box[:, edge + 1]) for edge in (0, 2))
+    inside = (down[:, :, None] & across[:, None, :])[:, None]
+    if truths.dtype != torch.uint8:
+        other_truths = torch.where(other_truths > 0, other_truths + truths.amax((1, 2, 3), keepdim=True), 0)
+    return torch.where(inside, other_images, images), torch.where(inside, other_truths, truths)

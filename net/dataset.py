@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from net.augmentations import Vary
-from net.batch_augmentation import BatchChange
+from net.batch_augmentation import BatchChange, CutMix, pasted
 from net.geometry import Fit, ValAug, contrast_stretched
 from net.network_kinds import planes
 from net.tasks import Task
@@ -36,6 +36,7 @@ class TrainingRows(Dataset[Sample]):
         make_vary: creates the augmentation function; called once in each worker, when the first sample is read.
         seed: seed of all samples.
         change: change of the whole batch, for which the samples draw numbers.
+        cutmix: rectangles of other images that are pasted; None pastes nothing.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class TrainingRows(Dataset[Sample]):
         make_vary: Callable[[], Vary],
         seed: int,
         change: BatchChange | None = None,
+        cutmix: CutMix | None = None,
     ) -> None:
         self.packed, self.make_vary, self.seed, self.change = packed, make_vary, seed, change
+        self.cutmix = cutmix
         self.kind, self.truth = task.kind, task.truth  # losses cannot be sent to a worker
         self._vary: Vary | None = None
 
@@ -55,10 +58,28 @@ class TrainingRows(Dataset[Sample]):
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
         """Return the samples of a batch, reading all their images at once."""
+        samples = zip(self.unmixed(keys), keys, strict=True)
+        return [(*self._mixed(sample, *key), self.numbers(*key)) for sample, key in samples]
+
+    def unmixed(self, keys: Sequence[Key]) -> list[tuple[Tensor, Tensor]]:
+        """Return images and truths of a batch before anything is pasted."""
         if self._vary is None:
             self._vary = self.make_vary()
         images = self.packed.images[[row for _, row in keys]]
-        return [(*self._sample(image, *key), self.numbers(*key)) for image, key in zip(images, keys, strict=True)]
+        return [self._sample(image, *key) for image, key in zip(images, keys, strict=True)]
+
+    def _mixed(self, sample: tuple[Tensor, Tensor], turn: int, row: int) -> tuple[Tensor, Tensor]:
+        """Paste the rectangle of another image that is drawn for a sample, if there is one."""
+        other, box = self.rectangle(sample[0].shape[-1], turn, row)
+        if other == row:
+            return sample
+        both = ([tensor[None] for tensor in one] for one in (sample, *self.unmixed([(turn, other)])))
+        image, truth = pasted(*both, torch.tensor([box]))
+        return image[0], truth[0]
+
+    def rectangle(self, side: int, turn: int, row: int) -> tuple[int, tuple[int, int, int, int]]:
+        """Return the row and the rectangle that are pasted into a sample; its own row if there is nothing to paste."""
+        return self.cutmix.draw(side, self.seed, turn, row) if self.cutmix else (row, (0, 0, 0, 0))
 
     def _sample(self, image: np.ndarray, turn: int, row: int) -> tuple[Tensor, Tensor]:
         varied, truth = self.kind.augmented(self._vary, image, self.truth(self.packed, row), [self.seed, turn, row])
@@ -219,7 +240,7 @@ class HeldSamples:
         chunks = np.array_split(batches.rows, -(-len(batches.rows) // HELD_AT_ONCE))
         held: list[Tensor] = []
         for chunk in chunks:
-            read = default_collate(samples.__getitems__([(0, int(row)) for row in chunk]))[:2]
+            read = default_collate(samples.unmixed([(0, int(row)) for row in chunk]))
             held = held or [
                 torch.empty(len(batches.rows), *one.shape[1:], dtype=one.dtype, device=device) for one in read
             ]
@@ -232,9 +253,15 @@ class HeldSamples:
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         for keys in self.batches:
-            places = torch.tensor([self.place[row] for _, row in keys]).to(self.device, non_blocking=True)
-            numbers = torch.stack([self.samples.numbers(*key) for key in keys])
-            yield [self.images[places], self.truths[places], numbers]
+            sample = self._at([row for _, row in keys])
+            if self.samples.cutmix:
+                others, boxes = zip(*(self.samples.rectangle(self.images.shape[-1], *key) for key in keys), strict=True)
+                sample = pasted(sample, self._at(others), torch.tensor(boxes).to(self.device, non_blocking=True))
+            yield [*sample, torch.stack([self.samples.numbers(*key) for key in keys])]
+
+    def _at(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        places = torch.tensor([self.place[row] for row in rows]).to(self.device, non_blocking=True)
+        return self.images[places], self.truths[places]
 
 
 class TrainingBatches:

@@ -23,6 +23,8 @@ class Stage:
     crop: Crop | None
     contrast_stretch: bool = False
     aug_strength: float = 1.0
+    cutmix: float = 0.0
+    """Share of the training samples with a rectangle of another image."""
 
     @property
     def val(self) -> ValAug:
@@ -48,8 +50,8 @@ def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[St
     """Return the stages of a run, at least one.
 
     Raises:
-        UsageError: augmentations that contradict each other, a crop without pixels, a strength that is negative or
-            that the augmentation does not have.
+        UsageError: augmentations that contradict each other, a crop without pixels, a share that is none, a strength
+            that is negative or that the augmentation does not have.
     """
     cropped = sizes.crop is not None
     check_names(data.train_augs, data.val_augs, sizes.val_transforms, cropped)
@@ -70,7 +72,11 @@ def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[St
             f"--aug_strength {strength:g}: --train_augs {data.train_augs} has one strength; leave it out, or use "
             f"{fitting or 'affine_128'}"
         )
-    return [Stage(size, epochs, val_augs, crop, bool(sizes.contrast_stretch), strength) for size, epochs in pairs]
+    mixed = sizes.cutmix or 0.0
+    if not 0 <= mixed <= 1:
+        raise UsageError(f"--cutmix {mixed:g}: expected a share, 0 to 1, such as 0.5")
+    stretched = bool(sizes.contrast_stretch)
+    return [Stage(size, epochs, val_augs, crop, stretched, strength, mixed) for size, epochs in pairs]
 
 
 def stage_of_epoch(stages: list[Stage], epoch: int) -> Stage:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from net.batch_augmentation import CutMix
 from net.checkpoint_and_resume import Checkpoints, Progress
 from net.dataset import EpochBatches, TrainingBatches, TrainingRows
 from net.device import Machine
@@ -151,7 +152,10 @@ class Run:
         They are those of the epoch that `self.batches.epoch` is set to.
         """
         stage, name, seed = stage or self.stages[0], self.settings.data.train_augs, self.settings.step.seed
-        samples = TrainingRows(self.packed, self.task, partial(stage.vary, name), seed, stage.batch_change(name))
+        cutmix = CutMix(stage.cutmix, self.batches.rows) if stage.cutmix else None
+        samples = TrainingRows(
+            self.packed, self.task, partial(stage.vary, name), seed, stage.batch_change(name), cutmix
+        )
         sample_bytes = (self.packed.channels + 4) * stage.size**2  # a truth has up to 4 bytes per pixel
         held = stage.is_fixed(name) and sample_bytes * len(self.batches.rows) < self.machine.room_for_images
         return TrainingBatches(samples, self.task, self.batches, self.workers, self.machine.device, held)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from net.augmentations import TRAIN_AUGS, Crop
+from net.batch_augmentation import CutMix, pasted
 from net.dataset import EpochBatches, Mix, TrainingBatches, TrainingRows, normalised
 from net.stages import Stage
 from net.tasks import border_task, class_task, mask_task
@@ -114,15 +115,16 @@ def test_order_depends_on_seed_and_epoch_only():
     assert [[row for _, row in keys] for keys in plan] != [[row for _, row in keys] for keys in first]
 
 
+@pytest.mark.parametrize("cutmix", [None, CutMix(0.5, np.arange(12))], ids=["alone", "cutmix"])
 @pytest.mark.parametrize("name", ["train_128_v1", "affine_128", "affine_128_d4"])
-def test_the_number_of_workers_changes_nothing(survey, name):
+def test_the_number_of_workers_changes_nothing(survey, name, cutmix):
     packed = open_packed(survey)
     seen = []
     for workers in (0, 1, 2):
         plan = EpochBatches(np.arange(12), 4, seed=3)
         plan.epoch = 2
         task = mask_task(packed)
-        samples = TrainingRows(packed, task, TRAIN_AUGS[name].maker, 3, TRAIN_AUGS[name].batch)
+        samples = TrainingRows(packed, task, TRAIN_AUGS[name].maker, 3, TRAIN_AUGS[name].batch, cutmix)
         loader = TrainingBatches(samples, task, plan, workers, CPU)
         seen.append([torch.cat([images.flatten(), targets.flatten()]) for images, targets in loader])
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
@@ -134,7 +136,8 @@ def test_batches_held_in_the_memory_of_the_device_are_the_same(survey, make_task
     stage = Stage(64, 1, "val_128_resize", None)
     change = TRAIN_AUGS["affine_128_d4"].batch
     task = make_task(packed)
-    samples = TrainingRows(packed, task, partial(stage.vary, "affine_128_d4"), 3, change)
+    cutmix = None if task.kind.name == "labels" else CutMix(0.5, np.arange(1, 13))
+    samples = TrainingRows(packed, task, partial(stage.vary, "affine_128_d4"), 3, change, cutmix)
     read, held = (
         TrainingBatches(samples, task, EpochBatches(np.arange(1, 13), 5, seed=3), 0, CPU, held)
         for held in (False, True)
@@ -182,6 +185,43 @@ def test_a_sample_depends_on_seed_pass_and_row_only(survey):
     assert torch.equal(one.__getitems__([(1, 7), (1, 5)])[1][0], alone)
     assert not torch.equal(one[(2, 5)][0], alone)
     assert not torch.equal(other[(1, 5)][0], alone)
+
+
+def test_cutmix_pastes_a_rectangle_of_another_training_image_and_its_mask(survey):
+    packed, rows = open_packed(survey), np.arange(4, 20)
+    make_vary = partial(Stage(64, 1, "val_128_resize", None).vary, "affine_128")
+    plain = TrainingRows(packed, mask_task(packed), make_vary, 3)
+    mixed = TrainingRows(packed, mask_task(packed), make_vary, 3, cutmix=CutMix(0.5, rows))
+    keys = [(turn, row) for turn in range(6) for row in range(4, 20)]
+    others, areas = set(), []
+    for key in keys:
+        other, (top, bottom, left, right) = mixed.rectangle(64, *key)
+        image, mask, _ = mixed[key]
+        expected = [tensor.clone() for tensor in plain[key][:2]]
+        for tensor, pasted_one in zip(expected, plain[(key[0], other)][:2], strict=True):
+            tensor[:, top:bottom, left:right] = pasted_one[:, top:bottom, left:right]
+        assert torch.equal(image, expected[0])
+        assert torch.equal(mask, expected[1])
+        if other != key[1]:
+            others.add(other)
+            areas.append((bottom - top) * (right - left) / 64**2)
+    assert 0.3 < len(areas) / len(keys) < 0.7
+    assert others <= set(rows.tolist())
+    assert len(others) > 8
+    assert 0.08 < min(areas) < 0.2 < 0.4 < max(areas) < 0.52
+    assert not any(CutMix(0.0, rows).draw(64, 3, *key)[1][1] for key in keys)
+
+
+def test_objects_that_are_pasted_stay_apart_from_those_that_were_there():
+    here = torch.tensor([[1, 1, 2, 2]], dtype=torch.int32).expand(4, 4)[None, None]
+    there = torch.tensor([[0, 1, 1, 2]], dtype=torch.int32).expand(4, 4)[None, None]
+    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    _, truths = pasted((images, here), (images, there), torch.tensor([[1, 3, 0, 4]]))
+    assert truths[0, 0].tolist() == [[1, 1, 2, 2], [0, 3, 3, 4], [0, 3, 3, 4], [1, 1, 2, 2]]
+    assert truths.dtype == torch.int32
+    masks = (here > 0).byte(), (there > 0).byte()
+    _, truths = pasted((images, masks[0]), (images, masks[1]), torch.tensor([[0, 0, 0, 0]]))
+    assert torch.equal(truths, masks[0])
 
 
 def test_pixels_are_normalised_around_zero():

@@ -100,6 +100,7 @@ def test_stages_follow_each_other_and_validate_at_their_own_size():
         ({"aug_strength": -1.0}, ["--aug_strength -1", "expected 0 to 4"]),
         ({"aug_strength": 9.0}, ["--aug_strength 9"]),
         ({"aug_strength": 2.0}, ["--train_augs train_128_v1", "use affine_128"]),
+        ({"cutmix": 1.5}, ["--cutmix 1.5", "expected a share, 0 to 1"]),
         ({"stages": ("64",)}, ["--stages 64", "256:20"]),
         ({"stages": ("64:0",)}, ["--stages 64:0"]),
     ],

@@ -92,7 +92,7 @@ def test_two_epochs_and_two_more_equal_four_and_workers_change_nothing(survey, t
 
 EVERYTHING = (
     *("--scheduler", "onecycle", "--warmup", 3, "--accumulate", 2, "--batch_size", 4, "--grad_clip", 1),
-    *("--cycles", 2, "--keep", 2, "--epoch_size", 12, "--on_nan", "skip"),
+    *("--cycles", 2, "--keep", 2, "--epoch_size", 12, "--on_nan", "skip", "--cutmix", 0.5),
 )
 
 

@@ -115,6 +115,9 @@ class SizeSettings:
     aug_strength: OptionalFloat = None
     """strength of the random changes of affine_128 and the like: 0.5 means ranges half as wide; default: 1, or 1.5 if
     images are seen often."""
+    cutmix: OptionalFloat = None
+    """share of the training samples in which a rectangle is replaced by that of another image and its mask (CutMix),
+    so that few images that are seen often are not learned by heart; default: 0."""
     val_transforms: OptionalText = None
     """inverse of --val_augs; follows from it, so it is never needed."""
 
