@@ -50,8 +50,8 @@ def stages_of(data: DataSettings, sizes: SizeSettings, n_epochs: int) -> list[St
     """Return the stages of a run, at least one.
 
     Raises:
-        UsageError: augmentations that contradict each other, a crop without pixels, a share that is none, a strength
-            that is negative or that the augmentation does not have.
+        UsageError: augmentations that contradict each other, a crop without pixels, a share outside 0 to 1, a
+            strength that is negative or that the augmentation does not have.
     """
     cropped = sizes.crop is not None
     check_names(data.train_augs, data.val_augs, sizes.val_transforms, cropped)
