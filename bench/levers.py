@@ -20,10 +20,11 @@ from bench.warm import start
 from utils.core.cli import run
 from utils.core.errors import UsageError, UserError
 from utils.core.files import write_json
+from utils.core.names import pick
 from utils.masks.ground_truth import true_masks
 from utils.masks.mask_file import open_masks
 from utils.runs.run_folder import RunFolder
-from utils.scoring.mask_metrics import iout
+from utils.scoring.mask_metrics import METRICS, Metric, counts, ratio
 
 LEVERS = {
     "recipe": "",
@@ -62,6 +63,8 @@ class Settings:
     """seeds of the runs."""
     levers: tuple[str, ...] = ()
     """levers to test: names of the table, or <name>=<flags>; default: the whole table."""
+    metric: str = "iout"
+    """score at threshold .5: iout, iou, dice, pooled_iou or pooled_dice; iout hardly sees thin and rare objects."""
     out: str = "experiments/levers"
     """folder for the runs and levers.json."""
     debug: bool = False
@@ -71,10 +74,11 @@ class Settings:
 def main(settings: Settings) -> None:
     """Train all levers with the first seed, then with the next one, and print the table after each seed."""
     levers = dict(_lever(text) for text in settings.levers) or LEVERS
+    metric = pick(METRICS, settings.metric, "--metric")
     scores: dict[str, list[float]] = {name: [] for name in levers}
     for seed in settings.seeds:
         for name, flags in levers.items():
-            scores[name].append(_score(settings, name, flags.split(), seed))
+            scores[name].append(_score(settings, metric, name, flags.split(), seed))
             print(f"seed {seed}  {name:<16} {scores[name][-1]:.4f}", flush=True)
         print(as_text(scores), flush=True)
         write_json(Path(settings.out) / "levers.json", {"length": settings.length, "scores": scores})
@@ -87,8 +91,8 @@ def _lever(text: str) -> tuple[str, str]:
     return name, flags if given else LEVERS[name]
 
 
-def _score(settings: Settings, name: str, flags: list[str], seed: int) -> float:
-    """Train one run, unless it is finished, and return the iout of its mirrored prediction at threshold .5."""
+def _score(settings: Settings, metric: Metric, name: str, flags: list[str], seed: int) -> float:
+    """Train one run, unless it is finished, and return the score of its mirrored prediction at threshold .5."""
     folder = RunFolder(Path(settings.out) / f"{name.replace(' ', '_')}_{seed}")
     data = ["--data_dir", settings.data_dir]
     masks = folder.path / "val_hflip.npy"
@@ -100,7 +104,8 @@ def _score(settings: Settings, name: str, flags: list[str], seed: int) -> float:
         words = ["--snapshot", str(folder.path), "--part", "val", "--tta", "null_hflip"]
         _run("predict_tta.py", [*data, *words, "--masks_fn", str(masks)], folder)
     found = open_masks(masks)
-    return iout(np.asarray(found.planes) > 0.5, np.stack(list(true_masks(found))))
+    counted = counts(np.asarray(found.planes) > 0.5, np.stack(list(true_masks(found))))
+    return float(ratio(*metric.sums(*counted).sum(axis=1)))
 
 
 def _run(script: str, words: list[str], folder: RunFolder) -> None:

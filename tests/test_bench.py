@@ -11,6 +11,8 @@ from bench.large import CONTEST, multiply, table
 from utils.core.progress import duration
 from utils.core.tables import read_table, write_table
 from utils.data.packed_data import open_packed
+from utils.masks.ground_truth import true_masks
+from utils.masks.mask_file import open_masks
 
 
 def test_throughput_of_the_project_itself(tmp_path):
@@ -40,6 +42,11 @@ def test_levers_are_compared_with_the_first_one_and_finished_runs_are_kept(surve
     for left in ("summary.json", "val_hflip.npy"):  # as if the first run had been interrupted
         (tmp_path / "tiny_1" / left).unlink()
     assert run_script(*words, *levers, cwd=tmp_path).stdout == done.stdout
+    found = open_masks(tmp_path / "tiny_1" / "val_hflip.npy")
+    predicted, truth = np.asarray(found.planes) > 0.5, np.stack(list(true_masks(found))) > 0
+    pooled = np.sum(predicted & truth) / np.sum(predicted | truth)
+    assert f" {pooled:.4f}\n" in run_script(*words, *levers, "--metric", "pooled_iou", cwd=tmp_path).stdout
+    assert_refused(run_script(*words, "--metric", "pooled"), 2, "--metric pooled", "pooled_iou")
     assert_refused(run_script(*words, "--levers", "no such lever"), 2, "--levers no such lever", "expected <name>=")
 
 
