@@ -42,6 +42,10 @@ STRONGER = 1.5
 """Strength of the augmentation then."""
 DROPPED = 0.2
 """Share of the channels of the deepest map that are dropped then."""
+FEW = 450
+"""Images up to which samples get rectangles of other images as well."""
+MIXED = 0.5
+"""Share of the samples that do."""
 
 ORIGINAL: dict[str, Any] = {
     "arch": "unet_resnet34_v1",
@@ -58,7 +62,7 @@ ORIGINAL: dict[str, Any] = {
     "encoder_rate": 1.0,
 }
 """The defaults of 2018; border networks have the loss boundary_bce and classifiers the network resnet18."""
-CHOSEN = {*ORIGINAL, "stages", "crop", "contrast_stretch", "aug_strength", "channel_dropout"}
+CHOSEN = {*ORIGINAL, "stages", "crop", "contrast_stretch", "aug_strength", "cutmix", "channel_dropout"}
 CHOSEN |= {"epoch_size", "metric", "val_limit", "score_fold"}
 """Flags that the recipe may choose."""
 
@@ -286,13 +290,16 @@ def size_flags(facts: Facts, stages: Sequence[str]) -> dict[str, Any]:
 def strength_flags(settings: Any, facts: Facts, images_seen: int) -> dict[str, Any]:
     """Return stronger augmentation and dropped channels for runs that see images often, and learn them by heart.
 
-    They were measured for images of one size only; those of different sizes are changed strongly as it is.
+    Few images get rectangles of each other as well; with many, the network would learn less. All this was measured for
+    images of one size only; those of different sizes are changed strongly as it is.
     """
     fitting = settings.data.train_augs.startswith("affine") and facts.pixel_level and not settings.run.resume
     if not fitting or images_seen < OFTEN * facts.images:
         return {}
-    drops = {"channel_dropout": DROPPED} if settings.net.arch.startswith("strata") else {}
-    return {"aug_strength": STRONGER, **drops}
+    if not settings.net.arch.startswith("strata"):
+        return {"aug_strength": STRONGER}
+    mixes = {"cutmix": MIXED} if facts.images <= FEW and facts.kind == "mask" else {}
+    return {"aug_strength": STRONGER, **mixes, "channel_dropout": DROPPED}
 
 
 def _with_length(settings: S, facts: Facts) -> tuple[S, str]:

@@ -131,6 +131,17 @@ def test_images_that_are_seen_often_are_changed_more_strongly():
     assert chosen({"n_epochs": 60}, kind="labels")[0]["aug_strength"] is None
 
 
+def test_few_images_that_are_seen_often_get_rectangles_of_each_other():
+    flags, lines = chosen({"n_epochs": 60}, images=450)
+    assert flags["cutmix"] == 0.5
+    assert "--aug_strength 1.5 --cutmix 0.5 --channel_dropout 0.2" in lines[-1]
+    assert chosen({"n_epochs": 59}, images=450)[0]["cutmix"] is None
+    assert chosen({"n_epochs": 60}, images=451)[0]["cutmix"] is None
+    assert chosen({"n_epochs": 60}, images=450, kind="border")[0]["cutmix"] is None
+    assert chosen({"n_epochs": 60, "arch": "unet_resnet18"}, images=450)[0]["cutmix"] is None
+    assert chosen({"n_epochs": 60, "cutmix": 0.0}, images=450)[0]["cutmix"] == 0
+
+
 def test_pretrained_weights_have_a_recipe_of_their_own():
     flags, _ = chosen({"encoder_weights": "imagenet"})
     assert (flags["arch"], flags["optimizer"]) == ("unet_resnet34", "adamw_1e-3")

@@ -117,7 +117,7 @@ class SizeSettings:
     images are seen often."""
     cutmix: OptionalFloat = None
     """share of the training samples in which a rectangle is replaced by that of another image and its mask (CutMix),
-    so that few images that are seen often are not learned by heart; default: 0."""
+    so that images are not learned by heart; default: 0, or 0.5 if few images are seen often."""
     val_transforms: OptionalText = None
     """inverse of --val_augs; follows from it, so it is never needed."""
 
